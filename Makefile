@@ -1,0 +1,32 @@
+# Everything runs in a virtual environment that these targets make. PYTHON chooses the interpreter (3.10 or newer).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# two workers: torch and BLAS use the cores themselves
+PYTEST := $(BIN)/python -m pytest -q -n 2
+
+.PHONY: setup test lint demo sample-data clean
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,sample]'
+	touch $@
+
+test: setup lint
+	$(PYTEST)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+demo: setup
+	LFQ=$(BIN)/lfq PYTHON=$(BIN)/python sh sample_data/demo.sh
+
+sample-data: setup
+	$(BIN)/python sample_data/make_sample_data.py
+
+clean:
+	rm -rf $(VENV) build dist demo_output *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,193 @@
+"""Bits <-> packed bytes <-> indices. Arrays in memory only; nothing of files, floats or what a code means.
+
+The stream (README, "The codes file"): the bits of vector 0, then vector 1, ...; within a vector codebook 0 first,
+within a codebook channel order; bit k is bit `7 - k % 8` of byte `k // 8`; the tail is zero. Every other form is made
+from it. `dims` lists the bits of each index of one vector; their sum is B. `order` says which end of a codebook's
+channels is the most significant bit of its index: "msb" channel 0, "lsb" the last channel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import gcd
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Packed: TypeAlias = NDArray[np.uint8]
+Indices: TypeAlias = NDArray[Any]
+BitOrder: TypeAlias = Literal["msb", "lsb"]
+
+MAX_INDEX_BITS = 64
+
+_REVERSED = np.packbits(np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)[:, ::-1], axis=1)[:, 0]
+
+
+def stream_bytes(vectors: int, bits_per_vector: int) -> int:
+    """Bytes of the stream of so many vectors."""
+    return -(-vectors * bits_per_vector // 8)
+
+
+def pack(bits: NDArray[np.bool_]) -> Packed:
+    """bits [vectors, B] bool -> stream [ceil(vectors * B / 8)] uint8."""
+    return np.packbits(bits)
+
+
+def unpack(stream: Packed, vectors: int, bits_per_vector: int) -> NDArray[np.bool_]:
+    """stream -> bits [vectors, B] bool."""
+    count = vectors * bits_per_vector
+    return np.unpackbits(stream, count=count).reshape(vectors, bits_per_vector).view(np.bool_)
+
+
+def index_dtype(dims: tuple[int, ...]) -> np.dtype[Any]:
+    """The smallest of uint8, int16, int32, int64 (uint64 for 64 bits) that holds every index."""
+    widest = max(dims)
+    for bits, dtype in ((8, np.uint8), (15, np.int16), (31, np.int32), (63, np.int64)):
+        if widest <= bits:
+            return np.dtype(dtype)
+    return np.dtype(np.uint64)
+
+
+def stream_to_indices(
+    stream: Packed, vectors: int, dims: tuple[int, ...], order: BitOrder, dtype: np.dtype[Any]
+) -> Indices:
+    """stream (starting at a vector) -> indices [vectors, len(dims)] of `dtype`, which must hold them.
+
+    Works in whole periods: the smallest run of fields that ends at a byte. Field k of every period is a few strided
+    byte columns, shifted together; no pass touches single bits.
+    """
+    fields_per_vector = len(dims)
+    if len(set(dims)) == 1:  # a run of equal fields has a shorter period than a run of vectors
+        dims = dims[:1]
+    count = vectors * fields_per_vector
+    repeats = 8 // gcd(sum(dims), 8)
+    periods = -(-count // (repeats * len(dims)))
+    columns = _whole_periods(stream, periods, repeats * sum(dims) // 8)
+    if order == "lsb":
+        columns = np.take(_REVERSED, columns)
+    read = _read_msb if order == "msb" else _read_lsb
+    work = np.dtype(np.uint32) if max(dims) <= 32 else np.dtype(np.uint64)
+    out = np.empty((periods, repeats * len(dims)), dtype)
+    offset = 0
+    for k, width in enumerate(dims * repeats):
+        out[:, k] = read(columns, offset, width, work)
+        offset += width
+    return out.reshape(-1)[:count].reshape(vectors, fields_per_vector)
+
+
+def indices_to_bits(indices: Indices, dims: tuple[int, ...], order: BitOrder) -> NDArray[np.bool_]:
+    """indices [vectors, len(dims)] of any integer type -> bits [vectors, B] bool; undoes `stream_to_indices`."""
+    big_endian = np.ascontiguousarray(indices).astype(np.uint64).astype(">u8")
+    every = np.unpackbits(big_endian.view(np.uint8).reshape(*indices.shape, 8), axis=-1)
+    step = 1 if order == "msb" else -1
+    fields = [every[:, k, 64 - width :][:, ::step] for k, width in enumerate(dims)]
+    return np.concatenate(fields, axis=1).view(np.bool_)
+
+
+def cut_stream(stream: Packed, skip: int, count: int) -> Packed:
+    """`count` bits from bit `skip` (0 to 7) of `stream` on, as a stream of its own with a zero tail."""
+    size = -(-count // 8)
+    if skip:
+        ahead = stream << np.uint8(skip)
+        ahead[:-1] |= stream[1:] >> np.uint8(8 - skip)
+        stream = ahead
+    if count % 8:
+        stream = stream[:size].copy()
+        stream[-1] &= 0xFF << (8 - count % 8) & 0xFF
+    return stream[:size]
+
+
+class StreamJoiner:
+    """Joins runs of vectors, each packed from its own first bit, into one stream of whole bytes.
+
+    A run whose bits are no multiple of 8 leaves a rest, which the next run is shifted behind.
+    """
+
+    def __init__(self) -> None:
+        self._rest = np.uint8(0)
+        self._rest_bits = 0
+
+    def join(self, run: Packed, bits: int) -> Packed:
+        """The bytes complete after this run of `bits` bits; unpacked rest is kept for the next call."""
+        if self._rest_bits == 0 and bits % 8 == 0:
+            return run
+        filled = self._rest_bits
+        shifted = np.zeros(run.size + 1, np.uint8)
+        shifted[:-1] = run >> filled
+        shifted[0] |= self._rest
+        if filled:
+            shifted[1:] |= run << (8 - filled)
+        whole, self._rest_bits = divmod(filled + bits, 8)
+        self._rest = shifted[whole]
+        return shifted[:whole]
+
+    def finish(self) -> Packed:
+        """The last byte, padded with zeros; empty where nothing is left."""
+        rest = np.array([self._rest] if self._rest_bits else [], np.uint8)
+        self._rest, self._rest_bits = np.uint8(0), 0
+        return rest
+
+
+@dataclass(frozen=True)
+class Packing:
+    """One way to store indices, as what becomes of a run of the stream. Arguments: run, vectors, dims, order, dtype."""
+
+    pack: Callable[[Packed, int, tuple[int, ...], BitOrder, np.dtype[Any]], NDArray[Any]]
+    unpack: Callable[[NDArray[Any], int, tuple[int, ...], BitOrder], Packed]
+
+
+def _to_rows(
+    stream: Packed, vectors: int, dims: tuple[int, ...], order: BitOrder, dtype: np.dtype[Any]
+) -> NDArray[Any]:
+    width = sum(dims)
+    if width % 8 == 0:
+        return stream.reshape(vectors, width // 8)
+    return np.packbits(unpack(stream, vectors, width), axis=-1)
+
+
+def _from_rows(rows: NDArray[Any], vectors: int, dims: tuple[int, ...], order: BitOrder) -> Packed:
+    width = sum(dims)
+    if width % 8 == 0:
+        return rows.reshape(-1)
+    return np.packbits(np.unpackbits(rows.reshape(vectors, -1), axis=-1, count=width))
+
+
+def _from_indices(indices: NDArray[Any], vectors: int, dims: tuple[int, ...], order: BitOrder) -> Packed:
+    return pack(indices_to_bits(indices.reshape(vectors, len(dims)), dims, order))
+
+
+PACKINGS = {
+    "bits": Packing(lambda stream, *_: stream, lambda stream, *_: stream),
+    "rows": Packing(_to_rows, _from_rows),
+    "ints": Packing(stream_to_indices, _from_indices),
+}
+
+
+def _whole_periods(stream: Packed, periods: int, period_bytes: int) -> Packed:
+    needed = periods * period_bytes
+    if stream.size < needed:
+        stream = np.concatenate([stream, np.zeros(needed - stream.size, np.uint8)])
+    return stream[:needed].reshape(periods, period_bytes)
+
+
+def _read_msb(columns: Packed, offset: int, width: int, work: np.dtype[Any]) -> Indices:
+    """The `width` bits at bit `offset` of every row as an integer, first bit most significant: [rows] of `work`."""
+    first, last = offset // 8, (offset + width - 1) // 8
+    value = (columns[:, first] & np.uint8(0xFF >> offset % 8)).astype(work)
+    for column in range(first + 1, last):
+        value = (value << 8) | columns[:, column]
+    used = offset + width - 8 * last
+    if first == last:
+        return np.asarray(value >> (8 - used))
+    return np.asarray((value << used) | (columns[:, last] >> np.uint8(8 - used)))
+
+
+def _read_lsb(columns: Packed, offset: int, width: int, work: np.dtype[Any]) -> Indices:
+    """As `_read_msb`, first bit least significant; every byte of `columns` already has its bits reversed."""
+    first, last = offset // 8, (offset + width - 1) // 8
+    value = (columns[:, first] >> np.uint8(offset % 8)).astype(work)
+    for column in range(first + 1, last + 1):
+        value |= columns[:, column].astype(work) << work.type(8 * (column - first) - offset % 8)
+    return value & work.type((1 << width) - 1)

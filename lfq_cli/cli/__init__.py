@@ -1,0 +1,84 @@
+"""The command `lfq`: the typer app and the one place where errors become exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from lfq_cli.cli import decode, encode, export_codebook, inspect, stats
+from lfq_cli.cli.interrupts import Interrupted, raise_on_signals
+from lfq_cli.errors import LfqError, OptionError
+from lfq_cli.version import __version__
+
+EXIT_FAILED, EXIT_USAGE, EXIT_BUG = 1, 2, 70
+
+app = typer.Typer(
+    name="lfq",
+    help="Binary tokens from saved Lookup-Free Quantization checkpoints: encode tensors to packed indices, and back.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+COMMANDS = {
+    "encode": encode.encode,
+    "decode": decode.decode,
+    "stats": stats.stats,
+    "export-codebook": export_codebook.export_codebook,
+    "inspect": inspect.inspect,
+}
+for _name, _command in COMMANDS.items():
+    app.command(_name, no_args_is_help=True)(_command)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"lfq {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Runs the command line and exits with its code."""
+    with raise_on_signals():
+        try:
+            app()
+        except LfqError as error:
+            _tell(error)
+            sys.exit(EXIT_USAGE if isinstance(error, OptionError) else EXIT_FAILED)
+        except Interrupted as interrupt:
+            typer.echo("lfq: interrupted: nothing half-written is left; the same command goes on", err=True)
+            sys.exit(interrupt.exit_code)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered has no reader
+            sys.exit(EXIT_FAILED)
+        except Exception as bug:  # the boundary: anything else is our mistake, said in one line
+            _show_traceback()
+            typer.echo(f"lfq: bug: {type(bug).__name__}: {bug} (LFQ_TRACEBACK=1 shows where)", err=True)
+            sys.exit(EXIT_BUG)
+
+
+def _tell(error: LfqError) -> None:
+    from lfq_cli.cli.messages import error_lines
+
+    _show_traceback()
+    typer.echo(error_lines(error), err=True)
+
+
+def _show_traceback() -> None:
+    if os.environ.get("LFQ_TRACEBACK", "0") not in ("", "0"):
+        traceback.print_exc()

@@ -1,0 +1,82 @@
+"""`lfq decode`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from lfq_cli.cli import options
+from lfq_cli.cli.options import Display, takes_display, takes_facts
+
+Inputs = Annotated[list[str], typer.Argument(metavar="CODES...", help="Codes files, folders or globs.")]
+Output = Annotated[
+    Path,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="OUT",
+        help="Folder for the tensors; for one input also a name in .safetensors or .npy.",
+    ),
+]
+Dtype = Annotated[
+    Literal["float32", "float16", "bfloat16", "float64"], typer.Option("--dtype", help="Floats of the output.")
+]
+ProjectOut = Annotated[
+    bool, typer.Option("--project-out/--no-project-out", help="Whether codes pass project_out, if there is one.")
+]
+Format = Annotated[
+    Literal["safetensors", "npy"], typer.Option("--format", help="Output files in a folder; npy holds one tensor.")
+]
+
+
+@takes_facts
+@takes_display
+def decode(
+    checkpoint: options.Checkpoint,
+    inputs: Inputs,
+    output: Output,
+    dtype: Dtype = "float32",
+    project_out: ProjectOut = True,
+    format: Format = "safetensors",  # noqa: A002 - the option's name
+    tensor: options.Tensors = None,
+    device: options.Device = "auto",
+    compute_dtype: options.ComputeDtype = "float32",
+    overwrite: options.Overwrite = False,
+    dry_run: options.DryRun = False,
+    *,
+    display: Display,
+    facts: Any,
+) -> None:
+    """Decode codes files to float tensors, what the model's quantizer returns for the inputs they were made from.
+
+    The checkpoint must be the one that encoded; codes of another are refused. A folder's tree is mirrored under OUT.
+    """
+    from lfq_cli import checkpoints
+    from lfq_cli.cli.render import run_jobs
+    from lfq_cli.codesfile import SUFFIX
+    from lfq_cli.errors import CodesFileError
+    from lfq_cli.jobs.decode import DecodeOptions
+    from lfq_cli.jobs.decode import decode as decode_jobs
+    from lfq_cli.jobs.plan import plan_jobs
+
+    quantizer = checkpoints.load(checkpoint, facts)
+    jobs = plan_jobs(
+        inputs,
+        output,
+        accepts=lambda path: path.suffix == ".safetensors",
+        rename=lambda name: f"{name.removesuffix(SUFFIX).removesuffix('.safetensors')}.{format}",
+        file_suffixes=(".safetensors", ".npy"),
+        error=CodesFileError,
+    )
+    chosen = DecodeOptions(
+        dtype={"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}[dtype],
+        project_out=project_out,
+        tensors=tuple(tensor or ()),
+        device=device,
+        compute_dtype=compute_dtype,
+        overwrite=overwrite,
+        dry_run=dry_run,
+    )
+    run_jobs("decode", jobs, lambda progress: decode_jobs(quantizer, jobs, chosen, progress), display)

@@ -1,0 +1,85 @@
+"""`lfq encode`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from lfq_cli.cli import options
+from lfq_cli.cli.options import Display, takes_display, takes_facts
+
+Inputs = Annotated[list[str], typer.Argument(metavar="INPUT...", help="Tensor files, folders or globs.")]
+Output = Annotated[
+    Path,
+    typer.Option(
+        "--output", "-o", metavar="OUT", help="Folder for the codes files; for one input also a name in .safetensors."
+    ),
+]
+Packing = Annotated[
+    Literal["bits", "rows", "ints"],
+    typer.Option("--packing", help="bits: no bit wasted; rows: each vector starts at a byte; ints: plain integers."),
+]
+IndexDtype = Annotated[
+    Literal["uint8", "int16", "int32", "int64", "uint64"] | None,
+    typer.Option("--index-dtype", help="Integers of --packing ints; unset: the smallest that hold the indices."),
+]
+Nan = Annotated[Literal["error", "zero"], typer.Option("--nan", help="NaN in the input: stop, or encode it as bit 0.")]
+
+
+@takes_facts
+@takes_display
+def encode(
+    checkpoint: options.Checkpoint,
+    inputs: Inputs,
+    output: Output,
+    packing: Packing = "bits",
+    index_dtype: IndexDtype = None,
+    nan: Nan = "error",
+    tensor: options.Tensors = None,
+    layout: options.LayoutOption = "auto",
+    device: options.Device = "auto",
+    compute_dtype: options.ComputeDtype = "float32",
+    overwrite: options.Overwrite = False,
+    dry_run: options.DryRun = False,
+    *,
+    display: Display,
+    facts: Any,
+) -> None:
+    """Encode float tensors to packed indices, a codes file for every input.
+
+    Inputs are .safetensors, .npy, .npz, .pt and .pth files. A folder's tree is mirrored under OUT: latents/a/b.npy becomes
+    OUT/a/b.codes.safetensors for `lfq encode CHECKPOINT latents -o OUT`.
+    """
+    from lfq_cli import checkpoints
+    from lfq_cli.cli.render import run_jobs
+    from lfq_cli.codesfile import SUFFIX
+    from lfq_cli.errors import OptionError
+    from lfq_cli.jobs.encode import EncodeOptions
+    from lfq_cli.jobs.encode import encode as encode_jobs
+    from lfq_cli.jobs.plan import plan_jobs
+    from lfq_cli.tensors import FORMATS
+
+    if index_dtype is not None and packing != "ints":
+        raise OptionError("--index-dtype belongs to --packing ints", "leave it out, or add --packing ints")
+    quantizer = checkpoints.load(checkpoint, facts)
+    jobs = plan_jobs(
+        inputs,
+        output,
+        accepts=lambda path: path.suffix.lower() in FORMATS and not path.name.endswith(SUFFIX),
+        rename=lambda name: Path(name).stem + SUFFIX,
+        file_suffixes=(".safetensors",),
+    )
+    chosen = EncodeOptions(
+        packing=packing,
+        index_dtype=index_dtype,
+        zero_nan=nan == "zero",
+        tensors=tuple(tensor or ()),
+        layout=None if layout == "auto" else layout,
+        device=device,
+        compute_dtype=compute_dtype,
+        overwrite=overwrite,
+        dry_run=dry_run,
+    )
+    run_jobs("encode", jobs, lambda progress: encode_jobs(quantizer, jobs, chosen, progress), display)

@@ -1,0 +1,79 @@
+"""`lfq export-codebook`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from lfq_cli.cli import options
+from lfq_cli.cli.options import Display, takes_display, takes_facts
+
+Output = Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="A name in .safetensors or .npy.")]
+Range = Annotated[
+    str | None, typer.Option("--range", metavar="A:B", help="Rows A to B - 1 only, by index; either may be left out.")
+]
+Dtype = Annotated[
+    Literal["float32", "float16", "bfloat16", "float64"], typer.Option("--dtype", help="Floats of the tables.")
+]
+ProjectOut = Annotated[
+    bool,
+    typer.Option(
+        "--project-out/--no-project-out",
+        help="Tables of what codes decode to (sum over codebooks, plus bias), or of bare codes.",
+    ),
+]
+
+
+@takes_facts
+@takes_display
+def export_codebook(
+    checkpoint: options.Checkpoint,
+    output: Output,
+    range: Range = None,  # noqa: A002 - the option's name
+    dtype: Dtype = "float32",
+    project_out: ProjectOut = True,
+    overwrite: options.Overwrite = False,
+    dry_run: options.DryRun = False,
+    *,
+    display: Display,
+    facts: Any,
+) -> None:
+    """Write every code as a table: row i is what index i stands for.
+
+    Without projection one table, `codebook` [2^D, D]. With it a table [2^D, dim] for every codebook (`codebook.0`, ...)
+    and `bias` [dim]: their sum is the decoded vector, so they can initialise token embeddings.
+    """
+    from lfq_cli import checkpoints
+    from lfq_cli.cli import render
+    from lfq_cli.jobs.export import export_codebook as write_tables
+    from lfq_cli.jobs.export import plan_export, require_room
+
+    quantizer = checkpoints.load(checkpoint, facts)
+    plan = plan_export(
+        quantizer,
+        output,
+        rows=_rows(range),
+        dtype={"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}[dtype],
+        project_out=project_out,
+        overwrite=overwrite,
+    )
+    render.announce_export(plan, display)
+    require_room(plan)
+    if not dry_run:
+        with render.progress_bar("export-codebook", plan.nbytes, display) as progress:
+            write_tables(plan, progress)
+    render.show_export(plan, display, written=not dry_run)
+
+
+def _rows(text: str | None) -> tuple[int | None, int | None]:
+    if text is None:
+        return None, None
+    first, colon, last = text.partition(":")
+    try:
+        if not colon:
+            raise ValueError
+        return (int(first) if first else None), (int(last) if last else None)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not A:B", param_hint="--range") from None

@@ -1,0 +1,28 @@
+"""`lfq inspect`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lfq_cli.cli.options import Display, takes_display, takes_facts
+
+Paths = Annotated[list[Path], typer.Argument(metavar="PATH...", help="Checkpoints, tensor files or codes files.")]
+Against = Annotated[
+    Path | None,
+    typer.Option("--checkpoint", metavar="CHECKPOINT", help="Say which tensors this checkpoint would encode."),
+]
+
+
+@takes_facts
+@takes_display
+def inspect(paths: Paths, checkpoint: Against = None, *, display: Display, facts: Any) -> None:
+    """Show what a checkpoint, tensor file or codes file holds, from its header."""
+    from lfq_cli import checkpoints
+    from lfq_cli.cli import render
+    from lfq_cli.jobs.inspect import inspect as inspect_path
+
+    against = checkpoints.load(checkpoint, facts) if checkpoint else None
+    render.show_inspection([inspect_path(path, facts, against) for path in paths], display)

@@ -1,0 +1,37 @@
+"""^C and SIGTERM as an exception, so that every `with` on the way out cleans up."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Interrupted(BaseException):
+    """A signal asked the program to end."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.exit_code = 128 + signum
+
+
+@contextmanager
+def raise_on_signals() -> Iterator[None]:
+    """SIGINT and SIGTERM raise Interrupted in the main thread; the second one ends the process at once."""
+    seen = False
+
+    def handler(signum: int, frame: FrameType | None) -> None:
+        nonlocal seen
+        if seen:
+            os._exit(128 + signum)
+        seen = True
+        raise Interrupted(signum)
+
+    previous = {signum: signal.signal(signum, handler) for signum in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for signum, old in previous.items():
+            signal.signal(signum, old)

@@ -1,0 +1,155 @@
+"""Options that several commands share, as named annotations, and two groups of them as one parameter each."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+
+import typer
+
+if TYPE_CHECKING:
+    from lfq_cli.checkpoints import Facts
+
+Checkpoint: TypeAlias = Annotated[
+    Path,
+    typer.Argument(
+        metavar="CHECKPOINT",
+        help="Native checkpoint (.safetensors or folder), or a state dict in .safetensors, .pt, .pth or .ckpt.",
+    ),
+]
+Device: TypeAlias = Annotated[
+    str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps.", show_default=True)
+]
+ComputeDtype: TypeAlias = Annotated[
+    Literal["float32", "bfloat16", "float16"],
+    typer.Option("--compute-dtype", help="Precision of projections; anything but float32 changes tokens."),
+]
+Tensors: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--tensor", metavar="GLOB", help="Take only tensors whose name matches; may be repeated."),
+]
+LayoutOption: TypeAlias = Annotated[
+    Literal["auto", "channel-first", "channel-last"],
+    typer.Option("--layout", help="Where the features are; auto: as the checkpoint says, else axis 1 from rank 4 on."),
+]
+Overwrite: TypeAlias = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
+DryRun: TypeAlias = Annotated[bool, typer.Option("--dry-run", help="Show what would be done and write nothing.")]
+
+
+@dataclass(frozen=True)
+class Display:
+    """What to show: JSON on stdout, nothing but errors, more, no progress bar."""
+
+    json: bool
+    quiet: bool
+    verbose: bool
+    no_progress: bool
+
+
+_FACTS = "What the checkpoint does not say"
+_FACT_OPTIONS: dict[str, Any] = {
+    "module": Annotated[
+        str | None,
+        typer.Option("--module", metavar="PATH", help="Which quantizer of a larger model.", rich_help_panel=_FACTS),
+    ],
+    "codebook_scale": Annotated[
+        float | None,
+        typer.Option(
+            "--codebook-scale", metavar="S", help="Magnitude of a code's coordinates.", rich_help_panel=_FACTS
+        ),
+    ],
+    "spherical": Annotated[
+        bool | None,
+        typer.Option("--spherical/--no-spherical", help="Codes on the unit sphere (BSQ).", rich_help_panel=_FACTS),
+    ],
+    "soft_clamp": Annotated[
+        str | None,
+        typer.Option("--soft-clamp", metavar="V|none", help="Inputs pass tanh(z / V) * V.", rich_help_panel=_FACTS),
+    ],
+    "num_codebooks": Annotated[
+        int | None,
+        typer.Option("--num-codebooks", metavar="C", min=1, help="Indices of one vector.", rich_help_panel=_FACTS),
+    ],
+    "keep_num_codebooks_dim": Annotated[
+        bool | None,
+        typer.Option(
+            "--keep-num-codebooks-dim/--drop-num-codebooks-dim",
+            help="Whether indices have an axis for the codebooks; unset: if there are several.",
+            rich_help_panel=_FACTS,
+        ),
+    ],
+    "bit_order": Annotated[
+        Literal["msb", "lsb"] | None,
+        typer.Option("--bit-order", help="Whether channel 0 is an index's highest bit.", rich_help_panel=_FACTS),
+    ],
+    "cosine": Annotated[
+        bool | None,
+        typer.Option("--cosine/--no-cosine", help="Whether project_in is a cosine projection.", rich_help_panel=_FACTS),
+    ],
+    "cosine_scale": Annotated[
+        float | None,
+        typer.Option("--cosine-scale", metavar="S", help="Scale of the cosine projection.", rich_help_panel=_FACTS),
+    ],
+}
+_DISPLAY_OPTIONS: dict[str, Any] = {
+    "json": Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")],
+    "quiet": Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")],
+    "verbose": Annotated[bool, typer.Option("--verbose", "-v", help="Print every file and what was left alone.")],
+    "no_progress": Annotated[bool, typer.Option("--no-progress", help="No progress bar, even on a terminal.")],
+}
+
+
+def takes_facts(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command with a parameter `facts` the options that say what a checkpoint does not."""
+
+    def build(**given: Any) -> Facts:
+        from lfq_cli.checkpoints import Facts
+
+        return Facts(**{**given, "soft_clamp": _soft_clamp(given["soft_clamp"])})
+
+    return _expand(command, "facts", _FACT_OPTIONS, None, build)
+
+
+def takes_display(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command with a parameter `display` the options that say what to print."""
+    return _expand(command, "display", _DISPLAY_OPTIONS, False, Display)
+
+
+def _expand(
+    command: Callable[..., None],
+    parameter: str,
+    options: dict[str, Any],
+    default: Any,
+    build: Callable[..., Any],
+) -> Callable[..., None]:
+    """The command with `parameter` replaced by `options`, from whose values `build` makes it."""
+
+    @wraps(command)
+    def expanded(**given: Any) -> None:
+        group = {name: given.pop(name) for name in options}
+        command(**given, **{parameter: build(**group)})
+
+    signature = inspect.signature(command, eval_str=True)
+    kept = [value for name, value in signature.parameters.items() if name != parameter]
+    added = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        for name, annotation in options.items()
+    ]
+    parameters = [value.replace(kind=inspect.Parameter.KEYWORD_ONLY) for value in kept] + added
+    expanded.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    expanded.__annotations__ = {value.name: value.annotation for value in parameters}
+    del expanded.__dict__["__wrapped__"]
+    return expanded
+
+
+def _soft_clamp(value: str | None) -> float | Literal["none"] | None:
+    if value is None or value == "none":
+        return value  # type: ignore[return-value]
+    try:
+        return float(value)
+    except ValueError:
+        raise typer.BadParameter(f"{value!r} is neither a number nor none", param_hint="--soft-clamp") from None

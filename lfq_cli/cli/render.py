@@ -1,0 +1,296 @@
+"""What people see: progress, tables, JSON. The only module that imports rich.
+
+stdout is data: a table, or one JSON object. Progress and notes go to stderr, and only to a terminal where they move.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.table import Table
+
+from lfq_cli.cli.messages import error_lines, printable, shape, size
+from lfq_cli.cli.options import Display
+from lfq_cli.jobs.export import ExportPlan
+from lfq_cli.jobs.inspect import CheckpointView, CodesView, QuantizerView, TensorsView, View, as_json
+from lfq_cli.jobs.outcome import Outcome
+from lfq_cli.jobs.plan import Job
+from lfq_cli.jobs.stats import Report, TensorUsage
+from lfq_cli.quantizer import Quantizer
+from lfq_cli.stats import Usage
+
+EXIT_SOME_FAILED = 3
+_MOST_ROWS = 20
+
+
+def run_jobs(
+    title: str, jobs: Sequence[Job], run: Callable[[Callable[[int], None]], Iterable[Outcome]], display: Display
+) -> None:
+    """Runs the jobs with a progress bar and shows what became of them; exits with 3 if some of several failed."""
+    started = time.perf_counter()
+    total = sum(job.source.stat().st_size for job in jobs)
+    outcomes = []
+    with progress_bar(title, total, display) as progress:
+        for outcome in run(progress):
+            outcomes.append(outcome)
+            if outcome.error is not None and len(jobs) > 1:
+                note(error_lines(outcome.error))
+    failed = [outcome for outcome in outcomes if outcome.error is not None]
+    if len(jobs) == 1 and failed and failed[0].error is not None and not display.json:
+        raise failed[0].error
+    show_outcomes(outcomes, time.perf_counter() - started, display)
+    if failed:
+        raise typer.Exit(1 if len(jobs) == 1 else EXIT_SOME_FAILED)
+
+
+def show_outcomes(outcomes: Sequence[Outcome], seconds: float, display: Display) -> None:
+    """A row per input (or, for many, those worth a look) and a line of totals."""
+    if display.json:
+        _print_json({"outputs": [_outcome_json(outcome) for outcome in outcomes], "seconds": round(seconds, 3)})
+        return
+    if display.quiet:
+        return
+    table = _table("input", "output", "tensors", "vectors", "in", "out", "status", right=(2, 3, 4, 5))
+    shown = outcomes if display.verbose or len(outcomes) <= _MOST_ROWS else [o for o in outcomes if o.error]
+    for outcome in shown:
+        counts = [f"{outcome.tensors:,}", f"{outcome.vectors:,}", size(outcome.bytes_in), size(outcome.bytes_out)]
+        names = [printable(str(outcome.source)), printable(str(outcome.output))]
+        table.add_row(*names, *counts, outcome.status)
+    if shown:
+        _stdout().print(table)
+    for outcome in shown:
+        _tell_left_alone(outcome, display)
+    note(_summary(outcomes, seconds))
+
+
+def _tell_left_alone(outcome: Outcome, display: Display) -> None:
+    items = list(outcome.left_alone.items())
+    shown = items if display.verbose else items[:5]
+    for name, reason in shown:
+        note(f"lfq: {printable(str(outcome.source))}: {printable(repr(name))} left alone: {printable(reason)}")
+    if len(shown) < len(items):
+        note(f"lfq: … and {len(items) - len(shown)} more left alone (-v names them)")
+
+
+def _summary(outcomes: Sequence[Outcome], seconds: float) -> str:
+    counts = {status: sum(o.status == status for o in outcomes) for status in dict.fromkeys(o.status for o in outcomes)}
+    done = [outcome for outcome in outcomes if outcome.status == "written"]
+    bytes_in, bytes_out = sum(o.bytes_in for o in done), sum(o.bytes_out for o in done)
+    parts = [", ".join(f"{count} {status}" for status, count in counts.items())]
+    if done and bytes_in and bytes_out:
+        big, small = max(bytes_in, bytes_out), min(bytes_in, bytes_out)
+        parts.append(f"{sum(o.vectors for o in done):,} vectors")
+        parts.append(f"{size(bytes_in)} -> {size(bytes_out)} (1:{big / small:.3g})")
+        parts.append(f"{seconds:.2f} s, {big / seconds / 1e9:.2f} GB/s")
+    return "lfq: " + "; ".join(parts)
+
+
+def _outcome_json(outcome: Outcome) -> dict[str, Any]:
+    told: dict[str, Any] = {
+        "input": str(outcome.source),
+        "output": str(outcome.output),
+        "status": outcome.status,
+        "tensors": outcome.tensors,
+        "vectors": outcome.vectors,
+        "bytes_in": outcome.bytes_in,
+        "bytes_out": outcome.bytes_out,
+        "left_alone": outcome.left_alone,
+    }
+    if outcome.error is not None:
+        told |= {"error": outcome.error.message, "hint": outcome.error.hint}
+    return told
+
+
+def show_stats(report: Report, display: Display) -> None:
+    """A table per tensor and one overall; or JSON."""
+    if display.json:
+        tensors = [
+            {"file": str(item.file), "tensor": item.name, "codebooks": [usage.figures() for usage in item.codebooks]}
+            for item in report.tensors
+        ]
+        overall = None if report.overall is None else [usage.figures() for usage in report.overall]
+        _print_json({"tensors": tensors, "overall": overall})
+        return
+    if display.quiet:
+        return
+    table = _table(
+        "tensor", "codebook", "indices", "used", "of", "utilisation", "perplexity", "entropy", right=range(1, 8)
+    )
+    rows = list(report.tensors)
+    for item in rows:
+        _add_usages(table, _label(item, report), item.codebooks)
+    if report.overall is not None and len(rows) > 1:
+        table.add_section()
+        _add_usages(table, "all", report.overall)
+    _stdout().print(table)
+    for item in rows:
+        _show_bits(_label(item, report), item.codebooks)
+    if report.overall is None:
+        note("lfq: the files have different codebooks: no overall figures")
+
+
+def _label(item: TensorUsage, report: Report) -> str:
+    files = {other.file for other in report.tensors}
+    return printable(item.name if len(files) == 1 else f"{item.file}: {item.name}")
+
+
+def _add_usages(table: Table, label: str, usages: Sequence[Usage]) -> None:
+    for k, usage in enumerate(usages):
+        table.add_row(
+            label if k == 0 else "",
+            str(k),
+            f"{usage.count:,}",
+            f"{usage.codes_used:,}",
+            f"{2**usage.bits:,}" if usage.bits <= 24 else f"2^{usage.bits}",
+            f"{usage.utilisation:.3%}",
+            f"{usage.perplexity:,.1f}",
+            f"{usage.entropy_bits:.3f} of {usage.bits} bits",
+        )
+
+
+def _show_bits(label: str, usages: Sequence[Usage]) -> None:
+    for k, usage in enumerate(usages):
+        shares = " ".join(f"{share:.0%}" for share in usage.ones)
+        _stdout().print(f"ones per bit, {label}, codebook {k}: {shares or 'nothing counted'}", highlight=False)
+
+
+def announce_export(plan: ExportPlan, display: Display) -> None:
+    """What is about to be written, and how large it is."""
+    if not display.quiet:
+        tables = ", ".join(f"{name} {shape(sizes)}" for name, sizes in plan.shapes.items())
+        note(f"lfq: {tables}{' and bias' if plan.bias is not None else ''}: {size(plan.nbytes)} of {plan.dtype}")
+
+
+def show_export(plan: ExportPlan, display: Display, *, written: bool) -> None:
+    """What was written."""
+    status = "written" if written else "planned"
+    if display.json:
+        tables = {name: list(sizes) for name, sizes in plan.shapes.items()}
+        _print_json(
+            {"output": str(plan.output), "status": status, "tables": tables, "rows": [plan.first, plan.last]}
+            | {"dtype": plan.dtype, "bytes": plan.nbytes}
+        )
+    elif not display.quiet:
+        table = _table("output", "table", "shape", "status")
+        for name, sizes in plan.shapes.items():
+            table.add_row(printable(str(plan.output)), name, shape(sizes), status)
+        _stdout().print(table)
+
+
+def show_inspection(views: Sequence[View], display: Display) -> None:
+    """What each path holds."""
+    if display.json:
+        _print_json({"paths": [as_json(view) for view in views]})
+        return
+    for view in views:
+        if isinstance(view, CodesView):
+            _show_codes(view)
+        elif isinstance(view, TensorsView):
+            _show_tensors(view)
+        else:
+            _show_checkpoint(view)
+
+
+def _show_checkpoint(view: CheckpointView) -> None:
+    _heading(f"{view.path}: checkpoint, {len(view.quantizers) or 'no'} quantizer(s)")
+    for item in view.quantizers:
+        _show_quantizer(item)
+
+
+def _show_quantizer(view: QuantizerView) -> None:
+    where = f"module {view.module!r}, " if view.module else ""
+    if view.quantizer is None:
+        _heading(f"  {where}family {view.family}: {view.error.message if view.error else ''}")
+        return
+    table = _table("fact", "value")
+    for fact, value in _facts_of(view.quantizer).items():
+        table.add_row(fact, printable(value))
+    _heading(f"  {where}family {view.family}")
+    _stdout().print(table)
+
+
+def _facts_of(quantizer: Quantizer) -> dict[str, str]:
+    facts = {key: "not set" if value is None else str(value) for key, value in quantizer.config().items()}
+    facts |= dict.fromkeys(sorted(quantizer.unknown), "the file does not say")
+    facts["bits per vector"] = str(quantizer.bits_per_vector)
+    facts["tensors"] = ", ".join(f"{name} {shape(w.shape)}" for name, w in quantizer.weights.items()) or "none needed"
+    return facts | {"sha256": quantizer.digest}
+
+
+def _show_tensors(view: TensorsView) -> None:
+    _heading(f"{view.path}: tensors")
+    table = _table("name", "dtype", "shape", *(["encoded"] if any(t.encodes for t in view.tensors) else []))
+    for tensor in view.tensors:
+        told = [] if tensor.encodes is None else [tensor.encodes]
+        table.add_row(printable(tensor.name), tensor.dtype, shape(tensor.shape), *map(printable, told))
+    _stdout().print(table)
+    for name, reason in view.left_alone.items():
+        _heading(f"  {name!r} is no tensor: {reason}")
+
+
+def _show_codes(view: CodesView) -> None:
+    header = view.header
+    _heading(f"{view.path}: codes, {size(view.nbytes)}, computed in {header.compute_dtype}")
+    _heading(f"  checkpoint sha256 {header.checkpoint_sha256}")
+    table = _table("tensor", "indices", "bits each", "order", "packing", "stored", "from")
+    for info in header.tensors.values():
+        source = f"{info.source.dtype} {shape(info.source.shape)} {info.source.layout}"
+        bits = "+".join(map(str, info.codebook_dims))
+        stored = f"{info.dtype} {size(info.stored_bytes)}"
+        table.add_row(printable(info.name), shape(info.shape), bits, info.bit_order, info.packing, stored, source)
+    _stdout().print(table)
+
+
+@contextmanager
+def progress_bar(title: str, total: int, display: Display) -> Iterator[Callable[[int], None]]:
+    """A callback that takes bytes done; drawn on stderr, only on a terminal and if wanted."""
+    console = Console(stderr=True)
+    if not console.is_terminal or display.quiet or display.no_progress:
+        yield lambda _: None
+        return
+    columns = (
+        TextColumn(title),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(title, total=total)
+        yield lambda nbytes: progress.advance(task, nbytes)
+
+
+def note(text: str) -> None:
+    """A line on stderr."""
+    typer.echo(text, err=True)
+
+
+def _table(*columns: str, right: Iterable[int] = ()) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    aligned = set(right)
+    for k, column in enumerate(columns):
+        table.add_column(column, justify="right" if k in aligned else "left", overflow="fold")
+    return table
+
+
+def _heading(text: str) -> None:
+    _stdout().print(printable(text), highlight=False, markup=False)
+
+
+def _stdout() -> Console:
+    """stdout; as wide as the terminal, and never wrapped where there is none."""
+    console = Console(markup=False, highlight=False)
+    if not console.is_terminal:
+        console.width = 400
+    return console
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))

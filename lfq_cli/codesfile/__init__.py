@@ -1,0 +1,23 @@
+"""The codes file, version 1 (README, "The codes file").
+
+A codes file is a safetensors file whose metadata entry "lfq" says what made the bytes. This package knows packings and
+digests, and nothing of how codes are computed.
+"""
+
+from lfq_cli.codesfile.header import FORMAT, SUFFIX, CodesHeader, CodesTensor, SourceInfo, stored_dtype
+from lfq_cli.codesfile.reader import CodesFile, TensorCodes, open_codes
+from lfq_cli.codesfile.writer import Writer, create
+
+__all__ = [
+    "FORMAT",
+    "SUFFIX",
+    "CodesFile",
+    "CodesHeader",
+    "CodesTensor",
+    "SourceInfo",
+    "TensorCodes",
+    "Writer",
+    "create",
+    "open_codes",
+    "stored_dtype",
+]

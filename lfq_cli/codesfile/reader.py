@@ -1,0 +1,192 @@
+"""Reading codes files: the header checked whole, the codes by position."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+from math import prod
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lfq_cli.bits import MAX_INDEX_BITS, PACKINGS, Indices, Packed, cut_stream, stream_to_indices
+from lfq_cli.codesfile.header import CodesTensor, parse_header
+from lfq_cli.container import DTYPES, read_header
+from lfq_cli.errors import CodesFileError
+from lfq_cli.regions import InputFile, bytes_of
+
+_CHUNK_BYTES = 1 << 20
+
+
+class CodesFile(Mapping[str, "TensorCodes"]):
+    """An open codes file: name -> TensorCodes. Header validated, no codes read yet."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = InputFile(path, CodesFileError)
+        try:
+            container = read_header(self._file, CodesFileError)
+            self.header = parse_header(container, path)
+            self._starts = {name: entry.start for name, entry in container.entries.items()}
+            for codes in self.values():
+                codes.check_tail()
+        except BaseException:
+            self._file.close()
+            raise
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the file in bytes."""
+        return self._file.size
+
+    def __getitem__(self, name: str) -> TensorCodes:
+        return TensorCodes(self.header.tensors[name], self._file, self._starts[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.header.tensors)
+
+    def __len__(self) -> int:
+        return len(self.header.tensors)
+
+    def matching(self, patterns: Sequence[str]) -> list[str]:
+        """The names that match one of the glob patterns; all if there are none. Raises CodesFileError for no name."""
+        names = [name for name in self if not patterns or any(fnmatchcase(name, pattern) for pattern in patterns)]
+        if not names and patterns:
+            raise CodesFileError(f"{self.path}: no tensor matches", f"it holds {', '.join(map(repr, self))}")
+        return names
+
+    def close(self) -> None:
+        """Gives the file back."""
+        self._file.close()
+
+    def __enter__(self) -> CodesFile:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+
+def open_codes(path: str | Path) -> CodesFile:
+    """The codes file at `path`, open for reading. Raises CodesFileError where it is damaged or something else."""
+    return CodesFile(Path(path))
+
+
+class TensorCodes:
+    """One tensor's indices, read where they are asked for: `codes[i:j]` reads the bytes of i to j and no others."""
+
+    def __init__(self, info: CodesTensor, file: InputFile, start: int) -> None:
+        self.info = info
+        self._file = file
+        self._start = start
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The index tensor's shape."""
+        return self.info.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """int64, or uint64 for indices of 64 bits."""
+        return np.dtype(np.uint64 if max(self.info.codebook_dims) == MAX_INDEX_BITS else np.int64)
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("a single vector's codes have no length")
+        return self.shape[0]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Indices:
+        return self[...] if dtype is None else self[...].astype(dtype)
+
+    def __getitem__(self, key: Any) -> Indices:
+        """Indices by position along the first axis: an integer, a slice, or a tuple that begins with one."""
+        if not self.info.positions:
+            whole: Indices = self.indices(0, 1, self.dtype).reshape(self.shape)[key]
+            return whole
+        first, rest = (key[0], key[1:]) if isinstance(key, tuple) and key else (key, ())
+        if first is Ellipsis:
+            everything: Indices = self._items(0, self.shape[0])[key]
+            return everything
+        if isinstance(first, slice):
+            start, stop, step = first.indices(self.shape[0])
+            span = range(start, stop, step)
+            low, high = (min(span), max(span) + 1) if span else (0, 0)
+            items: Indices = self._items(low, high)[::step][(slice(None), *rest)]
+            return items
+        index = range(self.shape[0])[first]  # IndexError and negative positions as for a list
+        item: Indices = self._items(index, index + 1)[0, ...][rest]
+        return item
+
+    def indices(self, start: int, stop: int, dtype: np.dtype[Any]) -> Indices:
+        """Indices of vectors `start` to `stop`, in the order of the file: [vectors, codebooks] of `dtype`."""
+        info = self.info
+        if stop <= start:
+            return np.empty((0, len(info.codebook_dims)), dtype)
+        if info.packing == "ints":
+            return self._stored(start, stop).astype(dtype)
+        return stream_to_indices(self.stream(start, stop), stop - start, info.codebook_dims, info.bit_order, dtype)
+
+    def stream(self, start: int, stop: int) -> Packed:
+        """The stream of vectors `start` to `stop`, whatever the packing; its tail is zero."""
+        info = self.info
+        if stop <= start:
+            return np.empty(0, np.uint8)
+        if info.packing == "bits":
+            first, last = start * info.bits_per_vector, stop * info.bits_per_vector
+            return cut_stream(self._bytes(first // 8, -(-last // 8)), first % 8, last - first)
+        return PACKINGS[info.packing].unpack(
+            self._stored(start, stop), stop - start, info.codebook_dims, info.bit_order
+        )
+
+    def check_tail(self) -> None:
+        """Raises CodesFileError unless the unused bits of the last byte of a stream are zero."""
+        used = self.info.vectors * self.info.bits_per_vector % 8
+        if self.info.packing != "bits" or not used:
+            return
+        if self._bytes(self.info.stored_bytes - 1, self.info.stored_bytes)[0] & (0xFF >> used):
+            raise self._damaged("the bits behind its last index are not zero")
+
+    def check_digest(self) -> None:
+        """Raises CodesFileError unless the stored bytes have the header's sha256; reads all of them."""
+        digest = hashlib.sha256()
+        for first in range(0, self.info.stored_bytes, _CHUNK_BYTES):
+            digest.update(bytes_of(self._bytes(first, min(first + _CHUNK_BYTES, self.info.stored_bytes))))
+        if digest.hexdigest() != self.info.sha256:
+            raise self._damaged(
+                f"its bytes have sha256 {digest.hexdigest()[:12]}…, the header says {self.info.sha256[:12]}…"
+            )
+
+    def _damaged(self, how: str) -> CodesFileError:
+        return CodesFileError(
+            f"{self._file.path}: {self.info.name!r} is damaged: {how}",
+            "encode its source again, or restore the file from a copy",
+        )
+
+    def _bytes(self, first: int, last: int) -> Packed:
+        """Stored bytes first to last."""
+        data = np.empty(last - first, np.uint8)
+        self._file.read_into(self._start + first, bytes_of(data))
+        return data
+
+    def _stored(self, start: int, stop: int) -> NDArray[Any]:
+        """Rows or ints of vectors `start` to `stop` as stored: [vectors, row]."""
+        row_bytes = self.info.stored_bytes // self.info.vectors
+        rows = self._bytes(start * row_bytes, stop * row_bytes).view(DTYPES[self.info.dtype])
+        rows = rows.reshape(stop - start, -1)
+        if self.info.packing == "ints":
+            self._check_range(rows)
+        return rows
+
+    def _check_range(self, indices: NDArray[Any]) -> None:
+        for k, bits in enumerate(self.info.codebook_dims):
+            column = indices[:, k]
+            if column.size and (column.min() < 0 or int(column.max()) >= 2**bits):
+                raise self._damaged(f"it holds indices outside 0 to 2^{bits} - 1")
+
+    def _items(self, low: int, high: int) -> Indices:
+        """Items low to high of the first axis."""
+        per_item = prod(self.info.positions[1:])
+        return self.indices(low * per_item, high * per_item, self.dtype).reshape(high - low, *self.shape[1:])

@@ -1,0 +1,75 @@
+"""Writing codes files: bytes go out as they come, the digests last."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from numpy.typing import NDArray
+
+from lfq_cli.codesfile.header import CodesHeader, CodesTensor
+from lfq_cli.container import header_bytes
+from lfq_cli.files import atomic_output, write_all
+from lfq_cli.regions import bytes_of
+
+
+class Writer:
+    """Streams the codes of the header's tensors, in the header's order, into an open file."""
+
+    def __init__(self, file: BinaryIO, header: CodesHeader) -> None:
+        self._file = file
+        self._header = header
+        self._done: dict[str, CodesTensor] = {}
+        write_all(file, self._head(header))
+
+    @contextmanager
+    def tensor(self, name: str) -> Iterator[TensorWriter]:
+        """Takes the bytes of tensor `name`; all of them must be there when the block ends."""
+        tensor = self._header.tensors[name]
+        writer = TensorWriter(self._file)
+        yield writer
+        needed = tensor.stored_bytes
+        if writer.nbytes != needed:
+            raise ValueError(f"{name!r} has {writer.nbytes} bytes of codes, expected {needed}")
+        self._done[name] = replace(tensor, sha256=writer.digest.hexdigest())
+
+    def finish(self) -> CodesHeader:
+        """Writes the digests into the header; the file is complete."""
+        header = replace(self._header, tensors={name: self._done[name] for name in self._header.tensors})
+        self._file.seek(0)
+        write_all(self._file, self._head(header))
+        return header
+
+    @staticmethod
+    def _head(header: CodesHeader) -> bytes:
+        stored = {name: (tensor.dtype, tensor.stored_shape) for name, tensor in header.tensors.items()}
+        return header_bytes(header.metadata(), stored)
+
+
+class TensorWriter:
+    """The bytes of one tensor on their way to the file."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.digest = hashlib.sha256()
+        self.nbytes = 0
+
+    def append(self, codes: NDArray[Any]) -> None:
+        """Adds packed codes (any integer array in C order)."""
+        data = bytes_of(codes)
+        write_all(self._file, data)
+        self.digest.update(data)
+        self.nbytes += len(data)
+
+
+@contextmanager
+def create(path: Path, header: CodesHeader, *, overwrite: bool = False, durable: bool = True) -> Iterator[Writer]:
+    """A Writer whose file appears at `path` when the block ends well; `finish` is called for you."""
+    with atomic_output(path, overwrite=overwrite, durable=durable) as file:
+        writer = Writer(file, header)
+        yield writer
+        writer.finish()

@@ -1,0 +1,156 @@
+"""The safetensors container: header bytes <-> entries. Nothing of what the tensors mean.
+
+Written by hand because the library can neither stream a file out nor read BF16 into numpy, and maps its input (a file
+that shrinks while it is mapped kills the process). What is read here is held to the same rules as the library's own:
+offsets without holes or overlaps, byte counts that match shapes. Source: github.com/huggingface/safetensors, README,
+section "Format".
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from lfq_cli.errors import LfqError
+from lfq_cli.regions import InputFile
+
+MAX_HEADER_BYTES = 100_000_000
+"""The library's own limit."""
+
+DTYPES: dict[str, np.dtype[Any]] = {
+    "BOOL": np.dtype("?"),
+    "U8": np.dtype("u1"),
+    "I8": np.dtype("i1"),
+    "U16": np.dtype("<u2"),
+    "I16": np.dtype("<i2"),
+    "U32": np.dtype("<u4"),
+    "I32": np.dtype("<i4"),
+    "U64": np.dtype("<u8"),
+    "I64": np.dtype("<i8"),
+    "F16": np.dtype("<f2"),
+    "F32": np.dtype("<f4"),
+    "F64": np.dtype("<f8"),
+    "C64": np.dtype("<c8"),
+}
+"""The formats numpy has."""
+
+_BITS = {name: 8 * dtype.itemsize for name, dtype in DTYPES.items()} | {
+    "BF16": 16,
+    "F8_E5M2": 8,
+    "F8_E4M3": 8,
+    "F8_E8M0": 8,
+    "F8_E4M3FNUZ": 8,
+    "F8_E5M2FNUZ": 8,
+    "F6_E2M3": 6,
+    "F6_E3M2": 6,
+    "F4": 4,
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor: `start` counts bytes from the beginning of the file."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class Header:
+    """Everything before the data. `entries` are in file order."""
+
+    metadata: dict[str, str]
+    entries: dict[str, Entry]
+
+
+def read_header(file: InputFile, error: type[LfqError]) -> Header:
+    """The validated header; raises `error` where this is no whole safetensors file."""
+    try:
+        if file.size < 8:
+            raise ValueError(f"it has {file.size} bytes")
+        length = int.from_bytes(file.read(0, 8), "little")
+        if length > min(MAX_HEADER_BYTES, file.size - 8):
+            raise ValueError(f"it announces a header of {length} bytes and has {file.size}")
+        parsed = json.loads(file.read(8, length).decode("utf-8"), object_pairs_hook=_no_duplicates)
+        return _validated(parsed, start=8 + length, size=file.size)
+    except (ValueError, RecursionError) as reason:
+        raise error(
+            f"{file.path}: not a whole safetensors file: {reason}", "copy or download it again; it may be cut off"
+        ) from reason
+
+
+def header_bytes(metadata: Mapping[str, str], tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> bytes:
+    """The bytes before the data of a file with these tensors (name -> dtype, shape), in this order.
+
+    Padded with spaces so that data starts at a multiple of 8.
+    """
+    layout: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    offset = 0
+    for name, (dtype, shape) in tensors.items():
+        end = offset + tensor_bytes(dtype, shape)
+        layout[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(layout, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def tensor_bytes(dtype: str, shape: tuple[int, ...]) -> int:
+    """Bytes of a tensor; raises ValueError for an unknown dtype."""
+    if dtype not in _BITS:
+        raise ValueError(f"dtype {dtype!r} is unknown")
+    return -(-prod(shape) * _BITS[dtype] // 8)
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("the header names a key twice")
+    return found
+
+
+def _validated(parsed: Any, *, start: int, size: int) -> Header:
+    if not isinstance(parsed, dict):
+        raise ValueError("the header is no JSON object")
+    metadata = parsed.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise ValueError("__metadata__ is no mapping of strings to strings")
+    entries = sorted((_entry(name, value, start) for name, value in parsed.items()), key=_file_order)
+    position = start
+    for entry in entries:
+        if entry.start != position:
+            raise ValueError(f"{entry.name!r} starts at byte {entry.start}, expected {position}")
+        position += entry.nbytes
+    if position != size:
+        raise ValueError(f"the header describes {position} bytes, the file has {size}")
+    return Header(metadata, {entry.name: entry for entry in entries})
+
+
+def _entry(name: str, value: Any, start: int) -> Entry:
+    if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
+        raise ValueError(f"{name!r} has no dtype, shape and data_offsets")
+    dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
+    if not _is_naturals(shape) or not _is_naturals(offsets) or len(offsets) != 2:
+        raise ValueError(f"{name!r} has a shape or offsets that are no lists of natural numbers")
+    if not isinstance(dtype, str):
+        raise ValueError(f"{name!r} has a dtype that is no string")
+    nbytes = tensor_bytes(dtype, tuple(shape))
+    if offsets[1] - offsets[0] != nbytes:
+        raise ValueError(f"{name!r} of shape {shape} in {dtype} needs {nbytes} bytes, has {offsets}")
+    return Entry(name, dtype, tuple(shape), start + offsets[0], nbytes)
+
+
+def _is_naturals(value: Any) -> bool:
+    return isinstance(value, list) and all(type(item) is int and 0 <= item < 2**63 for item in value)
+
+
+def _file_order(entry: Entry) -> tuple[int, int]:
+    return entry.start, entry.nbytes

@@ -1,0 +1,157 @@
+"""Float formats as they are stored, and the two questions asked of them: is it above zero, is it a number.
+
+Knows bytes, not tensors or files. Answers are those of the value as float32: `x > 0`, so 0, -0.0 and NaN are False and
+the smallest subnormal is True. Formats of 16 and 8 bits are held as unsigned integers; no value is converted to answer
+either question, since the sign and order of floats are those of their bit patterns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Raw: TypeAlias = NDArray[Any]
+Bools: TypeAlias = NDArray[np.bool_]
+Floats: TypeAlias = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class FloatFormat:
+    """One stored format. `storage` is how numpy holds it; the rest says which patterns are NaN."""
+
+    name: str
+    storage: np.dtype[Any]
+    largest: int = 0
+    """The pattern of the largest positive value, infinity included; above it, NaN. 0: numpy computes with the format."""
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one value."""
+        return self.storage.itemsize
+
+
+FORMATS = {
+    spec.name: spec
+    for spec in (
+        FloatFormat("F64", np.dtype("<f8")),
+        FloatFormat("F32", np.dtype("<f4")),
+        FloatFormat("F16", np.dtype("<u2"), largest=0x7C00),
+        FloatFormat("BF16", np.dtype("<u2"), largest=0x7F80),
+        FloatFormat("F8_E5M2", np.dtype("u1"), largest=0x7C),
+        FloatFormat("F8_E4M3", np.dtype("u1"), largest=0x7E),
+    )
+}
+
+# float64 inputs are rounded to float32 first: 2^-150 and below become 0 (round half to even)
+_LARGEST_FLOAT64_ROUNDED_TO_ZERO = 2.0**-150
+
+
+def positive(raw: Raw, spec: FloatFormat) -> Bools:
+    """raw (any shape) -> bool of the same shape: value > 0 as float32; NaN gives False."""
+    if spec.name == "F64":
+        return np.greater(raw, _LARGEST_FLOAT64_ROUNDED_TO_ZERO)
+    if spec.name == "F32":
+        return np.greater(raw, np.float32(0))
+    above = np.greater(raw.view(_signed(spec)), 0)
+    if _has_nan_pattern(raw, spec):
+        above &= raw <= spec.largest
+    return np.asarray(above)
+
+
+def has_nan(raw: Raw, spec: FloatFormat) -> bool:
+    """Whether any value is NaN; one pass over data in cache (a maximum: NaN wins it)."""
+    if raw.size == 0:
+        return False
+    if spec.largest:
+        sign = 1 << (8 * spec.itemsize - 1)
+        return _has_nan_pattern(raw, spec) or bool(raw.max() > sign + spec.largest)
+    with np.errstate(invalid="ignore"):
+        return bool(np.isnan(raw.max()))
+
+
+def is_nan(raw: Raw, spec: FloatFormat) -> Bools:
+    """raw (any shape) -> bool of the same shape."""
+    if not spec.largest:
+        return np.isnan(raw)
+    magnitude = raw & ((1 << (8 * spec.itemsize - 1)) - 1)
+    return np.asarray(magnitude > spec.largest)
+
+
+def has_extremes(raw: Raw, spec: FloatFormat, low: float, high: float) -> bool:
+    """Whether any value is NaN, or in (0, low), or of magnitude `high` and more."""
+    if raw.size == 0:
+        return False
+    if not spec.largest:
+        with np.errstate(invalid="ignore"):
+            largest = np.maximum(raw.max(), -raw.min())
+        return not largest < high or not np.array_equal(raw > 0, raw >= low)
+    low_pattern, high_pattern = 1, spec.largest  # narrow formats: their finite values all lie between
+    if spec.name == "BF16":
+        low_pattern, high_pattern = (np.array([low, high], np.float32).view(np.uint32) >> 16).tolist()
+    signed = raw.view(_signed(spec))
+    sign = 1 << (8 * spec.itemsize - 1)
+    huge = signed.max() >= high_pattern or raw.max() >= sign + high_pattern
+    return bool(huge) or not np.array_equal(signed > 0, signed >= low_pattern)
+
+
+def to_float32(raw: Raw, spec: FloatFormat) -> Floats:
+    """raw (any shape) -> float32 of the same shape; exact but for F64, which is rounded."""
+    if spec.name == "F32":
+        return raw
+    if spec.name == "F64":
+        with np.errstate(over="ignore", under="ignore"):
+            return raw.astype(np.float32)
+    if spec.name == "F16":
+        return raw.view(np.float16).astype(np.float32)
+    if spec.name == "BF16":
+        return np.left_shift(raw, 16, dtype=np.uint32).view(np.float32)
+    return np.take(_float8_values(spec), raw)
+
+
+def from_float32(values: Floats, spec: FloatFormat) -> Raw:
+    """float32 (any shape) -> the stored form, rounded to nearest even; for the formats decode can write."""
+    if spec.name == "F32":
+        return values
+    if spec.name == "F64":
+        return values.astype(np.float64)
+    if spec.name == "F16":
+        with np.errstate(over="ignore"):
+            return values.astype(np.float16).view(np.uint16)
+    if spec.name == "BF16":
+        return _round_to_bfloat16(values)
+    raise ValueError(f"{spec.name} cannot be written")
+
+
+WRITABLE = ("F32", "F16", "BF16", "F64")
+
+
+def _signed(spec: FloatFormat) -> np.dtype[Any]:
+    return np.dtype(f"<i{spec.itemsize}")
+
+
+def _has_nan_pattern(raw: Raw, spec: FloatFormat) -> bool:
+    """Whether a NaN with the sign bit clear is there: the only patterns that `> 0` gets wrong as integers."""
+    return raw.size > 0 and bool(raw.view(_signed(spec)).max() > spec.largest)
+
+
+def _round_to_bfloat16(values: Floats) -> Raw:
+    patterns = np.ascontiguousarray(values).view(np.uint32)
+    rounded = (patterns + (np.uint32(0x7FFF) + ((patterns >> 16) & 1))) >> 16
+    return np.where(np.isnan(values), np.uint32(0x7FC0), rounded).astype(np.uint16)
+
+
+def _float8_values(spec: FloatFormat) -> Floats:
+    """The value of each of the 256 patterns, float32 [256]. Source: OCP 8-bit floating point, revision 1.0."""
+    exponent_bits, mantissa_bits, bias = (5, 2, 15) if spec.name == "F8_E5M2" else (4, 3, 7)
+    patterns = np.arange(256)
+    mantissa = patterns & ((1 << mantissa_bits) - 1)
+    exponent = (patterns >> mantissa_bits) & ((1 << exponent_bits) - 1)
+    hidden = np.where(exponent > 0, 1 << mantissa_bits, 0)
+    magnitude = np.ldexp((hidden + mantissa).astype(np.float32), np.maximum(exponent, 1) - bias - mantissa_bits)
+    if spec.name == "F8_E5M2":
+        magnitude = np.where(patterns & 0x7F == spec.largest, np.float32(np.inf), magnitude)
+    magnitude = np.where(patterns & 0x7F > spec.largest, np.float32(np.nan), magnitude)
+    return np.where(patterns & 0x80, -magnitude, magnitude).astype(np.float32)

@@ -1,0 +1,118 @@
+"""Tensor files -> codes files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+
+from lfq_cli import backends, codesfile
+from lfq_cli.codesfile import CodesHeader, CodesTensor, SourceInfo
+from lfq_cli.errors import CodesFileError, OutputError
+from lfq_cli.floats import FORMATS
+from lfq_cli.jobs.outcome import Outcome, each, refuse_older
+from lfq_cli.jobs.plan import Job
+from lfq_cli.layout import Layout, positions_shape
+from lfq_cli.matching import select_tensors
+from lfq_cli.pipeline import EncodeTask, Progress, Workers, packed_runs, start_workers
+from lfq_cli.quantizer import Quantizer
+from lfq_cli.tensors import StoredTensor, open_source
+
+
+@dataclass(frozen=True)
+class EncodeOptions:
+    """How to encode; the defaults are the command line's."""
+
+    packing: str = "bits"
+    index_dtype: str | None = None
+    zero_nan: bool = False
+    tensors: tuple[str, ...] = ()
+    layout: Layout | None = None
+    device: str = "auto"
+    compute_dtype: str = "float32"
+    overwrite: bool = False
+    dry_run: bool = False
+
+
+def encode(
+    quantizer: Quantizer, jobs: Sequence[Job], options: EncodeOptions, progress: Progress = lambda _: None
+) -> Iterator[Outcome]:
+    """Encodes every job's tensors into a codes file; an input that cannot be is an Outcome with its error.
+
+    Raises CheckpointError where the quantizer leaves a fact unknown that decides bits.
+    """
+    if quantizer.has_rotation:
+        quantizer.require("soft_clamp_input_value")
+    backend = backends.select(options.device, quantizer, options.compute_dtype, decoding=False)
+    with start_workers(backend.threads) as workers:
+        yield from each(jobs, lambda job: _encode_file(job, options, backend, workers, progress))
+
+
+def _encode_file(
+    job: Job, options: EncodeOptions, backend: backends.Backend, workers: Workers, progress: Progress
+) -> Outcome:
+    with open_source(job.source) as source:
+        selection = select_tensors(source, backend.quantizer, patterns=options.tensors, layout=options.layout)
+        header = _header(backend.quantizer, selection.chosen, options)
+        outcome = Outcome(
+            job.source,
+            job.output,
+            "written",
+            tensors=len(selection.chosen),
+            vectors=sum(info.vectors for info in header.tensors.values()),
+            bytes_in=sum(_float_bytes(tensor) for tensor, _ in selection.chosen),
+            bytes_out=sum(info.stored_bytes for info in header.tensors.values()),
+            left_alone=selection.left_alone,
+        )
+        if not options.overwrite and _is_current(job, header):
+            progress(outcome.bytes_in)
+            return replace(outcome, status="up to date")
+        if options.dry_run:
+            return replace(outcome, status="planned")
+        with codesfile.create(job.output, header, overwrite=options.overwrite) as writer:
+            for tensor, layout in selection.chosen:
+                task = EncodeTask(job.source, tensor, layout, backend, zero_nan=options.zero_nan)
+                with writer.tensor(tensor.name) as out:
+                    for codes in packed_runs(task, header.tensors[tensor.name], workers, progress):
+                        out.append(codes)
+    return outcome
+
+
+def _header(quantizer: Quantizer, chosen: Sequence[tuple[StoredTensor, Layout]], options: EncodeOptions) -> CodesHeader:
+    dims = quantizer.codebook_dims
+    dtype = codesfile.stored_dtype(options.packing, dims, options.index_dtype)
+    tensors = {
+        tensor.name: CodesTensor(
+            name=tensor.name,
+            shape=positions_shape(tensor.shape, layout) + quantizer.index_tail,
+            codebook_dims=dims,
+            bit_order=quantizer.bit_order,
+            packing=options.packing,
+            dtype=dtype,
+            source=SourceInfo(tensor.shape, tensor.dtype, layout),
+        )
+        for tensor, layout in chosen
+    }
+    return CodesHeader(quantizer.config(), quantizer.digest, options.compute_dtype, tensors, quantizer.unknown)
+
+
+def _is_current(job: Job, header: CodesHeader) -> bool:
+    """Whether the output is what this run would make. Raises OutputError where something else is in its place."""
+    if not job.output.exists():
+        return False
+    try:
+        with codesfile.open_codes(job.output) as existing:
+            found = existing.header
+    except CodesFileError as error:
+        raise OutputError(f"{job.output}: exists and is no codes file", "--overwrite replaces it") from error
+    if found.without_digests() != header:
+        raise OutputError(
+            f"{job.output}: exists, made by another checkpoint, with other options or from another input",
+            "--overwrite replaces it",
+        )
+    refuse_older(job)
+    return True
+
+
+def _float_bytes(tensor: StoredTensor) -> int:
+    return prod(tensor.shape) * FORMATS[tensor.dtype].itemsize

@@ -1,0 +1,86 @@
+"""Where a tensor's features are, and how to walk the tensor in blocks. Shapes only, no data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from typing import Literal, TypeAlias
+
+Layout: TypeAlias = Literal["channel-first", "channel-last"]
+
+
+@dataclass(frozen=True)
+class Block:
+    """A run of positions: some whole outer items, or a part of the inner positions of one."""
+
+    outer: slice
+    inner: slice
+
+    @property
+    def vectors(self) -> int:
+        """Positions in the block."""
+        count: int = (self.outer.stop - self.outer.start) * (self.inner.stop - self.inner.start)
+        return count
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """A tensor seen as [outer, channels, inner]: channel-last has inner = 1, channel-first the batch outside.
+
+    Its vectors, in C order of the index shape, are outer-major.
+    """
+
+    outer: int
+    channels: int
+    inner: int
+
+    @property
+    def vectors(self) -> int:
+        """Positions of the tensor."""
+        return self.outer * self.inner
+
+    def blocks(self, itemsize: int, block_bytes: int, *, whole_items: bool = False) -> Iterator[Block]:
+        """Blocks of about `block_bytes` in order; `whole_items` never cuts an outer item (for sources without seeking)."""
+        if not self.vectors:
+            return
+        item_bytes = self.channels * self.inner * itemsize
+        if self.inner > 1 and item_bytes > 2 * block_bytes and not whole_items:
+            step = max(8, block_bytes // (self.channels * itemsize))
+            for item in range(self.outer):
+                for start in range(0, self.inner, step):
+                    yield Block(slice(item, item + 1), slice(start, min(start + step, self.inner)))
+            return
+        step = max(1, block_bytes // max(item_bytes, 1))
+        step = -(-step // 8) * 8 if step >= 8 else step  # blocks end at whole bytes of the stream
+        for start in range(0, self.outer, step):
+            yield Block(slice(start, min(start + step, self.outer)), slice(0, self.inner))
+
+
+def layout_of(ndim: int, channel_first: bool | None) -> Layout:
+    """The reference's rule: as told, else channel-first from rank 4 on; ranks 1 and 2 have features last."""
+    first = ndim >= 4 if channel_first is None else channel_first
+    return "channel-first" if first and ndim >= 3 else "channel-last"
+
+
+def channel_axis(ndim: int, layout: Layout) -> int:
+    """The axis of the features."""
+    return 1 if layout == "channel-first" and ndim >= 3 else ndim - 1
+
+
+def positions_shape(shape: tuple[int, ...], layout: Layout) -> tuple[int, ...]:
+    """The shape without its channel axis."""
+    axis = channel_axis(len(shape), layout)
+    return shape[:axis] + shape[axis + 1 :]
+
+
+def geometry_of(shape: tuple[int, ...], layout: Layout) -> Geometry:
+    """shape (rank >= 1) -> [outer, channels, inner]."""
+    axis = channel_axis(len(shape), layout)
+    return Geometry(prod(shape[:axis]), shape[axis], prod(shape[axis + 1 :]))
+
+
+def insert_channels(positions: tuple[int, ...], channels: int, layout: Layout) -> tuple[int, ...]:
+    """The inverse of `positions_shape`."""
+    axis = channel_axis(len(positions) + 1, layout)
+    return (*positions[:axis], channels, *positions[axis:])

@@ -1,0 +1,69 @@
+"""The native checkpoint, version 1: a safetensors file, or a folder with config.json and model.safetensors.
+
+The file's metadata entry "lfq" is `{"format": "lfq-checkpoint", "version": 1, "config": {...}}`; a folder's config.json
+is that same object. The tensors are the quantizer's weights under the reference's state-dict names.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lfq_cli.container import header_bytes
+from lfq_cli.errors import CheckpointError
+from lfq_cli.files import atomic_output, write_all
+from lfq_cli.quantizer import Quantizer, from_config
+
+FORMAT = "lfq-checkpoint"
+VERSION = 1
+CONFIG_NAME = "config.json"
+MODEL_NAME = "model.safetensors"
+
+
+def write(quantizer: Quantizer, path: Path, *, overwrite: bool = False) -> None:
+    """Writes `quantizer` to the file at `path` (a .safetensors name), or else to a folder of that name.
+
+    Raises CheckpointError where the quantizer leaves a fact unknown, OutputError where something is in the way.
+    """
+    quantizer.require(*quantizer.unknown)
+    if path.suffix == ".safetensors":
+        _write_model(quantizer, path, {"lfq": json.dumps(describe(quantizer))}, overwrite=overwrite)
+        return
+    _write_model(quantizer, path / MODEL_NAME, {}, overwrite=overwrite)
+    with atomic_output(path / CONFIG_NAME, overwrite=overwrite) as file:
+        write_all(file, (json.dumps(describe(quantizer), indent=2) + "\n").encode())
+
+
+def describe(quantizer: Quantizer) -> dict[str, Any]:
+    """The JSON object that makes a checkpoint a native one."""
+    return {"format": FORMAT, "version": VERSION, "config": quantizer.config()}
+
+
+def is_native(description: Any) -> bool:
+    """Whether a parsed JSON value calls itself a native checkpoint."""
+    return isinstance(description, dict) and description.get("format") == FORMAT
+
+
+def parse(description: dict[str, Any], tensors: Mapping[str, NDArray[np.float32]]) -> Quantizer:
+    """The quantizer of a native description and its tensors (a `mask` buffer among them is allowed and not needed)."""
+    version, config = description.get("version"), description.get("config")
+    if version != VERSION or type(version) is not int:
+        raise CheckpointError(
+            f"native checkpoint of version {version!r}, this lfq reads version {VERSION}", "update lfq"
+        )
+    if not isinstance(config, dict):
+        raise CheckpointError("native checkpoint without a config object")
+    return from_config(config, tensors)
+
+
+def _write_model(quantizer: Quantizer, path: Path, metadata: dict[str, str], *, overwrite: bool) -> None:
+    shapes = {name: ("F32", weight.shape) for name, weight in quantizer.weights.items()}
+    with atomic_output(path, overwrite=overwrite) as file:
+        write_all(file, header_bytes(metadata, shapes))
+        for weight in quantizer.weights.values():
+            write_all(file, np.ascontiguousarray(weight, "<f4").tobytes())

@@ -1,0 +1,10 @@
+"""The torch modules: the numerics of record, for training and for checkpoints with weights.
+
+Knows tensors and parameters; knows no files, no options of a command line and no numpy.
+"""
+
+from __future__ import annotations
+
+from lfq_cli.nn.lfq import LFQ, LossBreakdown, Return
+
+__all__ = ["LFQ", "LossBreakdown", "Return"]

@@ -1,0 +1,393 @@
+"""Lookup-free quantization as a torch module: a drop-in for `vector_quantize_pytorch.LFQ` 1.32.
+
+Every vector is rounded to the nearest of the 2^D codes {-s, s}^D, which is the sign of each coordinate. So there
+is no codebook to search, and here none is ever built. Source: arXiv 2310.05737 (MAGVIT-v2); spherical:
+arXiv 2406.07548.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, reduce
+from torch import Tensor, nn
+
+from lfq_cli.errors import LfqError
+from lfq_cli.nn import entropy, options
+from lfq_cli.nn.cosine import CosineProjection
+
+MAX_CODEBOOK_BITS = 24  # 2^24 codes of 24 float32 are 1.6 GB
+
+
+class Return(NamedTuple):
+    """What `LFQ.forward` returns: quantized like x, indices int64, a 0-dim loss to add to the user's own."""
+
+    quantized: Tensor
+    indices: Tensor
+    entropy_aux_loss: Tensor
+
+
+class LossBreakdown(NamedTuple):
+    """The 0-dim parts of the auxiliary loss, unweighted; entropies in nats. A part not computed is 0."""
+
+    per_sample_entropy: Tensor
+    batch_entropy: Tensor
+    commitment: Tensor
+
+
+class LFQ(nn.Module):
+    """Rounds x to binary codes: `forward`; and codes, indices and bits to each other.
+
+    Shapes: x is [..., dim], or [b, dim, ...] where `channel_first` says so (unset: from 4 axes on; never below
+    3). Indices have x's shape without the channel axis, and a last axis for the codebooks if
+    `keep_num_codebooks_dim` (unset: if there are several). z, the vector that is rounded, is [..., c, d]: c
+    codebooks of d = D bits.
+
+    Indices are int64 in [0, 2^D), bit 0 the most significant. With D = 64 they are the two's complement of that:
+    the mask begins with -2^63 and indices from 2^63 on are negative.
+
+    Options are those of the reference, and one more: `entropy_group_size` replaces the exact batch entropy by
+    its bound over groups of so many bits, which training with more than 24 bits needs (`entropy.batch_entropy`).
+
+    A state dict holds `mask`, and `project_in.*`, `project_out.*`, `orthogonal_rot` where there are any; scale,
+    spherical and soft clamp are not in it. Raises ValueError for options that contradict each other.
+    """
+
+    mask: Tensor
+    zero: Tensor
+    orthogonal_rot: Tensor
+
+    def __init__(
+        self,
+        *,
+        dim: int | None = None,
+        codebook_size: int | None = None,
+        entropy_loss_weight: float = 0.1,
+        commitment_loss_weight: float = 0.0,
+        diversity_gamma: float = 1.0,
+        straight_through_activation: Callable[[Tensor], Tensor] | None = None,
+        num_codebooks: int = 1,
+        keep_num_codebooks_dim: bool | None = None,
+        codebook_scale: float = 1.0,
+        frac_per_sample_entropy: float = 1.0,
+        has_projections: bool | None = None,
+        projection_has_bias: bool = True,
+        soft_clamp_input_value: float | None = None,
+        cosine_sim_project_in: bool = False,
+        cosine_sim_project_in_scale: float | None = None,
+        channel_first: bool | None = None,
+        experimental_softplus_entropy_loss: bool = False,
+        entropy_loss_offset: float = 5.0,
+        spherical: bool = False,
+        force_quantization_f32: bool = True,
+        orthogonal_rotation: bool = False,
+        entropy_group_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_codebooks = options.check_num_codebooks(num_codebooks)
+        self.keep_num_codebooks_dim = options.keep_num_codebooks_dim(keep_num_codebooks_dim, num_codebooks)
+        self.codebook_dim = options.codebook_bits(dim, codebook_size)
+        self.codebook_size = 2**self.codebook_dim
+        self.codebook_scale = options.check_scale(codebook_scale, soft_clamp_input_value)
+        self.soft_clamp_input_value = soft_clamp_input_value
+        self.spherical = spherical
+        self.channel_first = channel_first
+        self.force_quantization_f32 = force_quantization_f32
+        self.activation = nn.Identity() if straight_through_activation is None else straight_through_activation
+
+        self.entropy_loss_weight = entropy_loss_weight
+        self.commitment_loss_weight = commitment_loss_weight
+        self.diversity_gamma = diversity_gamma
+        self.frac_per_sample_entropy = options.check_fraction(frac_per_sample_entropy)
+        self.experimental_softplus_entropy_loss = experimental_softplus_entropy_loss
+        self.entropy_loss_offset = entropy_loss_offset
+        self.entropy_group_size = options.check_group_size(entropy_group_size)
+
+        # Parameters are drawn in the reference's order: the same seed gives the same weights.
+        bits = self.codebook_dim * num_codebooks
+        self.dim = options.default(dim, bits)
+        self.has_projections = options.has_projections(has_projections, self.dim, bits)
+        self.project_in: nn.Module = nn.Identity()
+        self.project_out: nn.Module = nn.Identity()
+        if self.has_projections:
+            if cosine_sim_project_in:
+                scale = options.default(cosine_sim_project_in_scale, codebook_scale)
+                self.project_in = CosineProjection(self.dim, bits, scale=scale)
+            else:
+                self.project_in = nn.Linear(self.dim, bits, bias=projection_has_bias)
+            self.project_out = nn.Linear(bits, self.dim, bias=projection_has_bias)
+
+        self.orthogonal_rotation = orthogonal_rotation
+        if orthogonal_rotation:
+            rotation = nn.init.orthogonal_(torch.empty(self.codebook_dim, self.codebook_dim))
+            self.register_buffer("orthogonal_rot", rotation)
+        self.register_buffer("mask", torch.ones((), dtype=torch.int64) << torch.arange(self.codebook_dim).flip(0))
+        self.register_buffer("zero", torch.tensor(0.0), persistent=False)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype that decoding computes in: float32 until the module is converted."""
+        return self.zero.dtype
+
+    @property
+    def codebook(self) -> Tensor:
+        """Every code [2^D, D] float32, row i that of index i; ±s also when spherical, as in the reference.
+
+        Built anew at each access. Raises LfqError above MAX_CODEBOOK_BITS bits.
+        """
+        if self.codebook_dim > MAX_CODEBOOK_BITS:
+            raise LfqError(
+                f"a codebook of 2^{self.codebook_dim} codes does not fit in memory, "
+                f"at most {MAX_CODEBOOK_BITS} bits are possible",
+                hint="indices_to_codes gives the codes of the indices you need",
+            )
+        indices = torch.arange(self.codebook_size, device=self.mask.device)
+        codes = torch.empty(self.codebook_size, self.codebook_dim, device=self.mask.device)
+        for column, value in zip(codes.unbind(1), self.mask, strict=True):  # no table of int64 beside the codes
+            column.copy_(self.bits_to_codes((indices & value) != 0))
+        return codes
+
+    # x -> z -> bits -> indices
+
+    def project(self, x: Tensor) -> Tensor:
+        """x [..., dim] -> z [..., c, d], whose signs are the bits; in x's dtype, differentiable.
+
+        Raises ValueError for another number of features and TypeError for integers.
+        """
+        self._check_features(x, axis=-1)
+        z = self.project_in(x)
+        if self.soft_clamp_input_value is not None:
+            z = (z / self.soft_clamp_input_value).tanh() * self.soft_clamp_input_value
+        z = rearrange(z, "... (c d) -> ... c d", c=self.num_codebooks)
+        if self.orthogonal_rotation:
+            z = z @ self.orthogonal_rot
+        return self._to_sphere(z)
+
+    @torch.no_grad()
+    def encode_bits(self, x: Tensor) -> Tensor:
+        """x [n, dim] -> bits [n, C*D] bool, codebook 0 first; NaN, 0 and -0.0 give False.
+
+        Computed in `dtype`, float32 unless the module was converted, whatever x is and autocast says.
+        """
+        with _without_autocast(x.device):
+            z = self.project(x.to(self.dtype))
+        return rearrange(z.float() > 0, "n c d -> n (c d)")
+
+    def _bits_to_indices(self, bits: Tensor) -> Tensor:
+        """bits [..., d] bool -> indices [...] int64, exact for every D; at 64 the sum wraps to two's complement."""
+        return reduce(bits * self.mask, "... d -> ...", "sum")
+
+    # indices -> bits -> codes -> x
+
+    def bits_to_codes(self, bits: Tensor) -> Tensor:
+        """bits [...] of 0 and 1, any dtype -> codes [...] of ±s, not yet on the sphere; float32 or bits' float."""
+        bits = bits if bits.is_floating_point() else bits.to(torch.float32)
+        return (2 * bits - 1) * self.codebook_scale
+
+    def decode_bits(self, bits: Tensor, project_out: bool = True) -> Tensor:
+        """bits [n, C*D] bool, codebook 0 first -> vectors [n, dim], or [n, C*D] with project_out=False.
+
+        What `forward` returns in eval mode for the vectors of these bits, bit for bit: it is the same code.
+        """
+        bits = rearrange(bits, "n (c d) -> n c d", c=self.num_codebooks, d=self.codebook_dim)
+        codes = self._codes(bits, dtype=torch.float32 if self.force_quantization_f32 else self.dtype)
+        return self._unproject(codes.to(self.dtype), project_out=project_out)
+
+    def indices_to_codes(self, indices: Tensor, project_out: bool = True) -> Tensor:
+        """indices [...], [..., c] if keep_num_codebooks_dim -> vectors [..., dim] (C*D if not project_out).
+
+        Channels go to axis 1 where `channel_first` says so; unset: where the vectors have 4 axes or more.
+        Raises ValueError for indices that no code has, TypeError for indices that are no integers.
+        """
+        self._check_indices(indices)
+        if not self.keep_num_codebooks_dim:
+            indices = rearrange(indices, "... -> ... 1")
+        bits = (indices.to(torch.int64)[..., None] & self.mask) != 0
+        codes = self.decode_bits(rearrange(bits, "... c d -> (...) (c d)"), project_out=project_out)
+        return self._from_vectors(codes, indices.shape[:-1])
+
+    def _codes(self, bits: Tensor, *, dtype: torch.dtype) -> Tensor:
+        """bits [..., d] bool -> codes [..., d], on the sphere if spherical, before any rotation."""
+        return self._to_sphere(self.bits_to_codes(bits.to(dtype)))
+
+    def _to_sphere(self, t: Tensor) -> Tensor:
+        """t [..., d] -> t, of length s if spherical. Not s / sqrt(D): an ulp away at D = 6, 7, 17, 18 for codes."""
+        return F.normalize(t, dim=-1) * self.codebook_scale if self.spherical else t
+
+    def _unproject(self, codes: Tensor, *, project_out: bool = True) -> Tensor:
+        """codes [n, c, d] -> vectors [n, dim] (C*D if not project_out)."""
+        if self.orthogonal_rotation:
+            codes = codes @ self.orthogonal_rot.T
+        vectors = rearrange(codes, "n c d -> n (c d)")
+        projected: Tensor = self.project_out(vectors) if project_out else vectors
+        return projected
+
+    # the whole
+
+    def forward(
+        self,
+        x: Tensor,
+        inv_temperature: float = 100.0,
+        return_loss_breakdown: bool = False,
+        mask: Tensor | None = None,
+    ) -> Return | tuple[Return, LossBreakdown]:
+        """x, of any rank >= 1 -> (quantized like x, indices, loss), and a LossBreakdown if asked for.
+
+        In training, gradients pass straight through to x, and the loss counts the vectors that `mask` selects:
+        bool [b, n] (n: all other axes together) or x's shape without channels. In eval mode losses are 0.
+        Raises ValueError for shapes that do not fit, LfqError for a batch entropy of too many bits.
+        """
+        vectors, shape = self._to_vectors(x)
+        z = self.project(vectors)
+        with _without_autocast(x.device) if self.force_quantization_f32 else nullcontext():
+            latents = z.float() if self.force_quantization_f32 else z
+            bits = latents > 0
+            codes = self._codes(bits, dtype=latents.dtype)
+            losses = self._losses(
+                latents,
+                codes,
+                counted=None if mask is None else _mask_vectors(mask, shape),
+                inv_temperature=inv_temperature,
+                report=return_loss_breakdown,
+            )
+            rounded = self._straight_through(latents, codes) if self.training else codes
+        quantized = self._from_vectors(self._unproject(rounded.to(z.dtype)), shape)
+        indices = self._from_index_vectors(self._bits_to_indices(bits), shape)
+        result = Return(quantized, indices, self._weigh(losses))
+        return (result, losses) if return_loss_breakdown else result
+
+    def _straight_through(self, latents: Tensor, codes: Tensor) -> Tensor:
+        """codes in value, `activation(latents)` in gradient; all [n, c, d]."""
+        passed = self.activation(latents)
+        return passed + (codes - passed).detach()
+
+    # layouts: everything above works on [n, dim]; `shape` is their tensor's without channels
+
+    def _is_channel_first(self, ndim: int) -> bool:
+        """Whether vectors in a tensor of `ndim` axes lie along axis 1. Below 3 axes they lie along the last."""
+        return ndim >= 3 and options.default(self.channel_first, ndim >= 4)
+
+    def _to_vectors(self, x: Tensor) -> tuple[Tensor, torch.Size]:
+        """x, in its layout -> vectors [n, dim] and their tensor's shape without channels."""
+        channel_first = self._is_channel_first(x.ndim)
+        self._check_features(x, axis=1 if channel_first else -1)
+        if channel_first:
+            x = rearrange(x, "b d ... -> b ... d")
+        return rearrange(x, "... d -> (...) d"), x.shape[:-1]
+
+    def _from_vectors(self, vectors: Tensor, shape: torch.Size) -> Tensor:
+        """vectors [n, dim] -> their tensor in its layout: the inverse of `_to_vectors`."""
+        x = vectors.reshape((*shape, vectors.shape[-1]))
+        return rearrange(x, "b ... d -> b d ...") if self._is_channel_first(x.ndim) else x
+
+    def _from_index_vectors(self, indices: Tensor, shape: torch.Size) -> Tensor:
+        """indices [n, c] -> [..., c], or [...] without keep_num_codebooks_dim."""
+        codebooks = (self.num_codebooks,) if self.keep_num_codebooks_dim else ()
+        return indices.reshape((*shape, *codebooks))
+
+    # losses
+
+    def _losses(
+        self,
+        latents: Tensor,
+        codes: Tensor,
+        *,
+        counted: Tensor | None,
+        inv_temperature: float,
+        report: bool,
+    ) -> LossBreakdown:
+        """The unweighted losses of latents and codes [n, c, d], over the vectors that `counted` [n] bool selects."""
+        if not self.training:
+            return LossBreakdown(self.zero, self.zero, self.zero)
+        if counted is not None:
+            latents, codes = latents[counted], codes[counted]
+        commitment = self._commitment(latents, codes) if self.commitment_loss_weight > 0 else self.zero
+        return LossBreakdown(*self._entropies(latents, inv_temperature, report), commitment)
+
+    def _commitment(self, latents: Tensor, codes: Tensor) -> Tensor:
+        """The mean squared distance of latents to codes, both [n, c, d]; 0 for no vectors."""
+        return (latents - codes.detach()).square().sum() / max(latents.numel(), 1)
+
+    def _entropies(self, latents: Tensor, inv_temperature: float, report: bool) -> tuple[Tensor, Tensor]:
+        """Per-sample and batch entropy of latents [n, c, d]; without a weight only for a report that is possible."""
+        group_bits = min(self.codebook_dim, self.entropy_group_size or self.codebook_dim)
+        reported = report and group_bits <= entropy.MAX_EXACT_ENTROPY_BITS
+        if self.entropy_loss_weight == 0 and not reported:
+            return self.zero, self.zero
+        sample = self._sample(latents)
+        logits = entropy.bit_logits(
+            sample if sample.dtype == torch.float64 else sample.float(),
+            magnitude=self.codebook_scale / (math.sqrt(self.codebook_dim) if self.spherical else 1),
+            inv_temperature=inv_temperature,
+        )
+        return entropy.per_sample_entropy(logits), entropy.batch_entropy(logits, group_size=self.entropy_group_size)
+
+    def _sample(self, latents: Tensor) -> Tensor:
+        """latents [n, c, d] -> a random `frac_per_sample_entropy` of them, at least one; the reference's draw."""
+        vectors = latents.shape[0]
+        if self.frac_per_sample_entropy == 1 or vectors == 0:
+            return latents
+        count = max(int(vectors * self.frac_per_sample_entropy), 1)
+        return latents[torch.randn(vectors).argsort(dim=-1) < count]
+
+    def _weigh(self, losses: LossBreakdown) -> Tensor:
+        """The auxiliary loss: confident for each vector, diverse over the batch, near the codes."""
+        aux = losses.per_sample_entropy - self.diversity_gamma * losses.batch_entropy
+        if self.training and self.experimental_softplus_entropy_loss:
+            aux = F.softplus(aux + self.entropy_loss_offset)
+        return aux * self.entropy_loss_weight + losses.commitment * self.commitment_loss_weight
+
+    def save_pretrained(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Saves a native checkpoint that `lfq_cli.load` and the command line read: a file if `path` ends in
+        .safetensors, else a folder. Raises OutputError where something is in the way.
+        """
+        from lfq_cli import native
+        from lfq_cli.nn.saved import quantizer_of
+
+        native.write(quantizer_of(self), Path(path), overwrite=overwrite)
+
+    # what callers get wrong
+
+    def _check_features(self, x: Tensor, *, axis: int) -> None:
+        if not x.is_floating_point():
+            raise TypeError(f"LFQ quantizes floating-point tensors, found {x.dtype}")
+        found = x.shape[axis] if x.ndim else 0
+        if found != self.dim:
+            raise ValueError(
+                f"expected {self.dim} features on axis {axis}, found {found} (shape {tuple(x.shape)}, "
+                f"channel_first={self.channel_first})"
+            )
+
+    def _check_indices(self, indices: Tensor) -> None:
+        if indices.is_floating_point() or indices.is_complex():
+            raise TypeError(f"indices are integers, found {indices.dtype}")
+        if self.keep_num_codebooks_dim and (indices.ndim == 0 or indices.shape[-1] != self.num_codebooks):
+            raise ValueError(
+                f"expected {self.num_codebooks} indices on the last axis, found shape {tuple(indices.shape)}"
+            )
+        if self.codebook_dim == options.MAX_BITS or indices.numel() == 0:
+            return
+        low, high = (int(bound) for bound in torch.aminmax(indices.to(torch.int64)))
+        if low < 0 or high >= self.codebook_size:
+            raise ValueError(f"indices must lie in [0, 2^{self.codebook_dim}), found from {low} to {high}")
+
+
+def _without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """A context in which operations on the device keep their dtype."""
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
+def _mask_vectors(mask: Tensor, shape: torch.Size) -> Tensor:
+    """mask [b, n] or [*shape] -> bool [vectors]; shape is that of the vectors' tensor, without channels."""
+    flat = (*shape[:1], math.prod(shape[1:]))
+    if tuple(mask.shape) not in (tuple(shape), flat):
+        raise ValueError(f"mask must have shape {tuple(shape)} or {flat}, found {tuple(mask.shape)}")
+    return mask.bool().flatten()

@@ -1,0 +1,254 @@
+"""Every loop over data, in constant memory: floats to codes, codes to floats, codes to counts, codes to a table.
+
+The road of a block: read by position into a worker's own buffer, computed there while it is in cache, handed to the
+caller in order, who writes it. Workers run ahead by a few blocks, so that reading, computing and writing overlap. Knows
+blocks and backends; files are opened, named and finished by `jobs`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lfq_cli import floats
+from lfq_cli.backends import Backend
+from lfq_cli.bits import PACKINGS, Packed, StreamJoiner, indices_to_bits, pack
+from lfq_cli.codesfile import CodesTensor, TensorCodes
+from lfq_cli.container import DTYPES
+from lfq_cli.errors import TensorError
+from lfq_cli.files import write_all
+from lfq_cli.floats import FORMATS, FloatFormat, Raw
+from lfq_cli.layout import Block, Geometry, Layout, geometry_of, insert_channels
+from lfq_cli.regions import bytes_of
+from lfq_cli.stats import DENSE_BITS, Counter
+from lfq_cli.tensors import StoredTensor
+
+T = TypeVar("T")
+R = TypeVar("R")
+Progress = Callable[[int], None]
+"""Called with the bytes done since the last call."""
+
+
+class Workers:
+    """Runs a function over items in threads, and gives the results in order."""
+
+    def __init__(self, pool: ThreadPoolExecutor, threads: int) -> None:
+        self._pool = pool
+        self._ahead = 2 * threads
+
+    def in_order(self, work: Callable[[T], R], items: Iterable[T], *, parallel: bool = True) -> Iterator[R]:
+        """work(item) for every item; a few items ahead of the caller, or one by one if not `parallel`."""
+        if not parallel:
+            yield from map(work, items)
+            return
+        running: deque[Future[R]] = deque()
+        try:
+            for item in items:
+                running.append(self._pool.submit(work, item))
+                if len(running) > self._ahead:
+                    yield running.popleft().result()
+            while running:
+                yield running.popleft().result()
+        finally:
+            for future in running:
+                future.cancel()
+
+
+@contextmanager
+def start_workers(threads: int) -> Iterator[Workers]:
+    """So many worker threads, for as long as the block lasts."""
+    with ThreadPoolExecutor(threads, thread_name_prefix="lfq") as pool:
+        yield Workers(pool, threads)
+
+
+# floats -> codes
+
+
+@dataclass(frozen=True)
+class EncodeTask:
+    """One tensor on its way through a backend."""
+
+    path: Path
+    tensor: StoredTensor
+    layout: Layout
+    backend: Backend
+    zero_nan: bool
+
+    @property
+    def spec(self) -> FloatFormat:
+        """How the values are stored."""
+        return FORMATS[self.tensor.dtype]
+
+    @property
+    def geometry(self) -> Geometry:
+        """The tensor as [outer, channels, inner]."""
+        return geometry_of(self.tensor.shape, self.layout)
+
+    def blocks(self) -> Iterator[Block]:
+        """The tensor in order, in blocks that suit the backend."""
+        seekable = self.tensor.region.seekable
+        return self.geometry.blocks(self.spec.itemsize, self.backend.block_bytes, whole_items=not seekable)
+
+    def run(self, block: Block) -> tuple[Block, Packed]:
+        """Reads and encodes one block."""
+        raw = _read_block(self.tensor, self.geometry, block, self.spec)
+        if not self.zero_nan and floats.has_nan(raw, self.spec):
+            raise _NanFoundError
+        return block, self.backend.encode(raw, self.spec)
+
+
+class _NanFoundError(Exception):
+    """A block holds NaN; where and how many is found out afterwards."""
+
+
+def packed_runs(task: EncodeTask, info: CodesTensor, workers: Workers, progress: Progress) -> Iterator[NDArray[Any]]:
+    """The tensor's codes as they are stored, run by run. Raises TensorError for NaN unless it counts as zero."""
+    packing = PACKINGS[info.packing]
+    joiner = StreamJoiner()
+    item_bytes = task.geometry.channels * task.spec.itemsize
+    parallel = task.tensor.region.seekable
+    try:
+        for block, stream in workers.in_order(task.run, task.blocks(), parallel=parallel):
+            if info.packing == "bits":
+                yield joiner.join(stream, block.vectors * info.bits_per_vector)
+            else:
+                yield packing.pack(stream, block.vectors, info.codebook_dims, info.bit_order, DTYPES[info.dtype])
+            progress(block.vectors * item_bytes)
+    except _NanFoundError:
+        raise _nan_error(task) from None
+    yield joiner.finish()
+
+
+def _nan_error(task: EncodeTask) -> TensorError:
+    """Counts every NaN of the tensor and finds the first, by its position in the tensor."""
+    count, first = 0, None
+    for block in task.blocks() if task.tensor.region.seekable else ():
+        where = floats.is_nan(_read_block(task.tensor, task.geometry, block, task.spec), task.spec)
+        count += int(where.sum())
+        if first is None and where.any():
+            outer, channel, inner = (int(axis[0]) for axis in np.nonzero(where))
+            flat = ((block.outer.start + outer) * task.geometry.channels + channel) * task.geometry.inner
+            first = np.unravel_index(flat + block.inner.start + inner, task.tensor.shape)
+    told = f"{count} NaN, the first at {[int(i) for i in first]}" if first is not None else "NaN"
+    return TensorError(
+        f"{task.path}: {task.tensor.name!r} holds {told}", "--nan zero encodes NaN as bit 0, as the reference does"
+    )
+
+
+_buffers = threading.local()
+
+
+def _read_block(tensor: StoredTensor, geometry: Geometry, block: Block, spec: FloatFormat) -> Raw:
+    """The block's values [outer, channels, inner] as stored, in this thread's reused buffer."""
+    outer, inner = block.outer.stop - block.outer.start, block.inner.stop - block.inner.start
+    needed = outer * geometry.channels * inner * spec.itemsize
+    buffer: NDArray[Any] | None = getattr(_buffers, "block", None)
+    if buffer is None or buffer.size < needed:
+        buffer = _buffers.block = np.empty(needed, np.uint8)
+    raw = buffer[:needed].view(spec.storage).reshape(outer, geometry.channels, inner)
+    item = geometry.channels * geometry.inner
+    if inner == geometry.inner:
+        tensor.region.read_into(block.outer.start * item * spec.itemsize, bytes_of(raw))
+        return raw
+    for channel in range(geometry.channels):  # a part of the positions: one run for every channel
+        start = block.outer.start * item + channel * geometry.inner + block.inner.start
+        tensor.region.read_into(start * spec.itemsize, bytes_of(raw[0, channel]))
+    return raw
+
+
+# codes -> floats
+
+
+@dataclass(frozen=True)
+class DecodeTask:
+    """One tensor's codes on their way back through a backend."""
+
+    codes: TensorCodes
+    channels: int
+    backend: Backend
+    spec: FloatFormat
+    project_out: bool
+
+    @property
+    def geometry(self) -> Geometry:
+        """The decoded tensor as [outer, channels, inner]."""
+        return geometry_of(
+            insert_channels(self.codes.info.positions, self.channels, self.codes.info.source.layout),
+            self.codes.info.source.layout,
+        )
+
+    def blocks(self) -> Iterator[Block]:
+        """The tensor in order, in blocks that suit the backend."""
+        return self.geometry.blocks(self.spec.itemsize, self.backend.block_bytes)
+
+    def run(self, block: Block) -> tuple[Block, Raw]:
+        """Reads and decodes one block: [outer, channels, inner] as stored."""
+        start = block.outer.start * self.geometry.inner + block.inner.start
+        stream = self.codes.stream(start, start + block.vectors)
+        outer, inner = block.outer.stop - block.outer.start, block.inner.stop - block.inner.start
+        return block, self.backend.decode(stream, outer, inner, self.spec, project_out=self.project_out)
+
+
+def write_decoded(file: BinaryIO, start: int, task: DecodeTask, workers: Workers, progress: Progress) -> None:
+    """Decodes every block and writes it where it belongs in a tensor that begins at byte `start` of the file."""
+    for block, raw in workers.in_order(task.run, task.blocks()):
+        _write_block(file, start, task.geometry, block, raw)
+        progress(block.vectors * task.codes.info.bits_per_vector // 8)
+
+
+def _write_block(file: BinaryIO, start: int, geometry: Geometry, block: Block, raw: Raw) -> None:
+    item = geometry.channels * geometry.inner
+    if raw.shape[2] == geometry.inner:
+        file.seek(start + block.outer.start * item * raw.itemsize)
+        write_all(file, bytes_of(raw))
+        return
+    for channel in range(geometry.channels):
+        position = block.outer.start * item + channel * geometry.inner + block.inner.start
+        file.seek(start + position * raw.itemsize)
+        write_all(file, bytes_of(raw[0, channel]))
+
+
+# codes -> counts
+
+_COUNTED_VECTORS = 1 << 18  # the indices of a run and a table of 2^18 counts stay in cache together
+
+
+def count(codes: TensorCodes, progress: Progress) -> list[Counter]:
+    """A counter for every codebook of the tensor, fed with all of its indices."""
+    info = codes.info
+    counters = [Counter(bits) for bits in info.codebook_dims]
+    widest = max(info.codebook_dims)
+    dtype = np.dtype(np.int64 if widest <= DENSE_BITS else np.uint64)
+    step = max(_COUNTED_VECTORS, 1 << widest if widest <= DENSE_BITS else 0)
+    for start in range(0, info.vectors, step):
+        stop = min(start + step, info.vectors)
+        indices = codes.indices(start, stop, dtype)
+        for counter, column in zip(counters, indices.T, strict=True):
+            counter.add(np.ascontiguousarray(column))
+        progress((stop - start) * info.bits_per_vector // 8)
+    return counters
+
+
+# codes -> a table
+
+_TABLE_ROWS = 1 << 14
+
+
+def write_table(file: BinaryIO, backend: Backend, first: int, last: int, spec: FloatFormat, progress: Progress) -> None:
+    """Writes what the indices `first` to `last` of the backend's one codebook decode to, a row each."""
+    quantizer = backend.quantizer
+    for start in range(first, last, _TABLE_ROWS):
+        rows = np.arange(start, min(start + _TABLE_ROWS, last), dtype=np.uint64)[:, None]
+        stream = pack(indices_to_bits(rows, quantizer.codebook_dims, quantizer.bit_order))
+        raw = backend.decode(stream, len(rows), 1, spec, project_out=True)
+        write_all(file, bytes_of(raw))
+        progress(raw.nbytes)

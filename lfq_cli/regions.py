@@ -1,0 +1,101 @@
+"""Reading files by position into buffers that the caller owns.
+
+Never maps a file: one that shrinks while it is mapped kills the process.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lfq_cli.errors import LfqError
+
+
+def bytes_of(array: NDArray[Any]) -> memoryview:
+    """The bytes of an array in C order, without a copy where they lie so in memory; writable if the array is."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
+class Region(Protocol):
+    """The bytes of one tensor, first to last."""
+
+    @property
+    def seekable(self) -> bool:
+        """Whether they can be read in any order and from several threads."""
+        ...
+
+    def read_into(self, offset: int, view: memoryview) -> None:
+        """Fills `view` (bytes) from byte `offset` of the tensor on."""
+        ...
+
+
+class InputFile:
+    """A regular file open for reading; what the system refuses becomes `error`, with the path in it."""
+
+    def __init__(self, path: Path, error: type[LfqError]) -> None:
+        self.path = path
+        self._error = error
+        try:
+            if not stat.S_ISREG(path.stat().st_mode):  # opening a FIFO would wait for ever
+                raise error(f"{path}: not a regular file")
+            self.file: IO[bytes] = path.open("rb", buffering=0)
+            self.size = os.fstat(self.file.fileno()).st_size
+        except OSError as reason:
+            raise self.refused(reason) from reason
+
+    def read_into(self, position: int, view: memoryview) -> None:
+        """Fills `view` (bytes) from byte `position` of the file; a file that ends before is an error."""
+        try:
+            while view:
+                count = os.preadv(self.file.fileno(), [view], position)
+                if count == 0:
+                    raise self._error(f"{self.path}: ends {len(view)} bytes early: it shrank while it was read")
+                view = view[count:]
+                position += count
+        except OSError as reason:
+            raise self.refused(reason) from reason
+
+    def read(self, position: int, count: int) -> bytes:
+        """`count` bytes from byte `position` of the file on."""
+        data = bytearray(count)
+        self.read_into(position, memoryview(data))
+        return bytes(data)
+
+    def refused(self, reason: OSError) -> LfqError:
+        """The system's refusal in one line."""
+        return self._error(f"{self.path}: cannot be read: {reason.strerror or reason}")
+
+    def close(self) -> None:
+        """Gives the descriptor back."""
+        self.file.close()
+
+
+@dataclass(frozen=True)
+class FileRegion:
+    """A run of bytes of a file."""
+
+    file: InputFile
+    start: int
+    seekable: bool = True
+
+    def read_into(self, offset: int, view: memoryview) -> None:
+        """Fills `view` from byte `offset` of the region."""
+        self.file.read_into(self.start + offset, view)
+
+
+@dataclass(frozen=True)
+class MemoryRegion:
+    """Bytes that are in memory already."""
+
+    data: memoryview
+    seekable: bool = True
+
+    def read_into(self, offset: int, view: memoryview) -> None:
+        """Copies into `view` from byte `offset` of the region."""
+        view[:] = self.data[offset : offset + len(view)]

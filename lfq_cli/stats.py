@@ -1,0 +1,136 @@
+"""How a codebook is used: counters fed one run of indices at a time, and the record they end in.
+
+Exact for every D: a dense table of counts up to DENSE_BITS, the sorted codes seen and their counts above.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lfq_cli.bits import BitOrder, Indices, indices_to_bits
+from lfq_cli.errors import CodesFileError
+
+DENSE_BITS = 22
+MAX_SPARSE_CODES = 1 << 25
+"""Distinct codes of one codebook that a sparse counter holds: 512 MiB of codes and counts."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """How one codebook of D bits is used. Formulas are in the README, "What the figures mean"."""
+
+    bits: int
+    count: int
+    codes_used: int
+    entropy_bits: float
+    ones: tuple[float, ...]
+    """Share of ones per bit, in channel order; empty where nothing was counted."""
+
+    @property
+    def utilisation(self) -> float:
+        """codes_used / 2^D."""
+        return self.codes_used / 2.0**self.bits
+
+    @property
+    def perplexity(self) -> float:
+        """2^entropy_bits."""
+        return float(2.0**self.entropy_bits)
+
+    def figures(self) -> dict[str, Any]:
+        """The JSON object of `lfq stats --json`."""
+        return {
+            "bits": self.bits,
+            "count": self.count,
+            "codes_used": self.codes_used,
+            "utilisation": self.utilisation,
+            "perplexity": self.perplexity,
+            "entropy_bits": self.entropy_bits,
+            "ones": list(self.ones),
+        }
+
+
+class Counter:
+    """Counts the indices of one codebook of `bits` bits."""
+
+    def __init__(self, bits: int) -> None:
+        self.bits = bits
+        self._counts: _Dense | _Sparse = _Dense(bits) if bits <= DENSE_BITS else _Sparse()
+
+    def add(self, indices: Indices) -> None:
+        """Counts indices [n] of an integer type."""
+        self._counts.add(indices)
+
+    def merge(self, other: Counter) -> None:
+        """Adds what another counter of the same codebook counted."""
+        self._counts.add_counts(*other._counts.pairs())
+
+    def usage(self, order: BitOrder) -> Usage:
+        """The figures so far; `order` says which channel is an index's most significant bit."""
+        codes, counts = self._counts.pairs()
+        total = int(counts.sum())
+        shares = counts / max(total, 1)
+        entropy = float(-(shares * np.log2(shares)).sum()) if total else 0.0
+        return Usage(self.bits, total, len(codes), max(entropy, 0.0), _share_of_ones(codes, counts, self.bits, order))
+
+
+class _Dense:
+    """A count for every code."""
+
+    def __init__(self, bits: int) -> None:
+        self._table = np.zeros(1 << bits, np.int64)
+
+    def add(self, indices: Indices) -> None:
+        self._table += np.bincount(indices, minlength=self._table.size)
+
+    def add_counts(self, codes: Indices, counts: NDArray[np.int64]) -> None:
+        self._table[codes.astype(np.int64)] += counts
+
+    def pairs(self) -> tuple[Indices, NDArray[np.int64]]:
+        """(codes used, their counts)."""
+        codes = np.flatnonzero(self._table)
+        return codes, self._table[codes]
+
+
+class _Sparse:
+    """The codes seen, sorted, and their counts."""
+
+    def __init__(self) -> None:
+        self._codes: Indices = np.empty(0, np.uint64)
+        self._counts = np.empty(0, np.int64)
+
+    def add(self, indices: Indices) -> None:
+        codes, counts = np.unique(indices.astype(np.uint64), return_counts=True)
+        self.add_counts(codes, counts)
+
+    def add_counts(self, codes: Indices, counts: NDArray[np.int64]) -> None:
+        both = np.concatenate([self._codes, codes])
+        self._codes, inverse = np.unique(both, return_inverse=True)
+        weights = np.concatenate([self._counts, counts])
+        self._counts = np.zeros(self._codes.size, np.int64)
+        np.add.at(self._counts, inverse, weights)
+        if self._codes.size > MAX_SPARSE_CODES:
+            raise CodesFileError(
+                f"more than {MAX_SPARSE_CODES} different codes: too many to count exactly in memory",
+                "--tensor takes fewer tensors at a time",
+            )
+
+    def pairs(self) -> tuple[Indices, NDArray[np.int64]]:
+        """(codes used, their counts)."""
+        return self._codes, self._counts
+
+
+def _share_of_ones(codes: Indices, counts: NDArray[np.int64], bits: int, order: BitOrder) -> tuple[float, ...]:
+    total = counts.sum()
+    if not total:
+        return ()
+    ones = np.zeros(bits, np.int64)
+    for start in range(0, codes.size, 1 << 16):  # codes one by one as bits: a run at a time, to stay small
+        run = slice(start, start + (1 << 16))
+        ones += counts[run] @ indices_to_bits(codes[run, None], (bits,), order)
+    shares: Sequence[float] = (ones / total).tolist()
+    return tuple(shares)

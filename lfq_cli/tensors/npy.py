@@ -1,0 +1,82 @@
+"""The array of a .npy file, and the array header that .npz members share with it."""
+
+from __future__ import annotations
+
+from math import prod
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from lfq_cli.errors import TensorError
+from lfq_cli.regions import FileRegion, InputFile, MemoryRegion, Region, bytes_of
+from lfq_cli.tensors.source import SOLE_TENSOR, Source, StoredTensor
+
+_NAMES = {
+    **{f"f{size}": f"F{8 * size}" for size in (2, 4, 8)},
+    **{f"i{size}": f"I{8 * size}" for size in (1, 2, 4, 8)},
+    **{f"u{size}": f"U{8 * size}" for size in (1, 2, 4, 8)},
+    "b1": "BOOL",
+    "c8": "C64",
+}
+
+
+def open_source(path: Path) -> Source:
+    """The one array, named "data"."""
+    file = InputFile(path, TensorError)
+    shape, fortran_order, dtype = read_array_header(file.file, f"{path}")
+    start = file.file.tell()
+    check_size(f"{path}", shape, dtype, file.size - start)
+    region: Region = FileRegion(file, start)
+    if fortran_order or dtype.byteorder == ">":
+        region = reordered(file.read(start, file.size - start), shape, dtype, fortran_order)
+    tensor = StoredTensor(SOLE_TENSOR, dtype_name(dtype, f"{path}"), shape, region)
+    return Source(path, {SOLE_TENSOR: tensor}, close=file.close)
+
+
+def read_array_header(file: IO[bytes], where: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """(shape, fortran_order, dtype) of the array whose header `file` stands at; leaves it at the data."""
+    try:
+        version = np.lib.format.read_magic(file)
+        readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        if version not in readers:
+            raise ValueError(f"format version {version} is unknown")
+        shape, fortran_order, dtype = readers[version](file)
+    except (ValueError, EOFError, SyntaxError, TypeError, RecursionError, MemoryError) as reason:
+        raise TensorError(f"{where}: not a whole npy array: {_one_line(reason)}") from reason
+    if any(size < 0 for size in shape):
+        raise TensorError(f"{where}: has the shape {shape}")
+    return shape, fortran_order, dtype
+
+
+def check_size(where: str, shape: tuple[int, ...], dtype: np.dtype[Any], nbytes: int) -> None:
+    """Raises TensorError unless `nbytes` is what shape and dtype need."""
+    if dtype.hasobject:
+        raise TensorError(f"{where}: holds Python objects", "save it as a plain float array; lfq never unpickles")
+    needed = prod(shape) * dtype.itemsize
+    if needed != nbytes:
+        raise TensorError(
+            f"{where}: shape {shape} in {dtype} needs {needed} bytes, the file has {nbytes}: it is cut off"
+        )
+
+
+def dtype_name(dtype: np.dtype[Any], where: str) -> str:
+    """safetensors' name for a numpy dtype; raises TensorError for what has none."""
+    name = _NAMES.get(f"{dtype.kind}{dtype.itemsize}")
+    if name is None:
+        raise TensorError(
+            f"{where}: holds {dtype}, expected float16, float32 or float64",
+            "bfloat16 and float8 keep their name in .safetensors or .pt files",
+        )
+    return name
+
+
+def reordered(data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any], fortran_order: bool) -> MemoryRegion:
+    """Fortran order or big-endian data as C order and little-endian, in memory."""
+    array = np.frombuffer(data, dtype).reshape(shape, order="F" if fortran_order else "C")
+    plain = np.ascontiguousarray(array, dtype.newbyteorder("<"))
+    return MemoryRegion(bytes_of(plain))
+
+
+def _one_line(reason: BaseException) -> str:
+    return " ".join(str(reason).split())[:200] or type(reason).__name__

@@ -1,0 +1,81 @@
+"""The arrays of a .npz file. Stored members are read in place, compressed ones as a stream."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from pathlib import Path
+from typing import IO
+
+from lfq_cli.errors import TensorError
+from lfq_cli.regions import FileRegion, InputFile, Region
+from lfq_cli.tensors.npy import check_size, dtype_name, read_array_header, reordered
+from lfq_cli.tensors.source import Source, StoredTensor
+from lfq_cli.zipread import member_start
+
+_BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
+
+
+class MemberRegion:
+    """The data of a compressed member, read once, from first byte to last."""
+
+    seekable = False
+
+    def __init__(self, member: IO[bytes], where: str) -> None:
+        self._member = member
+        self._where = where
+        self._position = 0
+
+    def read_into(self, offset: int, view: memoryview) -> None:
+        """Fills `view`; `offset` must be where the last call ended."""
+        if offset != self._position:
+            raise ValueError(f"{self._where} is read out of order")
+        self._position += len(view)
+        try:
+            while view:
+                part = self._member.read(len(view))
+                if not part:
+                    raise TensorError(f"{self._where}: ends {len(view)} bytes early")
+                view[: len(part)] = part
+                view = view[len(part) :]
+        except _BROKEN as reason:
+            raise TensorError(f"{self._where}: damaged: {reason}") from reason
+
+
+def open_source(path: Path) -> Source:
+    """Every array, in file order, by the member's name without ".npy"."""
+    file = InputFile(path, TensorError)
+    try:
+        archive = zipfile.ZipFile(path)
+        members = [info for info in archive.infolist() if info.filename.endswith(".npy")]
+        tensors = [_tensor(archive, info, file) for info in members]
+    except _BROKEN as reason:
+        raise TensorError(f"{path}: not a whole npz file: {reason}") from reason
+    except OSError as reason:
+        raise file.refused(reason) from reason
+    named = {tensor.name: tensor for tensor in tensors}
+    if len(named) != len(tensors):
+        raise TensorError(f"{path}: holds two arrays of one name")
+
+    def close() -> None:
+        archive.close()
+        file.close()
+
+    return Source(path, named, close=close)
+
+
+def _tensor(archive: zipfile.ZipFile, info: zipfile.ZipInfo, file: InputFile) -> StoredTensor:
+    name = info.filename.removesuffix(".npy")
+    where = f"{file.path}: {name!r}"
+    member = archive.open(info)
+    shape, fortran_order, dtype = read_array_header(member, where)
+    header_bytes = member.tell()
+    check_size(where, shape, dtype, info.file_size - header_bytes)
+    region: Region = MemberRegion(member, where)
+    if info.compress_type == zipfile.ZIP_STORED:
+        region = FileRegion(file, member_start(file, info) + header_bytes)
+    if fortran_order or dtype.byteorder == ">":
+        data = bytearray(info.file_size - header_bytes)
+        region.read_into(0, memoryview(data))
+        region = reordered(bytes(data), shape, dtype, fortran_order)
+    return StoredTensor(name, dtype_name(dtype, where), shape, region)

@@ -1,0 +1,41 @@
+"""What every tensor container gives: names, shapes, formats, and regions to read bytes from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+from lfq_cli.regions import Region
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """One tensor of a file, in C order. `dtype` is safetensors' name for it ("F32", "BF16", "I64", ...)."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    region: Region
+
+
+@dataclass(frozen=True)
+class Source:
+    """An open tensor file. No data is read before a region is asked for it."""
+
+    path: Path
+    tensors: dict[str, StoredTensor]
+    left_alone: dict[str, str] = field(default_factory=dict)
+    """What else the file holds: name -> what it is."""
+    close: Callable[[], None] = lambda: None
+
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+
+SOLE_TENSOR = "data"
+"""The name of the tensor in a file that holds one without a name."""

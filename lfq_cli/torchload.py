@@ -1,0 +1,94 @@
+"""What a .pt file holds, without running code from it, and where in the file its tensors' bytes lie."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from lfq_cli.errors import LfqError
+from lfq_cli.regions import InputFile
+from lfq_cli.zipread import member_start
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_SAFE_HINT = (
+    "lfq loads plain tensors and state dicts only, never code; save one with torch.save(model.state_dict(), ...)"
+    " or as .safetensors"
+)
+
+
+def load_weights_only(file: InputFile, error: type[LfqError]) -> Any:
+    """The object in a file that torch.save wrote. Maps the data where the format allows it: nothing is read yet.
+
+    Raises `error` for what is damaged or would need code to run.
+    """
+    import torch
+
+    try:
+        return torch.load(file.path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file.path))
+    except pickle.UnpicklingError as reason:
+        raise error(f"{file.path}: holds more than tensors: {_first_line(reason)}", _SAFE_HINT) from reason
+    except OSError as reason:
+        raise file.refused(reason) from reason
+    except Exception as reason:  # torch.load documents no closed set of errors for damaged files
+        raise error(f"{file.path}: not a whole torch file: {_first_line(reason)}") from reason
+
+
+def dtype_name(tensor: Tensor) -> str:
+    """safetensors' name for a tensor's dtype, or torch's own where it has none."""
+    import torch
+
+    names = {
+        torch.float64: "F64",
+        torch.float32: "F32",
+        torch.float16: "F16",
+        torch.bfloat16: "BF16",
+        torch.float8_e5m2: "F8_E5M2",
+        torch.float8_e4m3fn: "F8_E4M3",
+        torch.int64: "I64",
+        torch.int32: "I32",
+        torch.int16: "I16",
+        torch.int8: "I8",
+        torch.uint8: "U8",
+        torch.bool: "BOOL",
+    }
+    return names.get(tensor.dtype, str(tensor.dtype))
+
+
+def record_offsets(file: InputFile, tensors: Sequence[Tensor]) -> dict[int, int]:
+    """Address of a mapped storage -> where its bytes begin in the file, for reading them by position instead.
+
+    torch maps the file as one run of memory and does not tell where; the archive's directory tells where records lie. An
+    address found for which every storage falls on a record of its own size is that place; none or several: empty.
+    """
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+    storages.pop(0, None)  # empty storages
+    records = _records(file)
+    if not storages or not records:
+        return {}
+    address, nbytes = max(storages.items(), key=lambda item: item[1])
+    bases = [address - start for start, size in records.items() if size == nbytes]
+    fitting = [base for base in bases if all(records.get(at - base) == size for at, size in storages.items())]
+    if len(fitting) != 1:
+        return {}
+    return {at: at - fitting[0] for at in storages}
+
+
+def _records(file: InputFile) -> dict[int, int]:
+    """Start -> size of every uncompressed record of a little-endian archive; empty for any other file."""
+    if not zipfile.is_zipfile(file.path):
+        return {}
+    with zipfile.ZipFile(file.path) as archive:
+        infos = archive.infolist()
+        orders = [archive.read(info) for info in infos if info.filename.endswith("/byteorder") and info.file_size < 16]
+        if any(order != b"little" for order in orders):
+            return {}
+        stored = [info for info in infos if info.compress_type == zipfile.ZIP_STORED and info.file_size]
+        return {member_start(file, info): info.file_size for info in stored}
+
+
+def _first_line(reason: BaseException) -> str:
+    return (str(reason).strip().splitlines() or [type(reason).__name__])[0][:200]

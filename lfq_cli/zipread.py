@@ -1,0 +1,16 @@
+"""Where the members of a zip archive (.npz, .pt) lie in the file."""
+
+from __future__ import annotations
+
+import zipfile
+
+from lfq_cli.regions import InputFile
+
+
+def member_start(file: InputFile, info: zipfile.ZipInfo) -> int:
+    """Where a stored member's bytes begin: behind the local header, whose name and extra field have their own lengths.
+
+    Source: PKWARE APPNOTE 6.3, section 4.3.7.
+    """
+    lengths = file.read(info.header_offset + 26, 4)
+    return info.header_offset + 30 + int.from_bytes(lengths[:2], "little") + int.from_bytes(lengths[2:], "little")

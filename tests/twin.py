@@ -1,0 +1,358 @@
+"""A slow second opinion on DESIGN.md sections 3 and 4: one Python loop where the package has a kernel.
+
+Knows: which axis holds the features, z -> bits -> indices and codes, the three packings of a codes file, and
+the safetensors container. Does not know: the package under test (it imports nothing of it), torch, rotations,
+residual levels, checkpoints. Bits are lists of 0/1 ints, one list of B for each vector, in channel order.
+"""
+
+import hashlib
+import json
+import math
+import struct
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+ITEM_BYTES = {
+    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
+    "U32": 4, "I32": 4, "F32": 4, "U64": 8, "I64": 8, "F64": 8,
+}  # fmt: skip
+# dtype of packing "ints" -> (struct code, the widest index in bits that it holds without overflow)
+INTS = {"U8": ("B", 8), "I16": ("h", 15), "I32": ("i", 31), "I64": ("q", 63), "U64": ("Q", 64)}
+
+
+@dataclass(frozen=True)
+class Config:
+    """What section 3 needs of a quantizer that has neither weights nor residual levels."""
+
+    dim: int
+    codebook_dims: tuple[int, ...]
+    codebook_scale: float = 1.0
+    spherical: bool = False
+    channel_first: bool | None = None
+    keep_num_codebooks_dim: bool | None = None
+    soft_clamp_input_value: float | None = None
+    bit_order: str = "msb"
+
+
+# Layout
+
+
+def channel_axis(shape, channel_first):
+    """The axis that holds the features, counted from the front. Raises ValueError for a 0-D shape."""
+    if len(shape) == 0:
+        raise ValueError("a 0-D tensor has no channel axis")
+    if len(shape) <= 2:
+        return len(shape) - 1
+    if channel_first is None:
+        channel_first = len(shape) >= 4
+    return 1 if channel_first else len(shape) - 1
+
+
+def vectors_of(x, channel_first):
+    """x, any layout -> [n, dim] of x's dtype, in C order of the index shape."""
+    axis = channel_axis(x.shape, channel_first)
+    outer = x.shape[:axis] + x.shape[axis + 1 :]
+    vectors = np.empty((math.prod(outer), x.shape[axis]), dtype=x.dtype)
+    for row, position in enumerate(np.ndindex(*outer)):
+        for channel in range(x.shape[axis]):
+            vectors[row, channel] = x[(*position[:axis], channel, *position[axis:])]
+    return vectors
+
+
+def index_shape(shape, config):
+    """The shape of the index tensor of an input of this shape, as a tuple."""
+    axis = channel_axis(shape, config.channel_first)
+    outer = tuple(shape[:axis]) + tuple(shape[axis + 1 :])
+    codebooks = len(config.codebook_dims)
+    if codebooks > 1 or config.keep_num_codebooks_dim:
+        return (*outer, codebooks)
+    return outer
+
+
+# Numbers
+
+
+def project(x, weight, bias):
+    """x [n, in], weight [out, in], bias [out] or None -> float32 [n, out].
+
+    Computed in float64 and rounded once, so a float32 matrix product may differ from it in the last bits: a z
+    this close to 0 may get another bit from the package.
+    """
+    projected = np.empty((len(x), len(weight)), dtype=np.float32)
+    for i, vector in enumerate(x):
+        for o, row in enumerate(weight):
+            terms = [float(a) * float(w) for a, w in zip(vector, row, strict=True)]
+            if bias is not None:
+                terms.append(float(bias[o]))
+            projected[i, o] = np.float32(sum(terms))
+    return projected
+
+
+def codebooks_of(vector, codebook_dims):
+    """One vector of B -> list of its codebooks' pieces. Raises ValueError unless B is the sum of the dims."""
+    if len(vector) != sum(codebook_dims):
+        raise ValueError(f"a vector of {len(vector)} for codebooks of {codebook_dims}")
+    pieces, start = [], 0
+    for d in codebook_dims:
+        pieces.append(vector[start : start + d])
+        start += d
+    return pieces
+
+
+def l2norm(values):
+    """float32 scalars -> list of float32: each divided by max(norm, 1e-12), squares summed left to right.
+
+    A sum that overflows makes every finite value 0 and every inf NaN; one NaN makes every value NaN.
+    """
+    total = np.float32(0)
+    for value in values:
+        total = total + value * value
+    norm = np.maximum(np.sqrt(total), np.float32(1e-12))  # not max(): np.maximum keeps a NaN
+    return [value / norm for value in values]
+
+
+def bits_of(z, config):
+    """z float32 [n, B], after project_in -> list of n lists of B bits: section 3, steps 2, 3, 5 and 6."""
+    if z.dtype != np.float32:
+        raise ValueError(f"z is {z.dtype}, not float32")
+    bits = []
+    with np.errstate(all="ignore"):
+        for row in z:
+            values = list(row)
+            if config.soft_clamp_input_value is not None:
+                v = np.float32(config.soft_clamp_input_value)
+                values = [np.tanh(value / v) * v for value in values]
+            row_bits = []
+            for piece in codebooks_of(values, config.codebook_dims):
+                signs = piece
+                if config.spherical:
+                    signs = [value * np.float32(config.codebook_scale) for value in l2norm(piece)]
+                for value in signs:
+                    assert type(value) is np.float32
+                    row_bits.append(1 if value > 0 else 0)  # NaN > 0 is False: bit 0
+            bits.append(row_bits)
+    return bits
+
+
+def indices_of(bits, config):
+    """bits -> list of one tuple of C Python ints for each vector."""
+    indices = []
+    for row in bits:
+        pieces = codebooks_of(row, config.codebook_dims)
+        indices.append(tuple(index_of(piece, config.bit_order) for piece in pieces))
+    return indices
+
+
+def index_of(bits, bit_order):
+    """D bits in channel order -> int."""
+    total = 0
+    for j, bit in enumerate(bits):
+        total += bit * 2 ** place_of(j, len(bits), bit_order)
+    return total
+
+
+def bits_of_index(index, d, bit_order):
+    """int in [0, 2^d) -> d bits in channel order. Raises ValueError for any other int."""
+    if not 0 <= index < 2**d:
+        raise ValueError(f"index {index} is not in [0, 2^{d})")
+    return [index // 2 ** place_of(j, d, bit_order) % 2 for j in range(d)]
+
+
+def place_of(j, d, bit_order):
+    """The power of two that channel j of d stands for."""
+    if bit_order == "msb":
+        return d - 1 - j
+    if bit_order == "lsb":
+        return j
+    raise ValueError(f"bit_order {bit_order!r}")
+
+
+def codes_of(bits, config):
+    """bits -> float32 [n, B]: section 3, step 8, without rotation, project_out and layout.
+
+    Exact for spherical scales whose squares add up exactly (1, 0.5, 3, ...). With another scale (0.1) the sum
+    depends on the order of the additions: torch's was up to 8 ulp away at D <= 64, 60 random scales.
+    """
+    s = np.float32(config.codebook_scale)
+    codes = np.empty((len(bits), sum(config.codebook_dims)), dtype=np.float32)
+    for i, row in enumerate(bits):
+        code = []
+        for piece in codebooks_of(row, config.codebook_dims):
+            values = [s if bit else -s for bit in piece]
+            if config.spherical:
+                values = [value * s for value in l2norm(values)]
+            code.extend(values)
+        codes[i] = code
+    return codes
+
+
+# Packings
+
+
+def stream_of(bits):
+    """bits -> bytes, packing "bits": vectors follow each other without a gap, the last byte's tail is 0."""
+    flat = [bit for row in bits for bit in row]
+    data = bytearray(math.ceil(len(flat) / 8))
+    for k, bit in enumerate(flat):
+        data[k // 8] += bit * 2 ** (7 - k % 8)
+    return bytes(data)
+
+
+def rows_of(bits):
+    """bits -> bytes, packing "rows": each vector starts at a byte."""
+    return b"".join(stream_of([row]) for row in bits)
+
+
+def bits_from_stream(data, vectors, B):  # noqa: N803
+    """bytes of packing "bits" -> bits. Raises ValueError for another length or a tail that is not 0."""
+    if len(data) != math.ceil(vectors * B / 8):
+        raise ValueError(f"{len(data)} bytes for {vectors} vectors of {B} bits")
+    flat = [data[k // 8] // 2 ** (7 - k % 8) % 2 for k in range(len(data) * 8)]
+    if any(flat[vectors * B :]):
+        raise ValueError("the tail is not zero")
+    return [flat[i * B : (i + 1) * B] for i in range(vectors)]
+
+
+def bits_from_rows(data, vectors, B):  # noqa: N803
+    """bytes of packing "rows" -> bits. Raises ValueError for another length or a row's tail that is not 0."""
+    row_bytes = math.ceil(B / 8)
+    if len(data) != vectors * row_bytes:
+        raise ValueError(f"{len(data)} bytes for {vectors} rows of {row_bytes}")
+    rows = [data[i * row_bytes : (i + 1) * row_bytes] for i in range(vectors)]
+    return [bits_from_stream(row, 1, B)[0] for row in rows]
+
+
+# Files
+
+
+def need(condition, message):
+    """Raises ValueError(message) unless the condition holds."""
+    if not condition:
+        raise ValueError(message)
+
+
+def is_count(value):
+    """Whether a JSON value is an integer >= 0; true, 1.0 and "1" are not."""
+    return type(value) is int and value >= 0
+
+
+def is_shape(value):
+    return isinstance(value, list) and all(is_count(size) for size in value)
+
+
+def read_safetensors(path):
+    """(metadata dict of str, {name: (dtype str, shape list, bytes)}).
+
+    Raises ValueError when the tensors are not exactly the bytes after the header, without a gap or overlap.
+    """
+    content = Path(path).read_bytes()
+    need(len(content) >= 8, "no header length")
+    (header_bytes,) = struct.unpack("<Q", content[:8])
+    need(header_bytes <= len(content) - 8, "the header is longer than the file")
+    header = json.loads(content[8 : 8 + header_bytes].decode("utf-8"))  # both errors are ValueErrors
+    need(isinstance(header, dict), "the header is not an object")
+    body = content[8 + header_bytes :]
+    metadata = header.pop("__metadata__", {})
+    need(isinstance(metadata, dict), "__metadata__ is not an object")
+    need(all(isinstance(value, str) for value in metadata.values()), "__metadata__: not all strings")
+    tensors, spans = {}, []
+    for name, info in header.items():
+        need(isinstance(info, dict), f"{name}: not an object")
+        need(set(info) == {"dtype", "shape", "data_offsets"}, f"{name}: keys {sorted(info)}")
+        dtype, shape, offsets = info["dtype"], info["shape"], info["data_offsets"]
+        need(isinstance(dtype, str) and dtype in ITEM_BYTES, f"{name}: dtype {dtype!r}")
+        need(is_shape(shape), f"{name}: shape {shape!r}")
+        need(is_shape(offsets) and len(offsets) == 2, f"{name}: data_offsets {offsets!r}")
+        start, end = offsets
+        need(end - start == math.prod(shape) * ITEM_BYTES[dtype], f"{name}: bytes do not fit the shape")
+        spans.append((start, end))
+        tensors[name] = (dtype, shape, body[start:end])
+    position = 0
+    for start, end in sorted(spans):
+        need(start == position, "a gap or an overlap between tensors")
+        position = end
+    need(position == len(body), "the tensors do not end where the file ends")
+    return metadata, tensors
+
+
+def read_codes_file(path):
+    """{tensor name: (header entry dict, bits)} of a version 1 codes file. Raises ValueError for another."""
+    metadata, tensors = read_safetensors(path)
+    need("lfq" in metadata, "no lfq metadata")
+    header = json.loads(metadata["lfq"])
+    need(isinstance(header, dict), "lfq metadata is not an object")
+    need(header.get("format") == "lfq-codes", f"format {header.get('format')!r}")
+    version = header.get("version")
+    need(type(version) is int and version == 1, f"version {version!r}")
+    entries = header.get("tensors")
+    need(isinstance(entries, dict), "no tensors object")
+    need(set(entries) == set(tensors), f"header names {sorted(entries)}, file holds {sorted(tensors)}")
+    result = {}
+    for name, (dtype, stored_shape, data) in tensors.items():
+        entry = entries[name]
+        need(isinstance(entry, dict), f"{name}: not an object")
+        need(entry.get("sha256") == hashlib.sha256(data).hexdigest(), f"{name}: sha256")
+        result[name] = (entry, bits_of_tensor(entry, dtype, stored_shape, data))
+    return result
+
+
+def bits_of_tensor(entry, dtype, stored_shape, data):
+    """One stored tensor -> bits. Raises ValueError when the entry does not describe it."""
+    shape, dims, bit_order = entry.get("shape"), entry.get("codebook_dims"), entry.get("bit_order")
+    need(is_shape(shape), f"shape {shape!r}")
+    need(is_shape(dims) and dims and all(1 <= d <= 64 for d in dims), f"codebook_dims {dims!r}")
+    need(bit_order in ("msb", "lsb"), f"bit_order {bit_order!r}")
+    need(len(dims) == 1 or shape[-1:] == [len(dims)], f"shape {shape} does not end in {len(dims)} codebooks")
+    outer = shape if len(dims) == 1 else shape[:-1]
+    # One codebook, last axis 1: a kept codebooks axis or an axis of the input, the entry does not say which.
+    outers = [shape, shape[:-1]] if len(dims) == 1 and shape[-1:] == [1] else [outer]
+    source = entry.get("source")
+    if source is not None:
+        need(isinstance(source, dict) and is_shape(source.get("shape")), f"source {source!r}")
+        layout = source.get("layout")
+        need(layout in ("channel-first", "channel-last"), f"layout {layout!r}")
+        axis = channel_axis(source["shape"], layout == "channel-first")
+        need(source["shape"][:axis] + source["shape"][axis + 1 :] in outers, f"shape {shape} of {source}")
+    vectors, vector_bits = math.prod(outer), sum(dims)
+    row_bytes = math.ceil(vector_bits / 8)
+    if entry.get("packing") == "bits":
+        need(dtype == "U8", f"packing bits in {dtype}")
+        need(stored_shape == [math.ceil(vectors * vector_bits / 8)], f"stored shape {stored_shape}")
+        return bits_from_stream(data, vectors, vector_bits)
+    if entry.get("packing") == "rows":
+        need(dtype == "U8", f"packing rows in {dtype}")
+        need(stored_shape in [[*o, row_bytes] for o in outers], f"stored shape {stored_shape}")
+        return bits_from_rows(data, vectors, vector_bits)
+    need(entry.get("packing") == "ints", f"packing {entry.get('packing')!r}")
+    need(dtype in INTS and INTS[dtype][1] >= max(dims), f"indices of {max(dims)} bits in {dtype}")
+    need(stored_shape == shape, f"stored shape {stored_shape}, index shape {shape}")
+    integers = struct.unpack(f"<{vectors * len(dims)}{INTS[dtype][0]}", data)
+    bits = []
+    for i in range(vectors):
+        row = []
+        for c, d in enumerate(dims):
+            row.extend(bits_of_index(integers[i * len(dims) + c], d, bit_order))
+        bits.append(row)
+    return bits
+
+
+# Statistics
+
+
+def counts_of(indices):
+    """Counter of what is given: ints of one codebook, or the tuples of `indices_of`, each as one symbol."""
+    return Counter(indices)
+
+
+def entropy_bits(counter):
+    """-sum(p * log2(p)) in bits; 0.0 when nothing was counted."""
+    total = sum(counter.values())
+    return math.fsum(n / total * math.log2(total / n) for n in counter.values() if n > 0)
+
+
+def perplexity(counter):
+    """2 ** entropy_bits: the number of equally used indices with the same entropy."""
+    return 2.0 ** entropy_bits(counter)

@@ -1,7 +1,7 @@
 """Where arithmetic runs. A backend turns one block of floats into a run of the stream, and back.
 
-Blocks are [outer, channels, inner] (layout.py). Without projection and rotation bits are a comparison, which numpy does;
-with them the torch modules of `nn` compute, the one owner of the matrix product.
+Blocks are [outer, channels, inner] (layout.py). Without projection and rotation bits are a comparison, which numpy
+does; with them the torch modules of `nn` compute, the one owner of the matrix product.
 """
 
 from __future__ import annotations
@@ -119,7 +119,10 @@ class TorchBackend:
         with torch.inference_mode():
             x = torch.from_numpy(to_float32(raw, spec)).to(self._device, self._dtype)
             above = self._module.encode_bits(rearrange(x, "o c i -> (o i) c"))
-            return _pack_on_device(above)
+            if self._device.type == "cpu":
+                return packed_bits.pack(above.numpy())
+            packed: Packed = pack_on_device(above).cpu().numpy()
+            return packed
 
     def decode(self, stream: Packed, outer: int, inner: int, spec: FloatFormat, *, project_out: bool) -> Raw:
         """As in Backend."""
@@ -133,18 +136,15 @@ class TorchBackend:
         return from_float32(y.cpu().numpy(), spec)
 
 
-def _pack_on_device(above: torch.Tensor) -> Packed:
-    """bits [n, B] bool on any device -> their stream. Packed where they are: an eighth of the bytes to move."""
+def pack_on_device(above: torch.Tensor) -> torch.Tensor:
+    """bits [n, B] bool on any device -> their stream, uint8, on that device: an eighth of the bytes to move."""
     import torch
     from torch.nn.functional import pad
 
-    if above.device.type == "cpu":
-        return packed_bits.pack(above.numpy())
     flat = above.flatten().to(torch.uint8)
     octets = pad(flat, (0, -flat.numel() % 8)).view(-1, 8)
     weights = torch.tensor([128, 64, 32, 16, 8, 4, 2, 1], dtype=torch.uint8, device=above.device)
-    stream: Packed = (octets * weights).sum(-1, dtype=torch.uint8).cpu().numpy()
-    return stream
+    return (octets * weights).sum(-1, dtype=torch.uint8)
 
 
 def _torch_device(name: str) -> torch.device:

@@ -25,7 +25,7 @@ class FloatFormat:
     name: str
     storage: np.dtype[Any]
     largest: int = 0
-    """The pattern of the largest positive value, infinity included; above it, NaN. 0: numpy computes with the format."""
+    """The pattern of the largest positive value, infinity included; above it NaN. 0: numpy has the format."""
 
     @property
     def itemsize(self) -> int:

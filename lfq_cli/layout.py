@@ -41,7 +41,7 @@ class Geometry:
         return self.outer * self.inner
 
     def blocks(self, itemsize: int, block_bytes: int, *, whole_items: bool = False) -> Iterator[Block]:
-        """Blocks of about `block_bytes` in order; `whole_items` never cuts an outer item (for sources without seeking)."""
+        """Blocks of about `block_bytes` in order; `whole_items` never cuts an outer item (for compressed sources)."""
         if not self.vectors:
             return
         item_bytes = self.channels * self.inner * itemsize

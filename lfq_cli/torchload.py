@@ -61,8 +61,8 @@ def dtype_name(tensor: Tensor) -> str:
 def record_offsets(file: InputFile, tensors: Sequence[Tensor]) -> dict[int, int]:
     """Address of a mapped storage -> where its bytes begin in the file, for reading them by position instead.
 
-    torch maps the file as one run of memory and does not tell where; the archive's directory tells where records lie. An
-    address found for which every storage falls on a record of its own size is that place; none or several: empty.
+    torch maps the file as one run of memory and does not tell where; the archive's directory tells where records lie.
+    The one address for which every storage falls on a record of its own size is that place; none or several: empty.
     """
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
     storages.pop(0, None)  # empty storages

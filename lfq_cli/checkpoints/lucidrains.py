@@ -1,7 +1,7 @@
 """Family 1: state dicts of the reference's `LFQ` (vector-quantize-pytorch), alone or inside a larger model.
 
-A quantizer is where a buffer `mask` holds descending powers of two. The file does not say codebook_scale, spherical or the
-soft clamp, nor, without projections, the number of codebooks.
+A quantizer is where a buffer `mask` holds descending powers of two. The file does not say codebook_scale, spherical or
+the soft clamp, nor, without projections, the number of codebooks.
 """
 
 from __future__ import annotations

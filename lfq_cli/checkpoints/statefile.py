@@ -34,8 +34,8 @@ class StateTensor:
 class StateFile:
     """A checkpoint's tensors by their full dotted name, and what the file says in metadata.
 
-    Wrappers ("state_dict", "module.", "_orig_mod.", "ema_model.", ...) stay part of the name: quantizers are found by the
-    end of a name, wherever they are.
+    Wrappers ("state_dict", "module.", "_orig_mod.", "ema_model.", ...) stay part of the name: quantizers are found by
+    the end of a name, wherever they are.
     """
 
     path: Path

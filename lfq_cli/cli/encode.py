@@ -27,6 +27,8 @@ IndexDtype = Annotated[
 ]
 Nan = Annotated[Literal["error", "zero"], typer.Option("--nan", help="NaN in the input: stop, or encode it as bit 0.")]
 
+_STORED = {"uint8": "U8", "int16": "I16", "int32": "I32", "int64": "I64", "uint64": "U64"}
+
 
 @takes_facts
 @takes_display
@@ -49,8 +51,8 @@ def encode(
 ) -> None:
     """Encode float tensors to packed indices, a codes file for every input.
 
-    Inputs are .safetensors, .npy, .npz, .pt and .pth files. A folder's tree is mirrored under OUT: latents/a/b.npy becomes
-    OUT/a/b.codes.safetensors for `lfq encode CHECKPOINT latents -o OUT`.
+    Inputs are .safetensors, .npy, .npz, .pt and .pth files. A folder's tree is mirrored under OUT:
+    `lfq encode CHECKPOINT latents -o OUT` makes OUT/a/b.codes.safetensors from latents/a/b.npy.
     """
     from lfq_cli import checkpoints
     from lfq_cli.cli.render import run_jobs
@@ -73,7 +75,7 @@ def encode(
     )
     chosen = EncodeOptions(
         packing=packing,
-        index_dtype=index_dtype,
+        index_dtype=index_dtype and _STORED[index_dtype],
         zero_nan=nan == "zero",
         tensors=tuple(tensor or ()),
         layout=None if layout == "auto" else layout,

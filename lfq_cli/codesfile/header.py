@@ -12,7 +12,7 @@ import numpy as np
 
 from lfq_cli.bits import MAX_INDEX_BITS, PACKINGS, BitOrder, index_dtype, stream_bytes
 from lfq_cli.container import DTYPES, Header
-from lfq_cli.errors import CodesFileError
+from lfq_cli.errors import CodesFileError, OptionError
 from lfq_cli.layout import Layout, positions_shape
 
 FORMAT = "lfq-codes"
@@ -92,7 +92,7 @@ class CodesTensor:
 
 @dataclass(frozen=True)
 class CodesHeader:
-    """What a codes file says of itself. `quantizer` is the config without weights; `unknown` the facts it leaves open."""
+    """What a codes file says of itself. `quantizer` is the config without weights, `unknown` the facts it lacks."""
 
     quantizer: dict[str, Any]
     checkpoint_sha256: str
@@ -125,7 +125,7 @@ class CodesHeader:
 
 
 def stored_dtype(packing: str, dims: tuple[int, ...], requested: str | None) -> str:
-    """The container dtype of a packing; `requested` widens that of "ints". Raises CodesFileError where it is too narrow."""
+    """The container dtype of a packing; `requested` widens that of "ints". Raises OptionError if it is too narrow."""
     if packing != "ints":
         return "U8"
     smallest = index_dtype(dims)
@@ -133,7 +133,7 @@ def stored_dtype(packing: str, dims: tuple[int, ...], requested: str | None) -> 
         return _INT_NAMES[smallest]
     wide = DTYPES[requested]
     if np.iinfo(wide).max < 2 ** max(dims) - 1:
-        raise CodesFileError(
+        raise OptionError(
             f"indices of {max(dims)} bits do not fit {wide}",
             f"--index-dtype {smallest} is the smallest that holds them",
         )

@@ -49,7 +49,7 @@ def plan_export(
     project_out: bool = True,
     overwrite: bool = False,
 ) -> ExportPlan:
-    """What an export would write. Raises OptionError for rows that are not there, OutputError where there is no room."""
+    """What an export would write. Raises OptionError for rows that are not there or a format that cannot hold it."""
     quantizer.require("codebook_scale", "spherical")
     first, last = _row_range(rows, quantizer.codebook_size)
     tables = _tables(quantizer, project_out=project_out)

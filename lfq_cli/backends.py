@@ -181,7 +181,8 @@ def _bits_by_formula(z: Any, quantizer: Quantizer) -> Bools:
             z = np.tanh(z / np.float32(clamp)) * np.float32(clamp)
         if quantizer.spherical:
             fields = rearrange(z, "o (c d) i -> o c d i", c=quantizer.num_codebooks)
-            norm = np.sqrt(np.sum(fields * fields, axis=2, keepdims=True))
+            squares = np.sum(fields * fields, axis=2, keepdims=True)
+            norm = np.abs(fields) if quantizer.codebook_dim == 1 else np.sqrt(squares)  # torch squares no single value
             fields = fields / np.maximum(norm, np.float32(1e-12)) * np.float32(quantizer.codebook_scale)
             z = rearrange(fields, "o c d i -> o (c d) i")
     return positive(z, FORMATS["F32"])

@@ -151,7 +151,7 @@ def _from_rows(rows: NDArray[Any], vectors: int, dims: tuple[int, ...], order: B
     width = sum(dims)
     if width % 8 == 0:
         return rows.reshape(-1)
-    return np.packbits(np.unpackbits(rows.reshape(vectors, -1), axis=-1, count=width))
+    return np.packbits(np.unpackbits(rows.reshape(vectors, -(-width // 8)), axis=-1, count=width))
 
 
 def _from_indices(indices: NDArray[Any], vectors: int, dims: tuple[int, ...], order: BitOrder) -> Packed:
@@ -190,4 +190,4 @@ def _read_lsb(columns: Packed, offset: int, width: int, work: np.dtype[Any]) -> 
     value = (columns[:, first] >> np.uint8(offset % 8)).astype(work)
     for column in range(first + 1, last + 1):
         value |= columns[:, column].astype(work) << work.type(8 * (column - first) - offset % 8)
-    return value & work.type((1 << width) - 1)
+    return np.asarray(value & work.type((1 << width) - 1))

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from lfq_cli.errors import LfqError
+from lfq_cli.errors import LfqError, OutputError
 from lfq_cli.regions import InputFile
 
 MAX_HEADER_BYTES = 100_000_000
@@ -79,7 +79,7 @@ def read_header(file: InputFile, error: type[LfqError]) -> Header:
         length = int.from_bytes(file.read(0, 8), "little")
         if length > min(MAX_HEADER_BYTES, file.size - 8):
             raise ValueError(f"it announces a header of {length} bytes and has {file.size}")
-        parsed = json.loads(file.read(8, length).decode("utf-8"), object_pairs_hook=_no_duplicates)
+        parsed = json.loads(file.read(8, length).decode("utf-8"), object_pairs_hook=_no_duplicates, parse_int=_natural)
         return _validated(parsed, start=8 + length, size=file.size)
     except (ValueError, RecursionError) as reason:
         raise error(
@@ -90,8 +90,10 @@ def read_header(file: InputFile, error: type[LfqError]) -> Header:
 def header_bytes(metadata: Mapping[str, str], tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> bytes:
     """The bytes before the data of a file with these tensors (name -> dtype, shape), in this order.
 
-    Padded with spaces so that data starts at a multiple of 8.
+    Padded with spaces so that data starts at a multiple of 8. Raises OutputError for a name the format reserves.
     """
+    if "__metadata__" in tensors:
+        raise OutputError("a tensor in a safetensors file cannot be called '__metadata__'")
     layout: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     offset = 0
     for name, (dtype, shape) in tensors.items():
@@ -104,14 +106,27 @@ def header_bytes(metadata: Mapping[str, str], tensors: Mapping[str, tuple[str, t
 
 
 def tensor_bytes(dtype: str, shape: tuple[int, ...]) -> int:
-    """Bytes of a tensor; raises ValueError for an unknown dtype."""
+    """Bytes of a tensor; raises ValueError for an unknown dtype, or where they are no whole and no sane number."""
     if dtype not in _BITS:
         raise ValueError(f"dtype {dtype!r} is unknown")
-    return -(-prod(shape) * _BITS[dtype] // 8)
+    if prod(size or 1 for size in shape) >= 2**63:
+        raise ValueError(f"a shape of {len(shape)} axes has 2^63 values or more")
+    nbytes, rest = divmod(prod(shape) * _BITS[dtype], 8)
+    if rest:
+        raise ValueError(f"shape {list(shape)} in {dtype} ends within a byte")
+    return nbytes
+
+
+def _natural(digits: str) -> int:
+    if digits.startswith("-") or len(digits) > 20:
+        raise ValueError(f"{digits[:24]} is no natural number below 2^63")
+    return int(digits)
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
+    for key, value in pairs:
+        f"{key}{value if isinstance(value, str) else ''}".encode()  # half a surrogate pair is a ValueError
     if len(found) != len(pairs):
         raise ValueError("the header names a key twice")
     return found

@@ -24,9 +24,9 @@ def atomic_output(path: Path, *, overwrite: bool = False, durable: bool = True) 
 
     `durable` waits for the disk (fsync of file and folder). Raises OutputError for whatever the system refuses.
     """
-    refuse_existing(path, overwrite=overwrite)
     partial = path.parent / f"{PARTIAL_PREFIX}{secrets.token_hex(8)}{PARTIAL_SUFFIX}"
     try:
+        refuse_existing(path, overwrite=overwrite)
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("xb", buffering=0) as file:  # mode 0o666 & ~umask, as for any new file
             yield file

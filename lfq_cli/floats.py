@@ -26,6 +26,7 @@ class FloatFormat:
     storage: np.dtype[Any]
     largest: int = 0
     """The pattern of the largest positive value, infinity included; above it NaN. 0: numpy has the format."""
+    has_infinity: bool = True
 
     @property
     def itemsize(self) -> int:
@@ -41,7 +42,7 @@ FORMATS = {
         FloatFormat("F16", np.dtype("<u2"), largest=0x7C00),
         FloatFormat("BF16", np.dtype("<u2"), largest=0x7F80),
         FloatFormat("F8_E5M2", np.dtype("u1"), largest=0x7C),
-        FloatFormat("F8_E4M3", np.dtype("u1"), largest=0x7E),
+        FloatFormat("F8_E4M3", np.dtype("u1"), largest=0x7E, has_infinity=False),
     )
 }
 
@@ -88,7 +89,7 @@ def has_extremes(raw: Raw, spec: FloatFormat, low: float, high: float) -> bool:
         with np.errstate(invalid="ignore"):
             largest = np.maximum(raw.max(), -raw.min())
         return not largest < high or not np.array_equal(raw > 0, raw >= low)
-    low_pattern, high_pattern = 1, spec.largest  # narrow formats: their finite values all lie between
+    low_pattern, high_pattern = 1, spec.largest + (not spec.has_infinity)  # narrow: finite values all lie between
     if spec.name == "BF16":
         low_pattern, high_pattern = (np.array([low, high], np.float32).view(np.uint32) >> 16).tolist()
     signed = raw.view(_signed(spec))
@@ -102,7 +103,7 @@ def to_float32(raw: Raw, spec: FloatFormat) -> Floats:
     if spec.name == "F32":
         return raw
     if spec.name == "F64":
-        with np.errstate(over="ignore", under="ignore"):
+        with np.errstate(all="ignore"):
             return raw.astype(np.float32)
     if spec.name == "F16":
         return raw.view(np.float16).astype(np.float32)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from lfq_cli.container import header_bytes
 from lfq_cli.errors import CheckpointError
-from lfq_cli.files import atomic_output, write_all
+from lfq_cli.files import atomic_output, refuse_existing, write_all
 from lfq_cli.quantizer import Quantizer, from_config
 
 FORMAT = "lfq-checkpoint"
@@ -34,6 +34,8 @@ def write(quantizer: Quantizer, path: Path, *, overwrite: bool = False) -> None:
     if path.suffix == ".safetensors":
         _write_model(quantizer, path, {"lfq": json.dumps(describe(quantizer))}, overwrite=overwrite)
         return
+    for name in (MODEL_NAME, CONFIG_NAME):
+        refuse_existing(path / name, overwrite=overwrite)
     _write_model(quantizer, path / MODEL_NAME, {}, overwrite=overwrite)
     with atomic_output(path / CONFIG_NAME, overwrite=overwrite) as file:
         write_all(file, (json.dumps(describe(quantizer), indent=2) + "\n").encode())

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -30,7 +32,7 @@ from lfq_cli.floats import FORMATS, FloatFormat, Raw
 from lfq_cli.layout import Block, Geometry, Layout, geometry_of, insert_channels
 from lfq_cli.regions import bytes_of
 from lfq_cli.stats import DENSE_BITS, Counter
-from lfq_cli.tensors import StoredTensor
+from lfq_cli.tensors import StoredTensor, open_source
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -45,7 +47,7 @@ class Workers:
         self._pool = pool
         self._ahead = 2 * threads
 
-    def in_order(self, work: Callable[[T], R], items: Iterable[T], *, parallel: bool = True) -> Iterator[R]:
+    def in_order(self, work: Callable[[T], R], items: Iterable[T], *, parallel: bool = True) -> Generator[R]:
         """work(item) for every item; a few items ahead of the caller, or one by one if not `parallel`."""
         if not parallel:
             yield from map(work, items)
@@ -61,6 +63,7 @@ class Workers:
         finally:
             for future in running:
                 future.cancel()
+            wait(running)  # the caller is about to close what they read from
 
 
 @contextmanager
@@ -88,7 +91,7 @@ class EncodeTask:
         """How the values are stored."""
         return FORMATS[self.tensor.dtype]
 
-    @property
+    @cached_property
     def geometry(self) -> Geometry:
         """The tensor as [outer, channels, inner]."""
         return geometry_of(self.tensor.shape, self.layout)
@@ -110,7 +113,7 @@ class _NanFoundError(Exception):
     """A block holds NaN; where and how many is found out afterwards."""
 
 
-def packed_runs(task: EncodeTask, info: CodesTensor, workers: Workers, progress: Progress) -> Iterator[NDArray[Any]]:
+def packed_runs(task: EncodeTask, info: CodesTensor, workers: Workers, progress: Progress) -> Generator[NDArray[Any]]:
     """The tensor's codes as they are stored, run by run. Raises TensorError for NaN unless it counts as zero."""
     packing = PACKINGS[info.packing]
     joiner = StreamJoiner()
@@ -129,19 +132,27 @@ def packed_runs(task: EncodeTask, info: CodesTensor, workers: Workers, progress:
 
 
 def _nan_error(task: EncodeTask) -> TensorError:
-    """Counts every NaN of the tensor and finds the first, by its position in the tensor."""
-    count, first = 0, None
-    for block in task.blocks() if task.tensor.region.seekable else ():
-        where = floats.is_nan(_read_block(task.tensor, task.geometry, block, task.spec), task.spec)
-        count += int(where.sum())
-        if first is None and where.any():
-            outer, channel, inner = (int(axis[0]) for axis in np.nonzero(where))
-            flat = ((block.outer.start + outer) * task.geometry.channels + channel) * task.geometry.inner
-            first = np.unravel_index(flat + block.inner.start + inner, task.tensor.shape)
-    told = f"{count} NaN, the first at {[int(i) for i in first]}" if first is not None else "NaN"
+    """Reads the tensor again to count its NaN and find the first, in C order of the tensor."""
+    count, first = 0, prod(task.tensor.shape)
+    with open_source(task.path) as again:
+        task = replace(task, tensor=again.tensors[task.tensor.name])
+        for block in task.blocks():
+            where = floats.is_nan(_read_block(task.tensor, task.geometry, block, task.spec), task.spec)
+            if where.any():
+                count += int(where.sum())
+                first = min(first, _first_position(task.geometry, block, where))
+    position = [int(axis) for axis in np.unravel_index(first, task.tensor.shape)]
     return TensorError(
-        f"{task.path}: {task.tensor.name!r} holds {told}", "--nan zero encodes NaN as bit 0, as the reference does"
+        f"{task.path}: {task.tensor.name!r} holds {count} NaN, the first at {position}",
+        "--nan zero encodes NaN as bit 0, as the reference does",
     )
+
+
+def _first_position(geometry: Geometry, block: Block, where: floats.Bools) -> int:
+    """The position in the flat tensor of the first that is true in a block [outer, channels, inner]."""
+    outer, channel, inner = (int(axis[0]) for axis in np.nonzero(where))
+    channels_before = (block.outer.start + outer) * geometry.channels + channel
+    return int(channels_before * geometry.inner + block.inner.start + inner)
 
 
 _buffers = threading.local()
@@ -178,7 +189,7 @@ class DecodeTask:
     spec: FloatFormat
     project_out: bool
 
-    @property
+    @cached_property
     def geometry(self) -> Geometry:
         """The decoded tensor as [outer, channels, inner]."""
         return geometry_of(
@@ -200,9 +211,10 @@ class DecodeTask:
 
 def write_decoded(file: BinaryIO, start: int, task: DecodeTask, workers: Workers, progress: Progress) -> None:
     """Decodes every block and writes it where it belongs in a tensor that begins at byte `start` of the file."""
-    for block, raw in workers.in_order(task.run, task.blocks()):
-        _write_block(file, start, task.geometry, block, raw)
-        progress(block.vectors * task.codes.info.bits_per_vector // 8)
+    with closing(workers.in_order(task.run, task.blocks())) as blocks:
+        for block, raw in blocks:
+            _write_block(file, start, task.geometry, block, raw)
+            progress(block.vectors * task.codes.info.bits_per_vector // 8)
 
 
 def _write_block(file: BinaryIO, start: int, geometry: Geometry, block: Block, raw: Raw) -> None:

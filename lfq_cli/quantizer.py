@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from math import isfinite, sqrt
+from math import sqrt
 from types import MappingProxyType
 from typing import Any
 
@@ -31,6 +31,7 @@ OPTIONS = {
 }
 """Facts that may be unknown, and the option that tells each."""
 
+_LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 _LAYOUT_KEYS = ("channel_first", "keep_num_codebooks_dim")
 
 
@@ -156,8 +157,9 @@ class Quantizer:
         if not self.spherical:
             return scale
         partial_sums = np.arange(1, self.codebook_dim + 1) * np.float64(scale) ** 2
-        if not np.array_equal(partial_sums, partial_sums.astype(np.float32)):
-            return None
+        with np.errstate(over="ignore", under="ignore"):
+            if not np.array_equal(partial_sums, partial_sums.astype(np.float32)):
+                return None
         norm = np.maximum(np.float32(sqrt(partial_sums[-1])), np.float32(1e-12))
         return np.float32(np.float32(scale / norm) * scale)
 
@@ -189,6 +191,8 @@ def bits_of_size(codebook_size: Any) -> int:
     if type(codebook_size) is not int or codebook_size < 2:
         raise CheckpointError(f"codebook_size is {codebook_size!r}, expected a power of two from 2 to 2^64")
     bits = (codebook_size - 1).bit_length()
+    if bits > MAX_INDEX_BITS:
+        raise CheckpointError("codebook_size is above 2^64, the most that an index holds")
     if codebook_size != 1 << bits:
         raise CheckpointError(f"codebook_size is {codebook_size}, expected a power of two (the next is {1 << bits})")
     return bits
@@ -226,7 +230,7 @@ def _expect(q: Quantizer, names: tuple[str, ...], fits: Any, what: str) -> None:
 
 
 def _is_positive_number(value: Any) -> bool:
-    return type(value) in (int, float) and isfinite(value) and 0 < value < np.finfo(np.float32).max
+    return type(value) in (int, float) and 0 < value <= _LARGEST_FLOAT32
 
 
 def _check_values(q: Quantizer) -> None:
@@ -256,6 +260,8 @@ def _check_weights(q: Quantizer) -> None:
             raise CheckpointError(f"{name} holds NaN or infinity")
     if q.has_projections != ("project_out.weight" in q.weights):
         raise CheckpointError("only one of project_in and project_out is there, expected both or neither")
+    if not q.has_projections and expected.keys() & q.weights.keys() - {"orthogonal_rot"}:
+        raise CheckpointError("project_in.bias or project_out.bias is there without its weight")
     if not q.has_projections and q.dim != q.bits_per_vector:
         raise CheckpointError(
             f"dim is {q.dim}, expected {q.bits_per_vector} ({q.num_codebooks} codebooks of {q.codebook_dim} bits)"

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -42,8 +44,9 @@ class InputFile:
         self.path = path
         self._error = error
         try:
-            if not stat.S_ISREG(path.stat().st_mode):  # opening a FIFO would wait for ever
-                raise error(f"{path}: not a regular file")
+            mode = path.stat().st_mode
+            if not stat.S_ISREG(mode):  # opening a FIFO would wait for ever
+                raise error(f"{path}: {'is a folder, expected a file' if stat.S_ISDIR(mode) else 'not a regular file'}")
             self.file: IO[bytes] = path.open("rb", buffering=0)
             self.size = os.fstat(self.file.fileno()).st_size
         except OSError as reason:
@@ -74,6 +77,15 @@ class InputFile:
     def close(self) -> None:
         """Gives the descriptor back."""
         self.file.close()
+
+    @contextmanager
+    def closed_on_error(self) -> Iterator[None]:
+        """Closes the file where what is done with it fails; else it stays open for its new owner."""
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ class Counter:
         total = int(counts.sum())
         shares = counts / max(total, 1)
         entropy = float(-(shares * np.log2(shares)).sum()) if total else 0.0
-        return Usage(self.bits, total, len(codes), max(entropy, 0.0), _share_of_ones(codes, counts, self.bits, order))
+        return Usage(self.bits, total, len(codes), max(0.0, entropy), _share_of_ones(codes, counts, self.bits, order))
 
 
 class _Dense:

@@ -65,7 +65,7 @@ def record_offsets(file: InputFile, tensors: Sequence[Tensor]) -> dict[int, int]
     The one address for which every storage falls on a record of its own size is that place; none or several: empty.
     """
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
-    storages.pop(0, None)  # empty storages
+    storages = {address: nbytes for address, nbytes in storages.items() if address and nbytes}
     records = _records(file)
     if not storages or not records:
         return {}

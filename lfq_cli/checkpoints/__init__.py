@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -37,14 +38,14 @@ def load(path: Path, facts: Facts = Facts()) -> Quantizer:  # noqa: B008 - froze
 
     Raises CheckpointError where there is none, or several and `facts.module` does not choose.
     """
-    state, description, found = survey(path)
-    return _build(state, description, _choose(path, found, facts.module), facts)
+    with open_checkpoint(path) as (state, description):
+        return _build(state, description, _choose(path, find(state, description), facts.module), facts)
 
 
 def load_found(path: Path, found: Found, facts: Facts) -> Quantizer:
     """The quantizer that `survey` found."""
-    state, description = _open(path)
-    return _build(state, description, found, facts)
+    with open_checkpoint(path) as (state, description):
+        return _build(state, description, found, facts)
 
 
 def _build(state: StateFile, description: dict[str, Any] | None, found: Found, facts: Facts) -> Quantizer:
@@ -59,30 +60,41 @@ def _build(state: StateFile, description: dict[str, Any] | None, found: Found, f
     return quantizer
 
 
-def survey(path: Path) -> tuple[StateFile, dict[str, Any] | None, list[Found]]:
-    """(tensors, native description or None, every quantizer found) of the checkpoint at `path`."""
-    state, description = _open(path)
+def survey(path: Path) -> list[Found]:
+    """Every quantizer in the checkpoint at `path`."""
+    with open_checkpoint(path) as (state, description):
+        return find(state, description)
+
+
+def find(state: StateFile, description: dict[str, Any] | None) -> list[Found]:
+    """Every quantizer in an open checkpoint."""
     if description is not None:
-        return state, description, [Found("", NATIVE)]
-    found = [Found(module, family) for family, rules in FAMILIES.items() for module in rules.find(state)]
-    return state, None, found
+        return [Found("", NATIVE)]
+    return [Found(module, family) for family, rules in FAMILIES.items() for module in rules.find(state)]
 
 
-def _open(path: Path) -> tuple[StateFile, dict[str, Any] | None]:
+@contextmanager
+def open_checkpoint(path: Path) -> Iterator[tuple[StateFile, dict[str, Any] | None]]:
+    """(tensors, native description or None) of the checkpoint at `path`, for as long as the block lasts."""
+    described, model, text = _files(path)
+    with open_state(model) as state:
+        told = _description(described, text) or _description(model, state.metadata.get("lfq"))
+        yield state, told
+
+
+def _files(path: Path) -> tuple[Path, Path, str | None]:
+    """(config's path, tensors' path, config's text if there is one) of a checkpoint file or folder."""
     if not path.exists():
         raise CheckpointError(f"{path}: no such file or folder")
     if not path.is_dir():
-        state = open_state(path)
-        return state, _description(path, state.metadata.get("lfq"))
+        return path, path, None
     config, model = path / native.CONFIG_NAME, path / native.MODEL_NAME
     if not model.is_file():
-        raise CheckpointError(f"{path}: no checkpoint folder: it has no {native.MODEL_NAME}")
+        raise CheckpointError(f"{path}: no checkpoint folder: it has no {native.MODEL_NAME}", "name the file itself")
     try:
-        text = config.read_text(encoding="utf-8") if config.is_file() else None
+        return config, model, config.read_text(encoding="utf-8") if config.is_file() else None
     except (OSError, UnicodeDecodeError) as reason:
         raise CheckpointError(f"{config}: cannot be read: {reason}") from reason
-    state = open_state(model)
-    return state, _description(config, text) or _description(model, state.metadata.get("lfq"))
 
 
 def _description(path: Path, text: str | None) -> dict[str, Any] | None:

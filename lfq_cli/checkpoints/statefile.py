@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,6 +42,13 @@ class StateFile:
     path: Path
     tensors: Mapping[str, StateTensor]
     metadata: Mapping[str, str] = field(default_factory=dict)
+    close: Callable[[], None] = lambda: None
+
+    def __enter__(self) -> StateFile:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
 
 
 def open_state(path: Path) -> StateFile:
@@ -56,12 +64,13 @@ def open_state(path: Path) -> StateFile:
 
 def _from_safetensors(path: Path) -> StateFile:
     file = InputFile(path, CheckpointError)
-    header = read_header(file, CheckpointError)
+    with file.closed_on_error():
+        header = read_header(file, CheckpointError)
     tensors = {
         name: StateTensor(entry.dtype, entry.shape, partial(_read_entry, file, entry))
         for name, entry in header.entries.items()
     }
-    return StateFile(path, tensors, header.metadata)
+    return StateFile(path, tensors, header.metadata, file.close)
 
 
 def _read_entry(file: InputFile, entry: Entry) -> NDArray[Any]:
@@ -75,7 +84,11 @@ def _read_entry(file: InputFile, entry: Entry) -> NDArray[Any]:
 def _from_torch(path: Path) -> StateFile:
     import torch
 
-    held = load_weights_only(InputFile(path, CheckpointError), CheckpointError)
+    file = InputFile(path, CheckpointError)
+    try:
+        held = load_weights_only(file, CheckpointError)
+    finally:
+        file.close()
     flat = {name: value for name, value in _flatten(held, "").items() if isinstance(value, torch.Tensor)}
     if not flat:
         raise CheckpointError(f"{path}: holds no tensors by name", "save the module's state_dict()")

@@ -59,13 +59,14 @@ def decode(
     from lfq_cli.errors import CodesFileError
     from lfq_cli.jobs.decode import DecodeOptions
     from lfq_cli.jobs.decode import decode as decode_jobs
+    from lfq_cli.jobs.kinds import is_codes_file
     from lfq_cli.jobs.plan import plan_jobs
 
     quantizer = checkpoints.load(checkpoint, facts)
     jobs = plan_jobs(
         inputs,
         output,
-        accepts=lambda path: path.suffix == ".safetensors",
+        accepts=is_codes_file,
         rename=lambda name: f"{name.removesuffix(SUFFIX).removesuffix('.safetensors')}.{format}",
         file_suffixes=(".safetensors", ".npy"),
         error=CodesFileError,

@@ -60,8 +60,8 @@ def encode(
     from lfq_cli.errors import OptionError
     from lfq_cli.jobs.encode import EncodeOptions
     from lfq_cli.jobs.encode import encode as encode_jobs
+    from lfq_cli.jobs.kinds import is_tensor_file
     from lfq_cli.jobs.plan import plan_jobs
-    from lfq_cli.tensors import FORMATS
 
     if index_dtype is not None and packing != "ints":
         raise OptionError("--index-dtype belongs to --packing ints", "leave it out, or add --packing ints")
@@ -69,7 +69,7 @@ def encode(
     jobs = plan_jobs(
         inputs,
         output,
-        accepts=lambda path: path.suffix.lower() in FORMATS and not path.name.endswith(SUFFIX),
+        accepts=is_tensor_file,
         rename=lambda name: Path(name).stem + SUFFIX,
         file_suffixes=(".safetensors",),
     )

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -18,6 +19,7 @@ from rich.table import Table
 
 from lfq_cli.cli.messages import error_lines, printable, shape, size
 from lfq_cli.cli.options import Display
+from lfq_cli.errors import LfqError
 from lfq_cli.jobs.export import ExportPlan
 from lfq_cli.jobs.inspect import CheckpointView, CodesView, QuantizerView, TensorsView, View, as_json
 from lfq_cli.jobs.outcome import Outcome
@@ -42,12 +44,18 @@ def run_jobs(
             outcomes.append(outcome)
             if outcome.error is not None and len(jobs) > 1:
                 note(error_lines(outcome.error))
-    failed = [outcome for outcome in outcomes if outcome.error is not None]
-    if len(jobs) == 1 and failed and failed[0].error is not None and not display.json:
-        raise failed[0].error
-    show_outcomes(outcomes, time.perf_counter() - started, display)
+    failed = {outcome.source: outcome.error for outcome in outcomes if outcome.error is not None}
+    if not failed or display.json or len(jobs) > 1:
+        show_outcomes(outcomes, time.perf_counter() - started, display)
+    exit_if_failed(failed, len(jobs))
+
+
+def exit_if_failed(failed: Mapping[Path, LfqError], inputs: int) -> None:
+    """Ends the command with the error of its only input, or with 3 if some of several failed (each was named)."""
+    if failed and inputs == 1:
+        raise next(iter(failed.values()))
     if failed:
-        raise typer.Exit(1 if len(jobs) == 1 else EXIT_SOME_FAILED)
+        raise typer.Exit(EXIT_SOME_FAILED)
 
 
 def show_outcomes(outcomes: Sequence[Outcome], seconds: float, display: Display) -> None:
@@ -110,30 +118,31 @@ def _outcome_json(outcome: Outcome) -> dict[str, Any]:
 
 def show_stats(report: Report, display: Display) -> None:
     """A table per tensor and one overall; or JSON."""
+    if len(report.failed) + len({item.file for item in report.tensors}) > 1:
+        for error in report.failed.values():
+            note(error_lines(error))
     if display.json:
         tensors = [
             {"file": str(item.file), "tensor": item.name, "codebooks": [usage.figures() for usage in item.codebooks]}
             for item in report.tensors
         ]
         overall = None if report.overall is None else [usage.figures() for usage in report.overall]
-        _print_json({"tensors": tensors, "overall": overall})
+        failed = {str(path): error.message for path, error in report.failed.items()}
+        _print_json({"tensors": tensors, "overall": overall, "failed": failed})
         return
-    if display.quiet:
+    if display.quiet or not report.tensors:
         return
-    table = _table(
-        "tensor", "codebook", "indices", "used", "of", "utilisation", "perplexity", "entropy", right=range(1, 8)
-    )
-    rows = list(report.tensors)
-    for item in rows:
-        _add_usages(table, _label(item, report), item.codebooks)
-    if report.overall is not None and len(rows) > 1:
-        table.add_section()
-        _add_usages(table, "all", report.overall)
-    _stdout().print(table)
-    for item in rows:
-        _show_bits(_label(item, report), item.codebooks)
+    shown = report.tensors if display.verbose or len(report.tensors) <= _MOST_ROWS else []
+    rows = [(_label(item, report), item.codebooks) for item in shown]
+    if report.overall is not None and len(report.tensors) > 1:
+        rows.append((f"all {len(report.tensors)}", report.overall))
+    _stdout().print(_usage_table(rows))
+    _stdout().print()
+    _stdout().print(_ones_table(rows))
     if report.overall is None:
         note("lfq: the files have different codebooks: no overall figures")
+    if len(shown) < len(report.tensors):
+        note("lfq: -v shows every tensor")
 
 
 def _label(item: TensorUsage, report: Report) -> str:
@@ -141,31 +150,38 @@ def _label(item: TensorUsage, report: Report) -> str:
     return printable(item.name if len(files) == 1 else f"{item.file}: {item.name}")
 
 
-def _add_usages(table: Table, label: str, usages: Sequence[Usage]) -> None:
-    for k, usage in enumerate(usages):
-        table.add_row(
-            label if k == 0 else "",
-            str(k),
-            f"{usage.count:,}",
-            f"{usage.codes_used:,}",
-            f"{2**usage.bits:,}" if usage.bits <= 24 else f"2^{usage.bits}",
-            f"{usage.utilisation:.3%}",
-            f"{usage.perplexity:,.1f}",
-            f"{usage.entropy_bits:.3f} of {usage.bits} bits",
-        )
+def _usage_table(rows: Sequence[tuple[str, Sequence[Usage]]]) -> Table:
+    columns = ("tensor", "codebook", "indices", "used", "of", "utilisation", "perplexity", "entropy")
+    table = _table(*columns, right=range(1, 8))
+    for label, usages in rows:
+        for k, usage in enumerate(usages):
+            table.add_row(
+                label if k == 0 else "",
+                str(k),
+                f"{usage.count:,}",
+                f"{usage.codes_used:,}",
+                f"{2**usage.bits:,}" if usage.bits <= 24 else f"2^{usage.bits}",
+                f"{usage.utilisation:.3%}",
+                f"{usage.perplexity:,.1f}",
+                f"{usage.entropy_bits:.3f} of {usage.bits} bits",
+            )
+    return table
 
 
-def _show_bits(label: str, usages: Sequence[Usage]) -> None:
-    for k, usage in enumerate(usages):
-        shares = " ".join(f"{share:.0%}" for share in usage.ones)
-        _stdout().print(f"ones per bit, {label}, codebook {k}: {shares or 'nothing counted'}", highlight=False)
+def _ones_table(rows: Sequence[tuple[str, Sequence[Usage]]]) -> Table:
+    table = _table("tensor", "codebook", "share of ones, % per bit", right=(1,))
+    for label, usages in rows:
+        for k, usage in enumerate(usages):
+            shares = " ".join(f"{100 * share:.0f}" for share in usage.ones)
+            table.add_row(label if k == 0 else "", str(k), shares or "nothing counted")
+    return table
 
 
 def announce_export(plan: ExportPlan, display: Display) -> None:
     """What is about to be written, and how large it is."""
     if not display.quiet:
         tables = ", ".join(f"{name} {shape(sizes)}" for name, sizes in plan.shapes.items())
-        note(f"lfq: {tables}{' and bias' if plan.bias is not None else ''}: {size(plan.nbytes)} of {plan.dtype}")
+        note(f"lfq: {tables}: {size(plan.nbytes)} of {plan.dtype}")
 
 
 def show_export(plan: ExportPlan, display: Display, *, written: bool) -> None:

@@ -20,10 +20,13 @@ def stats(inputs: Inputs, tensor: options.Tensors = None, *, display: Display) -
     """
     from lfq_cli.cli import render
     from lfq_cli.errors import CodesFileError
+    from lfq_cli.jobs.kinds import is_codes_file
     from lfq_cli.jobs.plan import find_inputs
     from lfq_cli.jobs.stats import stats as count_stats
 
-    paths = find_inputs(inputs, lambda path: path.suffix == ".safetensors", CodesFileError)
+    paths = find_inputs(inputs, is_codes_file, CodesFileError)
+    tensors = tuple(tensor or ())
     with render.progress_bar("stats", sum(path.stat().st_size for path in paths), display) as progress:
-        report = count_stats(paths, tuple(tensor or ()), progress)
+        report = count_stats(paths, tensors, progress)
     render.show_stats(report, display)
+    render.exit_if_failed(report.failed, len(paths))

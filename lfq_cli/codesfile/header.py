@@ -190,7 +190,7 @@ def _tensor_of(name: str, value: Any, container: Header) -> CodesTensor:
         f"{name!r}: codebook_dims is {dims!r}",
     )
     _need(value.get("bit_order") in get_args(BitOrder), f"{name!r}: bit_order is {value.get('bit_order')!r}")
-    _need(value.get("packing") in PACKINGS, f"{name!r}: packing is {value.get('packing')!r}")
+    _need(value.get("packing") in tuple(PACKINGS), f"{name!r}: packing is {value.get('packing')!r}")
     _need(_is_digest(value.get("sha256")), f"{name!r}: sha256 is no digest")
     entry = container.entries[name]
     tensor = CodesTensor(

@@ -106,7 +106,9 @@ class TensorCodes:
         if not self.info.positions:
             whole: Indices = self.indices(0, 1, self.dtype).reshape(self.shape)[key]
             return whole
-        first, rest = (key[0], key[1:]) if isinstance(key, tuple) and key else (key, ())
+        if isinstance(key, tuple) and not key:
+            key = ...
+        first, rest = (key[0], key[1:]) if isinstance(key, tuple) else (key, ())
         if first is Ellipsis:
             everything: Indices = self._items(0, self.shape[0])[key]
             return everything
@@ -178,6 +180,8 @@ class TensorCodes:
         rows = rows.reshape(stop - start, -1)
         if self.info.packing == "ints":
             self._check_range(rows)
+        elif (rows[:, -1] & ((1 << -self.info.bits_per_vector % 8) - 1)).any():
+            raise self._damaged("the bits behind the end of a row are not zero")
         return rows
 
     def _check_range(self, indices: NDArray[Any]) -> None:

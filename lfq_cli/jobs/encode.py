@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -43,6 +44,8 @@ def encode(
     """
     if quantizer.has_rotation:
         quantizer.require("soft_clamp_input_value")
+        if quantizer.soft_clamp_input_value is not None:
+            quantizer.require("cosine_sim_project_in_scale")
     backend = backends.select(options.device, quantizer, options.compute_dtype, decoding=False)
     with start_workers(backend.threads) as workers:
         yield from each(jobs, lambda job: _encode_file(job, options, backend, workers, progress))
@@ -72,8 +75,9 @@ def _encode_file(
         with codesfile.create(job.output, header, overwrite=options.overwrite) as writer:
             for tensor, layout in selection.chosen:
                 task = EncodeTask(job.source, tensor, layout, backend, zero_nan=options.zero_nan)
-                with writer.tensor(tensor.name) as out:
-                    for codes in packed_runs(task, header.tensors[tensor.name], workers, progress):
+                runs = packed_runs(task, header.tensors[tensor.name], workers, progress)
+                with writer.tensor(tensor.name) as out, closing(runs):
+                    for codes in runs:
                         out.append(codes)
     return outcome
 

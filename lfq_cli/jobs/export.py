@@ -35,9 +35,9 @@ class ExportPlan:
     overwrite: bool
 
     @property
-    def shapes(self) -> dict[str, tuple[int, int]]:
-        """Name -> [rows, features]."""
-        return {name: (self.last - self.first, part.dim) for name, part in self.tables.items()}
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name -> shape of everything that is written: tables [rows, features], and the bias."""
+        return _shapes(self.tables, self.last - self.first, self.bias)
 
 
 def plan_export(
@@ -54,9 +54,7 @@ def plan_export(
     first, last = _row_range(rows, quantizer.codebook_size)
     tables = _tables(quantizer, project_out=project_out)
     bias = quantizer.weights.get("project_out.bias") if project_out else None
-    shapes: dict[str, tuple[int, ...]] = {name: (last - first, part.dim) for name, part in tables.items()}
-    if bias is not None:
-        shapes[BIAS] = bias.shape
+    shapes = _shapes(tables, last - first, bias)
     made_of = {"format": "lfq-codebook", "version": 1, "checkpoint_sha256": quantizer.digest, "rows": [first, last]}
     head = head_for(output, dtype, shapes, {"lfq": json.dumps(made_of, separators=(",", ":"))})
     nbytes = sum(prod(shape) for shape in shapes.values()) * FORMATS[dtype].itemsize
@@ -85,6 +83,11 @@ def export_codebook(plan: ExportPlan, progress: Progress = lambda _: None) -> No
             write_table(file, backend, plan.first, plan.last, spec, progress)
         if plan.bias is not None:
             write_all(file, bytes_of(floats.from_float32(plan.bias, spec)))
+
+
+def _shapes(tables: dict[str, Quantizer], rows: int, bias: floats.Floats | None) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {name: (rows, part.dim) for name, part in tables.items()}
+    return shapes if bias is None else shapes | {BIAS: bias.shape}
 
 
 def _row_range(rows: tuple[int | None, int | None], size: int) -> tuple[int, int]:

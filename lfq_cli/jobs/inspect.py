@@ -9,12 +9,11 @@ from typing import Any
 from lfq_cli import checkpoints, codesfile, native
 from lfq_cli.checkpoints import Facts
 from lfq_cli.codesfile import CodesHeader
-from lfq_cli.container import read_header
 from lfq_cli.errors import LfqError, TensorError
 from lfq_cli.floats import FORMATS
+from lfq_cli.jobs.kinds import described_format
 from lfq_cli.matching import fitting_layout
 from lfq_cli.quantizer import Quantizer
-from lfq_cli.regions import InputFile
 from lfq_cli.tensors import FORMATS as TENSOR_FORMATS
 from lfq_cli.tensors import Source, open_source
 
@@ -73,10 +72,10 @@ def inspect(path: Path, facts: Facts, checkpoint: Quantizer | None = None) -> Vi
     if path.is_dir():
         return _checkpoint(path, facts)
     if path.suffix == ".safetensors":
-        told = _metadata(path).get("lfq", "")
-        if f'"{codesfile.FORMAT}"' in told:
+        told = described_format(path)
+        if told == codesfile.FORMAT:
             return _codes(path)
-        if f'"{native.FORMAT}"' in told:
+        if told == native.FORMAT:
             return _checkpoint(path, facts)
     if path.suffix not in (".npy", ".npz"):
         view = _checkpoint(path, facts)
@@ -86,22 +85,13 @@ def inspect(path: Path, facts: Facts, checkpoint: Quantizer | None = None) -> Vi
         return _tensors(source, checkpoint)
 
 
-def _metadata(path: Path) -> dict[str, str]:
-    file = InputFile(path, TensorError)
-    try:
-        return read_header(file, TensorError).metadata
-    finally:
-        file.close()
-
-
 def _codes(path: Path) -> CodesView:
     with codesfile.open_codes(path) as codes:
         return CodesView(path, codes.header, codes.nbytes)
 
 
 def _checkpoint(path: Path, facts: Facts) -> CheckpointView:
-    _, _, found = checkpoints.survey(path)
-    return CheckpointView(path, [_quantizer(path, item, facts) for item in found])
+    return CheckpointView(path, [_quantizer(path, item, facts) for item in checkpoints.survey(path)])
 
 
 def _quantizer(path: Path, found: checkpoints.Found, facts: Facts) -> QuantizerView:

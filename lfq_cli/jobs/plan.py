@@ -69,13 +69,13 @@ def _find(arguments: Sequence[str], accepts: Callable[[Path], bool], error: type
 
 def _expand(argument: str, accepts: Callable[[Path], bool], error: type[LfqError]) -> list[_Found]:
     path = Path(argument)
-    if path.is_dir():
+    if os.path.isdir(argument):  # noqa: PTH112 - Path.is_dir raises for a name that is too long
         files = [_Found(file, path) for file in _walk(path) if accepts(file)]
         if not files:
             raise error(f"{path}: no file in this folder is one to read")
         return files
-    if path.exists() or not glob.has_magic(argument):
-        if not path.exists():
+    if os.path.lexists(argument) or not glob.has_magic(argument):
+        if not os.path.exists(argument):  # noqa: PTH110 - as above
             raise error(f"{path}: no such file or folder")
         return [_Found(path, path.parent)]
     names = sorted(glob.glob(argument, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute patterns

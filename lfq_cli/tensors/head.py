@@ -48,7 +48,7 @@ def _npy(path: Path, dtype: str, shapes: Mapping[str, tuple[int, ...]], metadata
     if len(shapes) != 1:
         raise OptionError(
             f"{path}: a .npy file holds one array, there are {len(shapes)}: {', '.join(shapes)}",
-            "a .safetensors file holds all of them; --tensor chooses one",
+            "a .safetensors file holds all of them",
         )
     if dtype not in _NUMPY_NAMES:
         raise OptionError(f"{path}: numpy has no {dtype}", "a .safetensors file does")

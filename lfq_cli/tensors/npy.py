@@ -24,13 +24,14 @@ _NAMES = {
 def open_source(path: Path) -> Source:
     """The one array, named "data"."""
     file = InputFile(path, TensorError)
-    shape, fortran_order, dtype = read_array_header(file.file, f"{path}")
-    start = file.file.tell()
-    check_size(f"{path}", shape, dtype, file.size - start)
-    region: Region = FileRegion(file, start)
-    if fortran_order or dtype.byteorder == ">":
-        region = reordered(file.read(start, file.size - start), shape, dtype, fortran_order)
-    tensor = StoredTensor(SOLE_TENSOR, dtype_name(dtype, f"{path}"), shape, region)
+    with file.closed_on_error():
+        shape, fortran_order, dtype = read_array_header(file.file, f"{path}")
+        start = file.file.tell()
+        check_size(f"{path}", shape, dtype, file.size - start)
+        region: Region = FileRegion(file, start)
+        if fortran_order or dtype.byteorder == ">":
+            region = reordered(file.read(start, file.size - start), shape, dtype, fortran_order)
+        tensor = StoredTensor(SOLE_TENSOR, dtype_name(dtype, f"{path}"), shape, region)
     return Source(path, {SOLE_TENSOR: tensor}, close=file.close)
 
 
@@ -58,6 +59,11 @@ def check_size(where: str, shape: tuple[int, ...], dtype: np.dtype[Any], nbytes:
         raise TensorError(
             f"{where}: shape {shape} in {dtype} needs {needed} bytes, the file has {nbytes}: it is cut off"
         )
+
+
+def is_known(dtype: np.dtype[Any]) -> bool:
+    """Whether safetensors has a name for a numpy dtype."""
+    return f"{dtype.kind}{dtype.itemsize}" in _NAMES
 
 
 def dtype_name(dtype: np.dtype[Any], where: str) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import zipfile
 import zlib
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
+
+import numpy as np
 
 from lfq_cli.errors import TensorError
 from lfq_cli.regions import FileRegion, InputFile, Region
-from lfq_cli.tensors.npy import check_size, dtype_name, read_array_header, reordered
+from lfq_cli.tensors.npy import check_size, dtype_name, is_known, read_array_header, reordered
 from lfq_cli.tensors.source import Source, StoredTensor
 from lfq_cli.zipread import member_start
 
@@ -45,30 +47,37 @@ class MemberRegion:
 def open_source(path: Path) -> Source:
     """Every array, in file order, by the member's name without ".npy"."""
     file = InputFile(path, TensorError)
-    try:
-        archive = zipfile.ZipFile(path)
+    with file.closed_on_error():
+        archive = _open_archive(file)
         members = [info for info in archive.infolist() if info.filename.endswith(".npy")]
-        tensors = [_tensor(archive, info, file) for info in members]
+        named = {info.filename.removesuffix(".npy"): _tensor(archive, info, file) for info in members}
+        if len(named) != len(members):
+            raise TensorError(f"{path}: holds two arrays of one name")
+    tensors = {name: found for name, found in named.items() if isinstance(found, StoredTensor)}
+    left_alone = {name: str(found) for name, found in named.items() if isinstance(found, np.dtype)}
+    return Source(path, tensors, left_alone, close=file.close)
+
+
+def _open_archive(file: InputFile) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(file.file)  # does not close what it did not open
     except _BROKEN as reason:
-        raise TensorError(f"{path}: not a whole npz file: {reason}") from reason
+        raise TensorError(f"{file.path}: not a whole npz file: {reason}") from reason
     except OSError as reason:
         raise file.refused(reason) from reason
-    named = {tensor.name: tensor for tensor in tensors}
-    if len(named) != len(tensors):
-        raise TensorError(f"{path}: holds two arrays of one name")
-
-    def close() -> None:
-        archive.close()
-        file.close()
-
-    return Source(path, named, close=close)
 
 
-def _tensor(archive: zipfile.ZipFile, info: zipfile.ZipInfo, file: InputFile) -> StoredTensor:
+def _tensor(archive: zipfile.ZipFile, info: zipfile.ZipInfo, file: InputFile) -> StoredTensor | np.dtype[Any]:
+    """The member's array, or the dtype of one that is no tensor: strings, objects."""
     name = info.filename.removesuffix(".npy")
     where = f"{file.path}: {name!r}"
-    member = archive.open(info)
-    shape, fortran_order, dtype = read_array_header(member, where)
+    try:
+        member = archive.open(info)
+        shape, fortran_order, dtype = read_array_header(member, where)
+    except _BROKEN as reason:
+        raise TensorError(f"{where}: damaged: {reason}") from reason
+    if not is_known(dtype):
+        return dtype
     header_bytes = member.tell()
     check_size(where, shape, dtype, info.file_size - header_bytes)
     region: Region = MemberRegion(member, where)

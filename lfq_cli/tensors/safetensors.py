@@ -13,9 +13,10 @@ from lfq_cli.tensors.source import Source, StoredTensor
 def open_source(path: Path) -> Source:
     """Every tensor, in file order."""
     file = InputFile(path, TensorError)
-    header = read_header(file, TensorError)
-    if '"lfq-codes"' in header.metadata.get("lfq", ""):
-        raise TensorError(f"{path}: is a codes file, expected float tensors", "lfq decode turns it back into tensors")
+    with file.closed_on_error():
+        header = read_header(file, TensorError)
+        if '"lfq-codes"' in header.metadata.get("lfq", ""):
+            raise TensorError(f"{path}: is a codes file, expected float tensors", "lfq decode makes tensors of it")
     tensors = {
         name: StoredTensor(name, entry.dtype, entry.shape, FileRegion(file, entry.start))
         for name, entry in header.entries.items()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,25 +19,38 @@ if TYPE_CHECKING:
 def open_source(path: Path) -> Source:
     """Every tensor; nested mappings give dotted names. What is no tensor is named in `left_alone`."""
     file = InputFile(path, TensorError)
-    held = load_weights_only(file, TensorError)
-    flat = dict(_flatten(held, ""))
-    tensors, left_alone = {}, {}
-    offsets = record_offsets(file, [value for value in flat.values() if _is_tensor(value)])
-    for name, value in flat.items():
-        if _is_tensor(value):
-            region = _region(value, file, offsets)
-            tensors[name] = StoredTensor(name, dtype_name(value), tuple(value.shape), region)
-        else:
-            left_alone[name] = type(value).__name__
+    with file.closed_on_error():
+        loaded = load_weights_only(file, TensorError)
+        named = list(_flatten(loaded, ""))
+        flat = dict(named)
+        if len(flat) != len(named):
+            twice = [name for name, count in Counter(name for name, _ in named).items() if count > 1]
+            raise TensorError(f"{path}: holds two tensors of one name: {', '.join(map(repr, twice))}")
+        held = {name: value for name, value in flat.items() if _is_tensor(value)}
+        offsets = record_offsets(file, list(_tensors_in(loaded)))
+        tensors = {
+            name: StoredTensor(name, dtype_name(tensor), tuple(tensor.shape), _region(tensor, file, offsets))
+            for name, tensor in held.items()
+        }
+        left_alone = {name: type(value).__name__ for name, value in flat.items() if name not in held}
     return Source(path, tensors, left_alone, close=file.close)
 
 
-def _flatten(value: Any, prefix: str) -> Any:
+def _flatten(value: Any, prefix: str) -> Iterator[tuple[str, Any]]:
     if not isinstance(value, Mapping):
         yield prefix or SOLE_TENSOR, value
         return
     for key, item in value.items():
         yield from _flatten(item, f"{prefix}.{key}" if prefix else str(key))
+
+
+def _tensors_in(value: Any) -> Iterator[Tensor]:
+    """Every tensor, those in lists too: all of them together tell where the file is mapped."""
+    if _is_tensor(value):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _tensors_in(item)
 
 
 def _is_tensor(value: Any) -> bool:

@@ -1,0 +1,42 @@
+"""What a file is, by its name and header: how a folder's files are sorted out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lfq_cli import codesfile, native
+from lfq_cli.container import read_header
+from lfq_cli.errors import TensorError
+from lfq_cli.regions import InputFile
+from lfq_cli.tensors import FORMATS
+
+
+def is_tensor_file(path: Path) -> bool:
+    """Whether a folder's file is one to encode: a container lfq knows that calls itself nothing else of lfq's."""
+    if path.suffix.lower() not in FORMATS or path.name.endswith(codesfile.SUFFIX):
+        return False
+    return path.suffix != ".safetensors" or described_format(path) not in (codesfile.FORMAT, native.FORMAT)
+
+
+def is_codes_file(path: Path) -> bool:
+    """Whether a folder's file is one to decode or count. A damaged one is, if its name says so."""
+    if path.name.endswith(codesfile.SUFFIX):
+        return True
+    return path.suffix == ".safetensors" and described_format(path) == codesfile.FORMAT
+
+
+def described_format(path: Path) -> str | None:
+    """What a safetensors file's metadata calls it ("lfq-codes", "lfq-checkpoint", ...); None where it says nothing."""
+    try:
+        file = InputFile(path, TensorError)
+    except TensorError:
+        return None
+    try:
+        value: Any = json.loads(read_header(file, TensorError).metadata["lfq"])
+        return value["format"] if isinstance(value, dict) and isinstance(value.get("format"), str) else None
+    except (TensorError, KeyError, ValueError, RecursionError):
+        return None
+    finally:
+        file.close()

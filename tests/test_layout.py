@@ -1,0 +1,114 @@
+"""layout.py against the twin and numpy's own indexing: any shape, any layout, any block size."""
+
+from typing import get_args
+
+import numpy as np
+import pytest
+import twin
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lfq_cli import layout
+from lfq_cli.layout import Geometry, Layout
+
+shapes = st.lists(st.integers(0, 5), min_size=1, max_size=5).map(tuple)
+layouts = st.sampled_from(get_args(Layout))
+wanted = st.sampled_from([None, True, False])
+block_sizes = st.integers(1, 64) | st.integers(1, 1 << 14)
+geometries = st.builds(Geometry, st.integers(0, 60), st.integers(0, 20), st.integers(0, 60))
+
+
+def positions_of(geometry, block):
+    """The numbers of the block's vectors, in the order in which the block holds them."""
+    return np.arange(geometry.vectors).reshape(geometry.outer, geometry.inner)[block.outer, block.inner].reshape(-1)
+
+
+@given(geometries, st.sampled_from([1, 2, 4, 8]), block_sizes, st.booleans())
+def test_blocks_hold_every_vector_once_and_in_order(geometry, itemsize, block_bytes, whole_items):
+    blocks = list(geometry.blocks(itemsize, block_bytes, whole_items=whole_items))
+    held = [positions_of(geometry, block) for block in blocks]
+    assert np.concatenate([np.empty(0, int), *held]).tolist() == list(range(geometry.vectors))
+    assert [block.vectors for block in blocks] == [part.size for part in held]
+    assert all(part.size for part in held)
+
+
+@given(geometries, st.sampled_from([1, 2, 4, 8]), block_sizes, st.booleans())
+def test_a_block_is_a_box(geometry, itemsize, block_bytes, whole_items):
+    """Whole outer items, or a part of one; so that it can be read in runs."""
+    for block in geometry.blocks(itemsize, block_bytes, whole_items=whole_items):
+        if whole_items or block.outer.stop - block.outer.start > 1:
+            assert block.inner == slice(0, geometry.inner)
+
+
+@given(geometries, st.sampled_from([1, 2, 4, 8]), block_sizes)
+def test_blocks_are_about_as_large_as_asked_for(geometry, itemsize, block_bytes):
+    """No block is larger than two, or than the eight vectors that fill a byte of every channel."""
+    vector_bytes = geometry.channels * itemsize
+    blocks = list(geometry.blocks(itemsize, block_bytes))
+    assert all(block.vectors * vector_bytes <= max(2 * block_bytes, 8 * vector_bytes) for block in blocks)
+    sizes = [block.vectors * vector_bytes for block in blocks if block.inner.stop == geometry.inner][:-1]
+    if geometry.inner == 1:  # and where vectors can be cut anywhere, none but the last is a scrap
+        assert all(2 * size >= min(block_bytes, vector_bytes) for size in sizes)
+
+
+@given(geometries, block_sizes)
+def test_one_block_where_everything_fits(geometry, more):
+    size = geometry.outer * geometry.channels * geometry.inner * 4
+    blocks = list(geometry.blocks(4, size + more))
+    assert len(blocks) == (1 if geometry.vectors else 0) or geometry.channels == 0
+
+
+@given(shapes, layouts, block_sizes, st.booleans())
+def test_blocks_walk_the_twins_vectors(shape, where, block_bytes, whole_items):
+    """The road of the pipeline: cut [outer, channels, inner] as told, and get the vectors in the index's order."""
+    x = np.arange(np.prod(shape)).reshape(shape)
+    geometry = layout.geometry_of(shape, where)
+    cube = x.reshape(geometry.outer, geometry.channels, geometry.inner)
+    parts = [
+        cube[block.outer, :, block.inner].transpose(0, 2, 1).reshape(block.vectors, geometry.channels)
+        for block in geometry.blocks(4, block_bytes, whole_items=whole_items)
+    ]
+    walked = np.concatenate([np.empty((0, geometry.channels), int), *parts])
+    assert np.array_equal(walked, twin.vectors_of(x, where == "channel-first"))
+
+
+@given(shapes, wanted)
+def test_the_axis_is_the_twins(shape, channel_first):
+    where = layout.layout_of(len(shape), channel_first)
+    axis = layout.channel_axis(len(shape), where)
+    assert axis == twin.channel_axis(shape, channel_first)
+    positions = layout.positions_shape(shape, where)
+    assert positions == twin.index_shape(shape, twin.Config(shape[axis], (shape[axis],), channel_first=channel_first))
+    assert layout.geometry_of(shape, where).channels == shape[axis]
+    assert layout.geometry_of(shape, where).vectors == np.prod(positions, dtype=int)
+
+
+@given(shapes, layouts)
+def test_insert_channels_undoes_positions_shape(shape, where):
+    positions = layout.positions_shape(shape, where)
+    assert layout.insert_channels(positions, shape[layout.channel_axis(len(shape), where)], where) == shape
+
+
+@pytest.mark.parametrize(
+    ("ndim", "channel_first", "expected"),
+    [
+        (1, None, "channel-last"),
+        (1, True, "channel-last"),
+        (2, True, "channel-last"),
+        (3, None, "channel-last"),
+        (3, True, "channel-first"),
+        (4, None, "channel-first"),
+        (4, False, "channel-last"),
+        (5, None, "channel-first"),
+    ],
+)
+def test_layout_of(ndim, channel_first, expected):
+    assert layout.layout_of(ndim, channel_first) == expected
+
+
+def test_geometry_by_hand():
+    assert layout.geometry_of((2, 18, 16, 4), "channel-first") == Geometry(2, 18, 64)
+    assert layout.geometry_of((2, 16, 4, 18), "channel-last") == Geometry(128, 18, 1)
+    assert layout.geometry_of((18,), "channel-last") == Geometry(1, 18, 1)
+    assert layout.geometry_of((5, 18), "channel-first") == Geometry(5, 18, 1)
+    assert layout.positions_shape((18,), "channel-first") == ()

@@ -1,0 +1,181 @@
+"""stats.py against numpy.unique, Python sums and the twin: any D, any order of adding and merging."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import twin
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lfq_cli import stats
+from lfq_cli.bits import index_dtype
+from lfq_cli.errors import CodesFileError
+from lfq_cli.stats import Counter
+
+WIDTHS = [1, 4, 10, 18, stats.DENSE_BITS, 23, 32, 63, 64]
+ORDERS = ("msb", "lsb")
+
+
+def counted(bits, *runs):
+    counter = Counter(bits)
+    for run in runs:
+        counter.add(np.array(run, index_dtype((bits,))))
+    return counter
+
+
+def brute_force(bits, indices, order):
+    """count, codes_used, entropy in bits, share of ones by channel: one index at a time."""
+    counts = twin.counts_of(indices)
+    rows = [twin.bits_of_index(index, bits, order) for index in indices]
+    ones = tuple(sum(column) / len(rows) for column in zip(*rows, strict=True)) if rows else ()
+    return len(indices), len(counts), twin.entropy_bits(counts), ones
+
+
+def check(usage, bits, indices, order):
+    count, codes_used, entropy, ones = brute_force(bits, indices, order)
+    assert (usage.bits, usage.count, usage.codes_used) == (bits, count, codes_used)
+    assert usage.entropy_bits == pytest.approx(entropy, rel=1e-12, abs=1e-12)
+    assert usage.perplexity == pytest.approx(2.0**entropy, rel=1e-12)
+    assert usage.utilisation == codes_used / 2**bits
+    assert usage.ones == pytest.approx(ones, rel=1e-12)
+
+
+@st.composite
+def used(draw, bits):
+    """A list of indices in which some come again."""
+    few = draw(st.lists(st.integers(0, 2**bits - 1), min_size=1, max_size=6))
+    return draw(st.lists(st.sampled_from([*few, 0, 2**bits - 1]), max_size=40))
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("bits", [1, 4, 10, 23, 32, 63, 64])
+@settings(max_examples=40)
+@given(data=st.data())
+def test_usage_is_that_of_a_count_by_hand(bits, order, data):
+    indices = data.draw(used(bits))
+    cut = data.draw(st.integers(0, len(indices)))
+    check(counted(bits, indices[:cut], indices[cut:]).usage(order), bits, indices, order)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("bits", WIDTHS)
+def test_usage_of_many(bits, order):
+    """100,000 indices, skewed, against numpy.unique."""
+    rng = np.random.default_rng(bits)
+    codes = rng.integers(0, 2**bits, 5_000, dtype=np.uint64, endpoint=False) if bits < 64 else None
+    codes = rng.integers(0, 2**64 - 1, 5_000, dtype=np.uint64, endpoint=True) if codes is None else codes
+    indices = codes[(5_000 * rng.random(100_000) ** 3).astype(int)].astype(index_dtype((bits,)))
+    counter = Counter(bits)
+    for run in np.array_split(indices, 7):
+        counter.add(run)
+    usage = counter.usage(order)
+    seen, counts = np.unique(indices, return_counts=True)
+    shares = counts / indices.size
+    assert (usage.count, usage.codes_used) == (indices.size, seen.size)
+    assert usage.entropy_bits == pytest.approx(-(shares * np.log2(shares)).sum(), rel=1e-12)
+    places = np.arange(bits, dtype=np.uint64)[:: -1 if order == "msb" else 1]
+    ones = [(indices.astype(np.uint64) >> place & np.uint64(1)).mean() for place in places]
+    assert usage.ones == pytest.approx(ones, rel=1e-12)
+
+
+@pytest.mark.parametrize("bits", [4, 10, 23, 64])
+@settings(max_examples=40)
+@given(data=st.data())
+def test_the_order_of_merging_does_not_matter(bits, data):
+    runs = data.draw(st.lists(used(bits), max_size=5))
+    at_once = counted(bits, [index for run in runs for index in run]).usage("msb")
+    shuffled = data.draw(st.permutations(runs))
+    total = Counter(bits)
+    for run in shuffled:
+        total.merge(counted(bits, run))
+    assert total.usage("msb") == at_once
+    nested = counted(bits)
+    for run in shuffled:  # as a chain: each into the next
+        following = counted(bits, run)
+        following.merge(nested)
+        nested = following
+    assert nested.usage("msb") == at_once
+
+
+@pytest.mark.parametrize("bits", [4, 32])
+def test_merging_leaves_the_other_as_it_was(bits):
+    total, other = counted(bits, [1, 2]), counted(bits, [2, 3])
+    before = other.usage("msb")
+    total.merge(other)
+    assert other.usage("msb") == before
+    check(total.usage("msb"), bits, [1, 2, 2, 3], "msb")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int32, np.int64, np.uint64])
+@pytest.mark.parametrize("bits", [7, 23])
+def test_indices_of_any_integer_type(bits, dtype):
+    counter = Counter(bits)
+    counter.add(np.array([5, 127, 5], dtype))
+    check(counter.usage("lsb"), bits, [5, 127, 5], "lsb")
+
+
+@pytest.mark.parametrize("bits", WIDTHS)
+def test_nothing_counted(bits):
+    for counter in (Counter(bits), counted(bits, [])):
+        usage = counter.usage("msb")
+        assert (usage.count, usage.codes_used, usage.ones) == (0, 0, ())
+        assert (usage.entropy_bits, usage.utilisation, usage.perplexity) == (0.0, 0.0, 1.0)
+
+
+@pytest.mark.parametrize("bits", [3, 30, 64])
+def test_ones_are_in_channel_order(bits):
+    """Index 1 is the last channel with the most significant bit first, and the first channel the other way round."""
+    ones = counted(bits, [1, 1, 0, 1]).usage
+    assert ones("msb").ones == (*[0.0] * (bits - 1), 0.75)
+    assert ones("lsb").ones == (0.75, *[0.0] * (bits - 1))
+
+
+@pytest.mark.parametrize("bits", [1, 4, 10])
+def test_a_codebook_used_evenly(bits):
+    usage = counted(bits, range(2**bits)).usage("msb")
+    assert (usage.entropy_bits, usage.perplexity, usage.utilisation) == (bits, 2**bits, 1.0)
+    assert usage.ones == (0.5,) * bits
+
+
+@pytest.mark.parametrize("bits", [4, 32])
+def test_one_code_has_no_entropy_and_no_minus(bits):
+    usage = counted(bits, [3, 3, 3]).usage("msb")
+    assert (usage.entropy_bits, usage.perplexity) == (0.0, 1.0)
+    assert math.copysign(1, usage.entropy_bits) == 1  # JSON would say -0.0
+
+
+def test_figures_are_json_under_the_names_of_record():
+    figures = counted(2, [1, 1, 3, 0]).usage("msb").figures()
+    assert json.loads(json.dumps(figures)) == {
+        "bits": 2,
+        "count": 4,
+        "codes_used": 3,
+        "utilisation": 0.75,
+        "perplexity": 2 * math.sqrt(2),
+        "entropy_bits": 1.5,
+        "ones": [0.25, 0.75],
+    }
+
+
+def test_too_many_different_codes_are_refused_not_guessed(monkeypatch):
+    monkeypatch.setattr(stats, "MAX_SPARSE_CODES", 5)
+    counter = counted(40, [1, 2, 3], [3, 4, 5, 5])
+    check(counter.usage("msb"), 40, [1, 2, 3, 3, 4, 5, 5], "msb")
+    with pytest.raises(CodesFileError, match="more than 5 different codes"):
+        counter.add(np.array([6]))
+    with pytest.raises(CodesFileError):
+        counted(40, [7]).merge(counter)
+    assert counted(10, range(100)).usage("msb").codes_used == 100  # a table has room for every code
+
+
+def test_more_codes_than_are_unpacked_at_once():
+    """The ones are added up in runs of 2^16 codes."""
+    indices = np.arange(0, 3 * 70_000, 3)
+    counter = Counter(32)
+    counter.add(indices)
+    counter.add(indices[-1:])
+    usage = counter.usage("lsb")
+    ones = [((indices >> k & 1).sum() + (indices[-1] >> k & 1)) / 70_001 for k in range(32)]
+    assert usage.ones == pytest.approx(ones, rel=1e-12)

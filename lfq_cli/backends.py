@@ -80,6 +80,9 @@ class NumpyBackend:
     def _needs_formula(self, raw: Raw, spec: FloatFormat) -> bool:
         """Whether clamping or normalising could make a bit other than `x > 0`."""
         quantizer = self.quantizer
+        unknown = quantizer.unknown & {"spherical", "soft_clamp_input_value"}
+        if unknown and has_extremes(raw, spec, *_SAFE_INPUTS):
+            quantizer.require(*sorted(unknown), why="; infinite, huge or subnormal values in the input make it matter")
         scales = [quantizer.codebook_scale] if quantizer.spherical else []
         if quantizer.soft_clamp_input_value is not None:
             scales.append(quantizer.soft_clamp_input_value)

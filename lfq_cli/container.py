@@ -78,6 +78,8 @@ def read_header(file: InputFile, error: type[LfqError]) -> Header:
             raise ValueError(f"it has {file.size} bytes")
         length = int.from_bytes(file.read(0, 8), "little")
         if length > min(MAX_HEADER_BYTES, file.size - 8):
+            if file.size > 8 and file.read(8, 1) != b"{":
+                raise error(f"{file.path}: no safetensors file")
             raise ValueError(f"it announces a header of {length} bytes and has {file.size}")
         parsed = json.loads(file.read(8, length).decode("utf-8"), object_pairs_hook=_no_duplicates, parse_int=_natural)
         return _validated(parsed, start=8 + length, size=file.size)

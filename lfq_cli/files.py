@@ -36,6 +36,8 @@ def atomic_output(path: Path, *, overwrite: bool = False, durable: bool = True) 
         partial.replace(path)
         if durable:
             _sync_folder(path.parent)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise OutputError(f"{path}: cannot be written: {path.parent} is, or lies in, a file") from error
     except OSError as error:
         raise output_error(path, error) from error
     finally:

@@ -73,8 +73,8 @@ def _hint(shape: tuple[int, ...], axis: int, layout: Layout, quantizer: Quantize
         hints.append(
             f"--num-codebooks {codebooks} if the model has that many codebooks of {quantizer.codebook_dim} bits"
         )
-    if not hints:
-        hints.append("--layout channel-first or channel-last says where the features are")
+    if not any("--layout" in hint for hint in hints):
+        hints.append("no --layout makes it fit")
     return "; ".join([*hints, "--tensor GLOB chooses which tensors are encoded"])
 
 

@@ -56,6 +56,8 @@ class Quantizer:
     bit_order: BitOrder = "msb"
     weights: Weights = field(default_factory=dict)
     unknown: frozenset[str] = frozenset()
+    origin: str = "the checkpoint"
+    """Where it was loaded from, for messages."""
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -116,12 +118,12 @@ class Quantizer:
         config |= {key: getattr(self, key) for key in _CONFIG_KEYS}
         return {key: value for key, value in config.items() if key not in self.unknown}
 
-    def require(self, *facts: str) -> None:
+    def require(self, *facts: str, why: str = "") -> None:
         """Raises CheckpointError naming the options of those facts that are unknown."""
         missing = [fact for fact in facts if fact in self.unknown]
         if missing:
             raise CheckpointError(
-                f"the checkpoint does not say {' and '.join(missing)}",
+                f"{self.origin}: does not say {' and '.join(missing)}{why}",
                 f"give {', '.join(OPTIONS[fact] for fact in missing)}; if the model was built with the reference's"
                 " defaults: --codebook-scale 1 --no-spherical --soft-clamp none",
             )
@@ -165,7 +167,7 @@ class Quantizer:
 
 
 _CONFIG_KEYS = tuple(
-    item.name for item in fields(Quantizer) if item.name not in ("dim", "codebook_dim", "weights", "unknown")
+    item.name for item in fields(Quantizer) if item.name not in ("dim", "codebook_dim", "weights", "unknown", "origin")
 )
 
 

@@ -72,6 +72,8 @@ class InputFile:
 
     def refused(self, reason: OSError) -> LfqError:
         """The system's refusal in one line."""
+        if isinstance(reason, FileNotFoundError):
+            return self._error(f"{self.path}: no such file or folder")
         return self._error(f"{self.path}: cannot be read: {reason.strerror or reason}")
 
     def close(self) -> None:

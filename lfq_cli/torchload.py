@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import zipfile
+import zlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +15,8 @@ from lfq_cli.zipread import member_start
 if TYPE_CHECKING:
     from torch import Tensor
 
-_SAFE_HINT = (
-    "lfq loads plain tensors and state dicts only, never code; save one with torch.save(model.state_dict(), ...)"
-    " or as .safetensors"
-)
+_LEGACY_MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19\x2e"
+"""How files begin that torch.save wrote before version 1.6: its magic number as a pickle of protocol 2."""
 
 
 def load_weights_only(file: InputFile, error: type[LfqError]) -> Any:
@@ -25,16 +24,38 @@ def load_weights_only(file: InputFile, error: type[LfqError]) -> Any:
 
     Raises `error` for what is damaged or would need code to run.
     """
+    archive = zipfile.is_zipfile(file.path)
+    start = file.read(0, min(file.size, len(_LEGACY_MAGIC)))
+    if not archive and start != _LEGACY_MAGIC:
+        if start.startswith(b"\x80"):
+            raise _more_than_tensors(file, error)
+        raise error(f"{file.path}: not a whole torch file", "copy or download it again; it may be cut off")
     import torch
 
     try:
-        return torch.load(file.path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file.path))
+        return torch.load(file.path, map_location="cpu", weights_only=True, mmap=archive)
     except pickle.UnpicklingError as reason:
-        raise error(f"{file.path}: holds more than tensors: {_first_line(reason)}", _SAFE_HINT) from reason
+        raise _more_than_tensors(file, error) from reason
     except OSError as reason:
         raise file.refused(reason) from reason
     except Exception as reason:  # torch.load documents no closed set of errors for damaged files
-        raise error(f"{file.path}: not a whole torch file: {_first_line(reason)}") from reason
+        raise error(f"{file.path}: not a whole torch file ({type(reason).__name__})") from reason
+
+
+def _more_than_tensors(file: InputFile, error: type[LfqError]) -> LfqError:
+    return error(
+        f"{file.path}: holds more than tensors: objects that only code in the file could make",
+        "lfq runs no code from files; save plain tensors with torch.save(model.state_dict(), ...) or as .safetensors",
+    )
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a loaded value is a tensor with data of its own: not sparse, nested, or only a shape."""
+    import torch
+
+    if not isinstance(value, torch.Tensor) or value.is_nested:
+        return False
+    return value.layout == torch.strided and value.device.type == "cpu"
 
 
 def dtype_name(tensor: Tensor) -> str:
@@ -81,14 +102,13 @@ def _records(file: InputFile) -> dict[int, int]:
     """Start -> size of every uncompressed record of a little-endian archive; empty for any other file."""
     if not zipfile.is_zipfile(file.path):
         return {}
-    with zipfile.ZipFile(file.path) as archive:
-        infos = archive.infolist()
-        orders = [archive.read(info) for info in infos if info.filename.endswith("/byteorder") and info.file_size < 16]
-        if any(order != b"little" for order in orders):
-            return {}
-        stored = [info for info in infos if info.compress_type == zipfile.ZIP_STORED and info.file_size]
-        return {member_start(file, info): info.file_size for info in stored}
-
-
-def _first_line(reason: BaseException) -> str:
-    return (str(reason).strip().splitlines() or [type(reason).__name__])[0][:200]
+    try:
+        with zipfile.ZipFile(file.path) as archive:
+            infos = archive.infolist()
+            orders = [archive.read(info) for info in infos if info.filename.endswith("/byteorder")]
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, zlib.error):  # torch read it in its own way
+        return {}
+    if any(order != b"little" for order in orders):
+        return {}
+    stored = [info for info in infos if info.compress_type == zipfile.ZIP_STORED and info.file_size]
+    return {member_start(file, info): info.file_size for info in stored}

@@ -120,7 +120,9 @@ def test_of_two_quantizers_module_chooses(suffix: str, tmp_path: Path) -> None:
     assert same(checkpoints.load(path, Facts(module="tokenizer.quantizer")), one)
     assert same(checkpoints.load(path, Facts(module="audio.quantizer")), two)
     assert checkpoints.load(path, Facts(module="audio.quantizer")).num_codebooks == 2
-    for wrong in ("quantizer", "tokenizer", "tokenizer.quantizer.", ""):
+    with pytest.raises(CheckpointError, match="2 quantizers in it"):
+        checkpoints.load(path, Facts(module="quantizer"))  # the end of both names
+    for wrong in ("tokenizer", "tokenizer.quantizer.", ""):
         with pytest.raises(CheckpointError, match="no lookup-free quantizer at") as told:
             checkpoints.load(path, Facts(module=wrong))
         assert "'audio.quantizer'" in str(told.value.hint)

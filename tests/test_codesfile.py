@@ -616,6 +616,23 @@ def test_a_header_that_does_not_fit_is_refused(path, where, value):
     refused(path)
 
 
+def test_a_codebook_of_no_bits_is_refused(path):
+    lfq = changed((*T, "codebook_dims"), [0])
+    lfq["tensors"]["z"]["sha256"] = hashlib.sha256(b"").hexdigest()
+    lie(path, lfq, ("U8", (0,)), b"")
+    assert "codebook_dims" in refused(path)
+
+
+def test_a_source_without_an_axis_is_refused(path):
+    lfq = changed((*T, "shape"), [])
+    lfq["tensors"]["z"]["source"]["shape"] = []
+    lie(path, lfq, ("U8", (1,)), b"\xa8")
+    assert "source" in refused(path)
+    lfq["tensors"]["z"]["source"]["shape"] = [5]  # a single vector is as good as any
+    lie(path, lfq, ("U8", (1,)), b"\xa8")
+    open_codes(path).close()
+
+
 def test_the_layout_has_to_fit_the_shapes(path):
     source = {"shape": [4, 5, 1], "dtype": "F32"}
     lie(path, changed((*T, "source"), source | {"layout": "channel-first"}))

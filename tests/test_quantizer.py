@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from lfq_cli.errors import CheckpointError
 from lfq_cli.quantizer import OPTIONS, Quantizer, bits_of_size, canonical_json, from_config
 
-CONFIG_KEYS = {item.name for item in fields(Quantizer)} - {"weights", "unknown", "codebook_dim"} | {
+CONFIG_KEYS = {item.name for item in fields(Quantizer)} - {"weights", "unknown", "origin", "codebook_dim"} | {
     "type",
     "codebook_size",
 }
@@ -288,6 +288,8 @@ def test_a_forgotten_fact_is_asked_for_by_its_option(fact):
     for other in set(OPTIONS) - {fact}:
         assert getattr(forgetful, other) == getattr(known, other)
         assert OPTIONS[other] not in caught.value.hint.split(";")[0]
+    other = next(name for name in OPTIONS if name != fact)
+    assert forgetful.forget(frozenset({other})).unknown == {fact, other}
     everything = forgetful.forget(frozenset(OPTIONS))
     assert everything.unknown == set(OPTIONS)
     assert replace(known, unknown=frozenset(OPTIONS)).forget(frozenset(OPTIONS)).digest == everything.digest
@@ -324,6 +326,8 @@ def test_golden_digests():
     plain = Quantizer(dim=10, codebook_dim=10)
     assert plain.digest == "8df260a0b3bbdc1a19520e7943cf576af521ef0705f1d1c10d19e9fe9b6791da"
     assert plain.digest == hashlib.sha256(BITS_10).hexdigest()
+    text = BITS_10.replace(b'"spherical":false,', b"").replace(b'"unknown":[]', b'"unknown":["spherical"]')
+    assert plain.forget(frozenset({"spherical"})).digest == hashlib.sha256(text).hexdigest()
     full = Quantizer(
         dim=3,
         codebook_dim=2,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -51,13 +52,13 @@ def load_found(path: Path, found: Found, facts: Facts) -> Quantizer:
 def _build(state: StateFile, description: dict[str, Any] | None, found: Found, facts: Facts) -> Quantizer:
     try:
         if description is not None:
-            return _load_native(state, description, facts)
+            return replace(_load_native(state, description, facts), origin=str(state.path))
         quantizer: Quantizer = FAMILIES[found.family].build(state, found.module, facts)
+        return replace(quantizer, origin=str(state.path))
     except LfqError as error:
         if str(state.path) in error.message:
             raise
         raise type(error)(f"{state.path}: {error.message}", error.hint) from error
-    return quantizer
 
 
 def survey(path: Path) -> list[Found]:
@@ -84,7 +85,7 @@ def open_checkpoint(path: Path) -> Iterator[tuple[StateFile, dict[str, Any] | No
 
 def _files(path: Path) -> tuple[Path, Path, str | None]:
     """(config's path, tensors' path, config's text if there is one) of a checkpoint file or folder."""
-    if not path.exists():
+    if not os.path.exists(path):  # noqa: PTH110 - Path.exists raises for a name that is too long
         raise CheckpointError(f"{path}: no such file or folder")
     if not path.is_dir():
         return path, path, None
@@ -121,9 +122,10 @@ def _load_native(state: StateFile, description: dict[str, Any], facts: Facts) ->
 
 
 def _choose(path: Path, found: list[Found], module: str | None) -> Found:
-    listing = ", ".join(repr(item.module) for item in found)
+    listing = ", ".join(repr(item.module) if item.module else "one at the top" for item in found)
     if module is not None:
-        found = [item for item in found if item.module == module]
+        exact = [item for item in found if item.module == module]
+        found = exact or [item for item in found if item.module.endswith(f".{module}")]
         if not found:
             raise CheckpointError(f"{path}: no lookup-free quantizer at {module!r}", f"it has {listing or 'none'}")
     if not found:

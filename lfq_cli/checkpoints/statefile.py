@@ -16,7 +16,7 @@ from lfq_cli import floats
 from lfq_cli.container import DTYPES, Entry, read_header
 from lfq_cli.errors import CheckpointError
 from lfq_cli.regions import InputFile
-from lfq_cli.torchload import dtype_name, load_weights_only
+from lfq_cli.torchload import dtype_name, is_plain, load_weights_only
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,9 +53,10 @@ class StateFile:
 
 def open_state(path: Path) -> StateFile:
     """The state dict in the file at `path`. Raises CheckpointError for what is damaged, code, or no state dict."""
-    if path.suffix == ".safetensors":
+    suffix = path.suffix.lower()
+    if suffix == ".safetensors":
         return _from_safetensors(path)
-    if path.suffix in (".pt", ".pth", ".ckpt", ".bin"):
+    if suffix in (".pt", ".pth", ".ckpt", ".bin"):
         return _from_torch(path)
     raise CheckpointError(
         f"{path}: not a checkpoint lfq knows", "expected .safetensors, .pt, .pth, .ckpt, .bin, or a native folder"
@@ -82,14 +83,12 @@ def _read_entry(file: InputFile, entry: Entry) -> NDArray[Any]:
 
 
 def _from_torch(path: Path) -> StateFile:
-    import torch
-
     file = InputFile(path, CheckpointError)
     try:
         held = load_weights_only(file, CheckpointError)
     finally:
         file.close()
-    flat = {name: value for name, value in _flatten(held, "").items() if isinstance(value, torch.Tensor)}
+    flat = {name: value for name, value in _flatten(held, "").items() if is_plain(value)}
     if not flat:
         raise CheckpointError(f"{path}: holds no tensors by name", "save the module's state_dict()")
     tensors = {
@@ -104,7 +103,10 @@ def _flatten(value: Any, prefix: str) -> dict[str, Any]:
         return {prefix: value}
     flat: dict[str, Any] = {}
     for key, item in value.items():
-        flat |= _flatten(item, f"{prefix}.{key}" if prefix else str(key))
+        more = _flatten(item, f"{prefix}.{key}" if prefix else str(key))
+        if more.keys() & flat.keys():
+            raise CheckpointError(f"two values of one name: {', '.join(map(repr, sorted(more.keys() & flat.keys())))}")
+        flat |= more
     return flat
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from contextlib import suppress
 from typing import Annotated
 
 import typer
 
-from lfq_cli.cli import decode, encode, export_codebook, inspect, stats
+from lfq_cli.cli import decode, encode, export_codebook, inspect, messages, stats
 from lfq_cli.cli.interrupts import Interrupted, raise_on_signals
 from lfq_cli.errors import LfqError, OptionError
 from lfq_cli.version import __version__
@@ -54,6 +55,7 @@ def _root(
 
 def main() -> None:
     """Runs the command line and exits with its code."""
+    messages.make_printable(sys.stdout, sys.stderr)
     with raise_on_signals():
         try:
             app()
@@ -64,19 +66,28 @@ def main() -> None:
             typer.echo("lfq: interrupted: nothing half-written is left; the same command goes on", err=True)
             sys.exit(interrupt.exit_code)
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered has no reader
+            _forget_stdout()
+            sys.exit(EXIT_FAILED)
+        except OSError as reason:
+            _tell(LfqError(f"{reason.filename or 'output'}: {reason.strerror or reason}"))
+            _forget_stdout()
             sys.exit(EXIT_FAILED)
         except Exception as bug:  # the boundary: anything else is our mistake, said in one line
             _show_traceback()
-            typer.echo(f"lfq: bug: {type(bug).__name__}: {bug} (LFQ_TRACEBACK=1 shows where)", err=True)
+            told = messages.printable(f"{type(bug).__name__}: {bug}")
+            typer.echo(f"lfq: bug: {told} (LFQ_TRACEBACK=1 shows where)", err=True)
             sys.exit(EXIT_BUG)
 
 
-def _tell(error: LfqError) -> None:
-    from lfq_cli.cli.messages import error_lines
+def _forget_stdout() -> None:
+    """Whatever is still buffered has nowhere to go."""
+    with suppress(OSError):  # a stdout without a descriptor, in a caller's process
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
+
+def _tell(error: LfqError) -> None:
     _show_traceback()
-    typer.echo(error_lines(error), err=True)
+    typer.echo(messages.error_lines(error), err=True)
 
 
 def _show_traceback() -> None:

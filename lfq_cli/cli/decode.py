@@ -10,7 +10,7 @@ import typer
 from lfq_cli.cli import options
 from lfq_cli.cli.options import Display, takes_display, takes_facts
 
-Inputs = Annotated[list[str], typer.Argument(metavar="CODES...", help="Codes files, folders or globs.")]
+Inputs = Annotated[list[str], typer.Argument(metavar="CODES", help="Codes files, folders or globs.")]
 Output = Annotated[
     Path,
     typer.Option(
@@ -70,6 +70,7 @@ def decode(
         rename=lambda name: f"{name.removesuffix(SUFFIX).removesuffix('.safetensors')}.{format}",
         file_suffixes=(".safetensors", ".npy"),
         error=CodesFileError,
+        inputs_kept=[checkpoint],
     )
     chosen = DecodeOptions(
         dtype={"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}[dtype],

@@ -10,7 +10,7 @@ import typer
 from lfq_cli.cli import options
 from lfq_cli.cli.options import Display, takes_display, takes_facts
 
-Inputs = Annotated[list[str], typer.Argument(metavar="INPUT...", help="Tensor files, folders or globs.")]
+Inputs = Annotated[list[str], typer.Argument(metavar="INPUT", help="Tensor files, folders or globs.")]
 Output = Annotated[
     Path,
     typer.Option(
@@ -72,6 +72,7 @@ def encode(
         accepts=is_tensor_file,
         rename=lambda name: Path(name).stem + SUFFIX,
         file_suffixes=(".safetensors",),
+        inputs_kept=[checkpoint],
     )
     chosen = EncodeOptions(
         packing=packing,

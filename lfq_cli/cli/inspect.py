@@ -9,7 +9,7 @@ import typer
 
 from lfq_cli.cli.options import Display, takes_display, takes_facts
 
-Paths = Annotated[list[Path], typer.Argument(metavar="PATH...", help="Checkpoints, tensor files or codes files.")]
+Paths = Annotated[list[Path], typer.Argument(metavar="PATH", help="Checkpoints, tensor files or codes files.")]
 Against = Annotated[
     Path | None,
     typer.Option("--checkpoint", metavar="CHECKPOINT", help="Say which tensors this checkpoint would encode."),
@@ -22,7 +22,18 @@ def inspect(paths: Paths, checkpoint: Against = None, *, display: Display, facts
     """Show what a checkpoint, tensor file or codes file holds, from its header."""
     from lfq_cli import checkpoints
     from lfq_cli.cli import render
+    from lfq_cli.cli.messages import error_lines
+    from lfq_cli.errors import LfqError
     from lfq_cli.jobs.inspect import inspect as inspect_path
 
     against = checkpoints.load(checkpoint, facts) if checkpoint else None
-    render.show_inspection([inspect_path(path, facts, against) for path in paths], display)
+    views, failed = [], {}
+    for path in paths:
+        try:
+            views.append(inspect_path(path, facts, against))
+        except LfqError as error:
+            failed[path] = error
+            if len(paths) > 1:
+                render.note(error_lines(error))
+    render.show_inspection(views, display)
+    render.exit_if_failed(failed, len(paths))

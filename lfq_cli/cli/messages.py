@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
+import io
+
 from lfq_cli.errors import LfqError
 
 
@@ -17,6 +20,24 @@ def printable(text: str) -> str:
     """The text with control characters and undecodable bytes as escapes."""
     shown = (c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
     return "".join(shown)
+
+
+_PLAIN = {"×": "x", "…": "...", "±": "+-", "→": "->"}
+
+
+def make_printable(*streams: object) -> None:
+    """Lets streams of any encoding take any text: what they cannot show becomes plain letters or an escape."""
+    codecs.register_error("lfq", _plain_or_escaped)
+    for stream in streams:
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="lfq")
+
+
+def _plain_or_escaped(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    bad = error.object[error.start : error.end]
+    return "".join(_PLAIN.get(c, c.encode("ascii", "backslashreplace").decode()) for c in bad), error.end
 
 
 def size(nbytes: float) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ def run_jobs(
 ) -> None:
     """Runs the jobs with a progress bar and shows what became of them; exits with 3 if some of several failed."""
     started = time.perf_counter()
-    total = sum(job.source.stat().st_size for job in jobs)
+    total = total_size([job.source for job in jobs])
     outcomes = []
     with progress_bar(title, total, display) as progress:
         for outcome in run(progress):
@@ -56,6 +56,15 @@ def exit_if_failed(failed: Mapping[Path, LfqError], inputs: int) -> None:
         raise next(iter(failed.values()))
     if failed:
         raise typer.Exit(EXIT_SOME_FAILED)
+
+
+def total_size(paths: Iterable[Path]) -> int:
+    """Bytes of the files that are there."""
+    total = 0
+    for path in paths:
+        with suppress(OSError):
+            total += path.stat().st_size
+    return total
 
 
 def show_outcomes(outcomes: Sequence[Outcome], seconds: float, display: Display) -> None:
@@ -205,7 +214,7 @@ def show_inspection(views: Sequence[View], display: Display) -> None:
     if display.json:
         _print_json({"paths": [as_json(view) for view in views]})
         return
-    for view in views:
+    for view in () if display.quiet else views:
         if isinstance(view, CodesView):
             _show_codes(view)
         elif isinstance(view, TensorsView):
@@ -309,4 +318,4 @@ def _stdout() -> Console:
 
 
 def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    typer.echo(json.dumps(value, indent=2))

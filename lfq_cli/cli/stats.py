@@ -9,7 +9,7 @@ import typer
 from lfq_cli.cli import options
 from lfq_cli.cli.options import Display, takes_display
 
-Inputs = Annotated[list[str], typer.Argument(metavar="CODES...", help="Codes files, folders or globs.")]
+Inputs = Annotated[list[str], typer.Argument(metavar="CODES", help="Codes files, folders or globs.")]
 
 
 @takes_display
@@ -26,7 +26,7 @@ def stats(inputs: Inputs, tensor: options.Tensors = None, *, display: Display) -
 
     paths = find_inputs(inputs, is_codes_file, CodesFileError)
     tensors = tuple(tensor or ())
-    with render.progress_bar("stats", sum(path.stat().st_size for path in paths), display) as progress:
+    with render.progress_bar("stats", render.total_size(paths), display) as progress:
         report = count_stats(paths, tensors, progress)
     render.show_stats(report, display)
     render.exit_if_failed(report.failed, len(paths))

@@ -68,7 +68,7 @@ def require_room(plan: ExportPlan) -> None:
     free = shutil.disk_usage(folder).free
     if plan.nbytes + len(plan.head.data) > free:
         raise OutputError(
-            f"{plan.output}: needs {plan.nbytes} bytes, the disk has {free} free",
+            f"{plan.output}: needs {plan.nbytes / 1e9:.3g} GB, the disk has {free / 1e9:.3g} GB free",
             "--range A:B exports a part, --dtype float16 halves it",
         )
 

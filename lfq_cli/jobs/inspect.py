@@ -71,15 +71,16 @@ def inspect(path: Path, facts: Facts, checkpoint: Quantizer | None = None) -> Vi
     """What `path` is and holds. `checkpoint`: a quantizer to hold a tensor file's tensors against."""
     if path.is_dir():
         return _checkpoint(path, facts)
-    if path.suffix == ".safetensors":
+    suffix = path.suffix.lower()
+    if suffix == ".safetensors":
         told = described_format(path)
         if told == codesfile.FORMAT:
             return _codes(path)
         if told == native.FORMAT:
             return _checkpoint(path, facts)
-    if path.suffix not in (".npy", ".npz"):
+    if suffix not in (".npy", ".npz"):
         view = _checkpoint(path, facts)
-        if view.quantizers or path.suffix not in TENSOR_FORMATS:
+        if view.quantizers or suffix not in TENSOR_FORMATS:
             return view
     with open_source(path) as source:
         return _tensors(source, checkpoint)

@@ -33,6 +33,9 @@ def each(jobs: Sequence[Job], work: Callable[[Job], Outcome]) -> Iterator[Outcom
             yield work(job)
         except LfqError as error:
             yield Outcome(job.source, job.output, "failed", error=error)
+        except OSError as reason:  # a name too long, a folder that may not be entered
+            refused = LfqError(f"{reason.filename or job.source}: {reason.strerror or reason}")
+            yield Outcome(job.source, job.output, "failed", error=refused)
 
 
 def refuse_older(job: Job) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lfq_cli.errors import LfqError, OptionError, TensorError
+from lfq_cli.tensors import FORMATS
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class _Found:
 
     path: Path
     root: Path
+    named: bool = False
+    """Whether the user named the file itself."""
 
 
 def find_inputs(arguments: Sequence[str], accepts: Callable[[Path], bool], error: type[LfqError]) -> list[Path]:
@@ -40,30 +43,50 @@ def plan_jobs(
     rename: Callable[[str], str],
     file_suffixes: Sequence[str],
     error: type[LfqError] = TensorError,
+    inputs_kept: Sequence[Path] = (),
 ) -> list[Job]:
     """Pairs every input with its output.
 
     One file with an `output` that ends in one of `file_suffixes` is written there. Otherwise `output` is a folder, and
     the inputs' tree is mirrored in it, from the deepest folder that holds all of them: from a folder that was named,
-    from the part of a glob before its first wildcard. Raises OptionError where two inputs would write one output.
+    from the part of a glob before its first wildcard. Raises OptionError where two inputs would write one output,
+    and where an output would replace an input or one of `inputs_kept`.
     """
     found = _find(arguments, accepts, error)
-    single = len(arguments) == 1 and Path(arguments[0]).is_file()
-    if single and output.name.endswith(tuple(file_suffixes)) and not output.is_dir():
-        return [Job(found[0].path, output)]
-    if output.exists() and not output.is_dir():
-        raise OptionError(f"{output}: is a file, expected a folder for several outputs")
-    top = Path(os.path.commonpath([item.root.absolute() for item in found]))
-    jobs = [Job(item.path, _mirrored(item.path, top, output, rename)) for item in found]
+    jobs = _one_job(found, output, file_suffixes) or _mirrored(found, output, rename)
     _refuse_collisions(jobs)
+    for job in jobs:
+        refuse_to_replace(job.output, [*inputs_kept, *(other.source for other in jobs)])
     return jobs
+
+
+def refuse_to_replace(output: Path, inputs: Sequence[Path]) -> None:
+    """Raises OptionError where the output is one of the files that are read."""
+    real = os.path.realpath(output)
+    for path in inputs:
+        if os.path.realpath(path) == real:
+            raise OptionError(f"{output}: is an input of this command and would be replaced", "name another output")
+
+
+def _one_job(found: list[_Found], output: Path, file_suffixes: Sequence[str]) -> list[Job]:
+    """The job of a single input that names its output file; empty where `output` is a folder."""
+    single = len(found) == 1 and found[0].named
+    is_folder = os.path.isdir(output)  # noqa: PTH112 - Path.is_dir raises for a name that is too long
+    if single and not is_folder and output.suffix in file_suffixes:
+        return [Job(found[0].path, output)]
+    expected = f"a folder or a name in {' or '.join(file_suffixes)}" if single else "a folder"
+    if not is_folder and os.path.lexists(output):
+        raise OptionError(f"{output}: is a file, expected {expected}")
+    if not is_folder and output.suffix in (*FORMATS, *file_suffixes):
+        raise OptionError(f"{output}: is the name of a file, expected {expected}")
+    return []
 
 
 def _find(arguments: Sequence[str], accepts: Callable[[Path], bool], error: type[LfqError]) -> list[_Found]:
     found: dict[Path, _Found] = {}
     for argument in arguments:
         for item in _expand(argument, accepts, error):
-            found.setdefault(item.path.absolute(), item)
+            found.setdefault(Path(os.path.realpath(item.path.parent), item.path.name), item)
     return list(found.values())
 
 
@@ -75,9 +98,7 @@ def _expand(argument: str, accepts: Callable[[Path], bool], error: type[LfqError
             raise error(f"{path}: no file in this folder is one to read")
         return files
     if os.path.lexists(argument) or not glob.has_magic(argument):
-        if not os.path.exists(argument):  # noqa: PTH110 - as above
-            raise error(f"{path}: no such file or folder")
-        return [_Found(path, path.parent)]
+        return [_Found(path, path.parent, named=True)]  # if it is not there, its own job says so
     names = sorted(glob.glob(argument, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute patterns
     files = [
         _Found(Path(name), _static_part(argument)) for name in names if Path(name).is_file() and accepts(Path(name))
@@ -99,9 +120,13 @@ def _static_part(pattern: str) -> Path:
     return Path(*parts[:static]) if static else Path()
 
 
-def _mirrored(path: Path, top: Path, output: Path, rename: Callable[[str], str]) -> Path:
-    relative = path.absolute().relative_to(top)
-    return output / relative.with_name(rename(relative.name))
+def _mirrored(found: list[_Found], output: Path, rename: Callable[[str], str]) -> list[Job]:
+    """Jobs whose outputs lie under `output` as their inputs lie under the deepest folder that holds all roots."""
+    top = os.path.commonpath([os.path.abspath(item.root) for item in found])  # noqa: PTH100 - resolves ".."
+    relative = [Path(os.path.relpath(item.path, top)) for item in found]
+    return [
+        Job(item.path, output / path.with_name(rename(path.name))) for item, path in zip(found, relative, strict=True)
+    ]
 
 
 def _refuse_collisions(jobs: list[Job]) -> None:

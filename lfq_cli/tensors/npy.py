@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tokenize
 from math import prod
 from pathlib import Path
 from typing import IO, Any
@@ -43,7 +44,7 @@ def read_array_header(file: IO[bytes], where: str) -> tuple[tuple[int, ...], boo
         if version not in readers:
             raise ValueError(f"format version {version} is unknown")
         shape, fortran_order, dtype = readers[version](file)
-    except (ValueError, EOFError, SyntaxError, TypeError, RecursionError, MemoryError) as reason:
+    except (ValueError, EOFError, SyntaxError, TypeError, RecursionError, MemoryError, tokenize.TokenError) as reason:
         raise TensorError(f"{where}: not a whole npy array: {_one_line(reason)}") from reason
     if any(size < 0 for size in shape):
         raise TensorError(f"{where}: has the shape {shape}")
@@ -79,7 +80,10 @@ def dtype_name(dtype: np.dtype[Any], where: str) -> str:
 
 def reordered(data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any], fortran_order: bool) -> MemoryRegion:
     """Fortran order or big-endian data as C order and little-endian, in memory."""
-    array = np.frombuffer(data, dtype).reshape(shape, order="F" if fortran_order else "C")
+    try:
+        array = np.frombuffer(data, dtype).reshape(shape, order="F" if fortran_order else "C")
+    except ValueError as reason:
+        raise TensorError(f"an array of shape {shape} is more than numpy holds: {reason}") from reason
     plain = np.ascontiguousarray(array, dtype.newbyteorder("<"))
     return MemoryRegion(bytes_of(plain))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import zipfile
 import zlib
 from pathlib import Path
@@ -15,7 +16,7 @@ from lfq_cli.tensors.npy import check_size, dtype_name, is_known, read_array_hea
 from lfq_cli.tensors.source import Source, StoredTensor
 from lfq_cli.zipread import member_start
 
-_BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
+_BROKEN = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError)
 
 
 class MemberRegion:

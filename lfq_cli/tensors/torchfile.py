@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lfq_cli.errors import TensorError
 from lfq_cli.regions import FileRegion, InputFile, MemoryRegion, Region, bytes_of
 from lfq_cli.tensors.source import SOLE_TENSOR, Source, StoredTensor
-from lfq_cli.torchload import dtype_name, load_weights_only, record_offsets
+from lfq_cli.torchload import dtype_name, is_plain, load_weights_only, record_offsets
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,7 +26,7 @@ def open_source(path: Path) -> Source:
         if len(flat) != len(named):
             twice = [name for name, count in Counter(name for name, _ in named).items() if count > 1]
             raise TensorError(f"{path}: holds two tensors of one name: {', '.join(map(repr, twice))}")
-        held = {name: value for name, value in flat.items() if _is_tensor(value)}
+        held = {name: value for name, value in flat.items() if is_plain(value)}
         offsets = record_offsets(file, list(_tensors_in(loaded)))
         tensors = {
             name: StoredTensor(name, dtype_name(tensor), tuple(tensor.shape), _region(tensor, file, offsets))
@@ -46,17 +46,11 @@ def _flatten(value: Any, prefix: str) -> Iterator[tuple[str, Any]]:
 
 def _tensors_in(value: Any) -> Iterator[Tensor]:
     """Every tensor, those in lists too: all of them together tell where the file is mapped."""
-    if _is_tensor(value):
+    if is_plain(value):
         yield value
     elif isinstance(value, Mapping | list | tuple):
         for item in value.values() if isinstance(value, Mapping) else value:
             yield from _tensors_in(item)
-
-
-def _is_tensor(value: Any) -> bool:
-    import torch
-
-    return isinstance(value, torch.Tensor) and value.layout == torch.strided
 
 
 def _region(tensor: Tensor, file: InputFile, offsets: dict[int, int]) -> Region:

@@ -6,6 +6,7 @@ stdout is data: a table, or one JSON object. Progress and notes go to stderr, an
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -156,7 +157,11 @@ def show_stats(report: Report, display: Display) -> None:
 
 def _label(item: TensorUsage, report: Report) -> str:
     files = {other.file for other in report.tensors}
-    return printable(item.name if len(files) == 1 else f"{item.file}: {item.name}")
+    if len(files) == 1:
+        return printable(item.name)
+    folder = os.path.commonpath([file.parent for file in files])
+    file = os.path.relpath(item.file, folder).removesuffix(".safetensors").removesuffix(".codes")
+    return printable(f"{file}: {item.name}")
 
 
 def _usage_table(rows: Sequence[tuple[str, Sequence[Usage]]]) -> Table:

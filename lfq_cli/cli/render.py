@@ -165,7 +165,7 @@ def _label(item: TensorUsage, report: Report) -> str:
 
 
 def _usage_table(rows: Sequence[tuple[str, Sequence[Usage]]]) -> Table:
-    columns = ("tensor", "codebook", "indices", "used", "of", "utilisation", "perplexity", "entropy")
+    columns = ("tensor", "codebook", "indices", "used", "of", "utilisation", "perplexity", "entropy bits")
     table = _table(*columns, right=range(1, 8))
     for label, usages in rows:
         for k, usage in enumerate(usages):
@@ -177,7 +177,7 @@ def _usage_table(rows: Sequence[tuple[str, Sequence[Usage]]]) -> Table:
                 f"{2**usage.bits:,}" if usage.bits <= 24 else f"2^{usage.bits}",
                 f"{usage.utilisation:.3%}",
                 f"{usage.perplexity:,.1f}",
-                f"{usage.entropy_bits:.3f} of {usage.bits} bits",
+                f"{usage.entropy_bits:.3f} of {usage.bits}",
             )
     return table
 
@@ -306,7 +306,10 @@ def _table(*columns: str, right: Iterable[int] = ()) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     aligned = set(right)
     for k, column in enumerate(columns):
-        table.add_column(column, justify="right" if k in aligned else "left", overflow="fold")
+        if k in aligned:
+            table.add_column(column, justify="right", no_wrap=True)  # half a number is a wrong number
+        else:
+            table.add_column(column, overflow="fold")
     return table
 
 

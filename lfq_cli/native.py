@@ -36,6 +36,8 @@ def write(quantizer: Quantizer, path: Path, *, overwrite: bool = False) -> None:
         return
     for name in (MODEL_NAME, CONFIG_NAME):
         refuse_existing(path / name, overwrite=overwrite)
+    if overwrite:
+        (path / CONFIG_NAME).unlink(missing_ok=True)  # a crash in between leaves no old config beside a new model
     _write_model(quantizer, path / MODEL_NAME, {}, overwrite=overwrite)
     with atomic_output(path / CONFIG_NAME, overwrite=overwrite) as file:
         write_all(file, (json.dumps(describe(quantizer), indent=2) + "\n").encode())

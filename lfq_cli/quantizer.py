@@ -32,6 +32,7 @@ OPTIONS = {
 """Facts that may be unknown, and the option that tells each."""
 
 _LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
+_SMALLEST_FLOAT32 = float(np.finfo(np.float32).smallest_subnormal)
 _LAYOUT_KEYS = ("channel_first", "keep_num_codebooks_dim")
 
 
@@ -232,7 +233,7 @@ def _expect(q: Quantizer, names: tuple[str, ...], fits: Any, what: str) -> None:
 
 
 def _is_positive_number(value: Any) -> bool:
-    return type(value) in (int, float) and 0 < value <= _LARGEST_FLOAT32
+    return type(value) in (int, float) and _SMALLEST_FLOAT32 <= value <= _LARGEST_FLOAT32
 
 
 def _check_values(q: Quantizer) -> None:

@@ -85,7 +85,7 @@ class _Dense:
         self._table = np.zeros(1 << bits, np.int64)
 
     def add(self, indices: Indices) -> None:
-        self._table += np.bincount(indices, minlength=self._table.size)
+        self._table += np.bincount(indices.astype(np.int64, copy=False), minlength=self._table.size)
 
     def add_counts(self, codes: Indices, counts: NDArray[np.int64]) -> None:
         self._table[codes.astype(np.int64)] += counts

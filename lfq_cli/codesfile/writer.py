@@ -30,6 +30,8 @@ class Writer:
     def tensor(self, name: str) -> Iterator[TensorWriter]:
         """Takes the bytes of tensor `name`; all of them must be there when the block ends."""
         tensor = self._header.tensors[name]
+        if name != list(self._header.tensors)[len(self._done)]:
+            raise ValueError(f"{name!r} is written out of order")
         writer = TensorWriter(self._file)
         yield writer
         needed = tensor.stored_bytes

@@ -44,6 +44,7 @@ def decode(
     device: options.Device = "auto",
     compute_dtype: options.ComputeDtype = "float32",
     overwrite: options.Overwrite = False,
+    fsync: options.Fsync = True,
     dry_run: options.DryRun = False,
     *,
     display: Display,
@@ -79,6 +80,7 @@ def decode(
         device=device,
         compute_dtype=compute_dtype,
         overwrite=overwrite,
+        durable=fsync,
         dry_run=dry_run,
     )
     run_jobs("decode", jobs, lambda progress: decode_jobs(quantizer, jobs, chosen, progress), display)

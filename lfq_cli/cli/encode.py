@@ -44,6 +44,7 @@ def encode(
     device: options.Device = "auto",
     compute_dtype: options.ComputeDtype = "float32",
     overwrite: options.Overwrite = False,
+    fsync: options.Fsync = True,
     dry_run: options.DryRun = False,
     *,
     display: Display,
@@ -83,6 +84,7 @@ def encode(
         device=device,
         compute_dtype=compute_dtype,
         overwrite=overwrite,
+        durable=fsync,
         dry_run=dry_run,
     )
     run_jobs("encode", jobs, lambda progress: encode_jobs(quantizer, jobs, chosen, progress), display)

@@ -37,6 +37,13 @@ LayoutOption: TypeAlias = Annotated[
     typer.Option("--layout", help="Where the features are; auto: as the checkpoint says, else axis 1 from rank 4 on."),
 ]
 Overwrite: TypeAlias = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
+Fsync: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--fsync/--no-fsync",
+        help="Wait for the disk after each output; without, a power cut may lose outputs of the last seconds.",
+    ),
+]
 DryRun: TypeAlias = Annotated[bool, typer.Option("--dry-run", help="Show what would be done and write nothing.")]
 
 
@@ -50,49 +57,45 @@ class Display:
     no_progress: bool
 
 
-_FACTS = "What the checkpoint does not say"
 _FACT_OPTIONS: dict[str, Any] = {
     "module": Annotated[
         str | None,
-        typer.Option("--module", metavar="PATH", help="Which quantizer of a larger model.", rich_help_panel=_FACTS),
+        typer.Option("--module", metavar="PATH", help="Which quantizer of a larger model."),
     ],
     "codebook_scale": Annotated[
         float | None,
-        typer.Option(
-            "--codebook-scale", metavar="S", help="Magnitude of a code's coordinates.", rich_help_panel=_FACTS
-        ),
+        typer.Option("--codebook-scale", metavar="S", help="Magnitude of a code's coordinates."),
     ],
     "spherical": Annotated[
         bool | None,
-        typer.Option("--spherical/--no-spherical", help="Codes on the unit sphere (BSQ).", rich_help_panel=_FACTS),
+        typer.Option("--spherical/--no-spherical", help="Codes on the unit sphere (BSQ)."),
     ],
     "soft_clamp": Annotated[
         str | None,
-        typer.Option("--soft-clamp", metavar="V|none", help="Inputs pass tanh(z / V) * V.", rich_help_panel=_FACTS),
+        typer.Option("--soft-clamp", metavar="V|none", help="Inputs pass tanh(z / V) * V."),
     ],
     "num_codebooks": Annotated[
         int | None,
-        typer.Option("--num-codebooks", metavar="C", min=1, help="Indices of one vector.", rich_help_panel=_FACTS),
+        typer.Option("--num-codebooks", metavar="C", min=1, help="Indices of one vector."),
     ],
     "keep_num_codebooks_dim": Annotated[
         bool | None,
         typer.Option(
             "--keep-num-codebooks-dim/--drop-num-codebooks-dim",
             help="Whether indices have an axis for the codebooks; unset: if there are several.",
-            rich_help_panel=_FACTS,
         ),
     ],
     "bit_order": Annotated[
         Literal["msb", "lsb"] | None,
-        typer.Option("--bit-order", help="Whether channel 0 is an index's highest bit.", rich_help_panel=_FACTS),
+        typer.Option("--bit-order", help="Whether channel 0 is an index's highest bit."),
     ],
     "cosine": Annotated[
         bool | None,
-        typer.Option("--cosine/--no-cosine", help="Whether project_in is a cosine projection.", rich_help_panel=_FACTS),
+        typer.Option("--cosine/--no-cosine", help="Whether project_in is a cosine projection."),
     ],
     "cosine_scale": Annotated[
         float | None,
-        typer.Option("--cosine-scale", metavar="S", help="Scale of the cosine projection.", rich_help_panel=_FACTS),
+        typer.Option("--cosine-scale", metavar="S", help="Scale of the cosine projection."),
     ],
 }
 _DISPLAY_OPTIONS: dict[str, Any] = {

@@ -34,6 +34,7 @@ class DecodeOptions:
     device: str = "auto"
     compute_dtype: str = "float32"
     overwrite: bool = False
+    durable: bool = True
     dry_run: bool = False
 
 
@@ -68,7 +69,10 @@ def _decode_file(job: Job, quantizer: Quantizer, options: DecodeOptions, progres
         if options.dry_run:
             return replace(outcome, status="planned")
         backend = backends.select(options.device, quantizer, options.compute_dtype, decoding=True)
-        with atomic_output(job.output, overwrite=options.overwrite) as file, start_workers(backend.threads) as workers:
+        with (
+            atomic_output(job.output, overwrite=options.overwrite, durable=options.durable) as file,
+            start_workers(backend.threads) as workers,
+        ):
             write_all(file, head.data)
             for info in infos:
                 codes[info.name].check_digest()

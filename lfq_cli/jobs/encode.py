@@ -32,6 +32,7 @@ class EncodeOptions:
     device: str = "auto"
     compute_dtype: str = "float32"
     overwrite: bool = False
+    durable: bool = True
     dry_run: bool = False
 
 
@@ -72,7 +73,7 @@ def _encode_file(
             return replace(outcome, status="up to date")
         if options.dry_run:
             return replace(outcome, status="planned")
-        with codesfile.create(job.output, header, overwrite=options.overwrite) as writer:
+        with codesfile.create(job.output, header, overwrite=options.overwrite, durable=options.durable) as writer:
             for tensor, layout in selection.chosen:
                 task = EncodeTask(job.source, tensor, layout, backend, zero_nan=options.zero_nan)
                 runs = packed_runs(task, header.tensors[tensor.name], workers, progress)

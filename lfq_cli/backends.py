@@ -7,6 +7,7 @@ does; with them the torch modules of `nn` compute, the one owner of the matrix p
 from __future__ import annotations
 
 import os
+import threading
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -15,13 +16,13 @@ from einops import rearrange
 from lfq_cli import bits as packed_bits
 from lfq_cli.bits import Packed
 from lfq_cli.errors import DeviceError
-from lfq_cli.floats import FORMATS, Bools, FloatFormat, Raw, from_float32, has_extremes, positive, to_float32
+from lfq_cli.floats import FORMATS, Bools, FloatFormat, Raw, from_float32, has_extremes, has_nan, positive, to_float32
 from lfq_cli.quantizer import Quantizer
 
 if TYPE_CHECKING:
     import torch
 
-COMPUTE_DTYPES = ("float32", "bfloat16", "float16")
+CPUS = os.cpu_count() or 1
 
 
 class Backend(Protocol):
@@ -31,12 +32,18 @@ class Backend(Protocol):
     block_bytes: int
     quantizer: Quantizer
 
-    def encode(self, raw: Raw, spec: FloatFormat) -> Packed:
-        """raw [outer, dim, inner] as stored -> the stream of its outer * inner vectors; NaN gives bit 0."""
+    def encode(self, raw: Raw, spec: FloatFormat) -> tuple[Packed, bool]:
+        """raw [outer, dim, inner] as stored -> (stream of its outer * inner vectors, whether raw holds NaN).
+
+        NaN gives bit 0.
+        """
         ...
 
     def decode(self, stream: Packed, outer: int, inner: int, spec: FloatFormat, *, project_out: bool) -> Raw:
-        """The stream of outer * inner vectors -> floats as stored [outer, dim, inner]."""
+        """The stream of outer * inner vectors -> floats as stored [outer, dim, inner].
+
+        They may lie in a buffer that this thread's next call writes over.
+        """
         ...
 
 
@@ -51,22 +58,25 @@ def select(device: str, quantizer: Quantizer, compute_dtype: str, *, decoding: b
 class NumpyBackend:
     """Comparison and packing, a table look-up on the way back. Never imports torch."""
 
-    threads = os.cpu_count() or 1
-    block_bytes = 1 << 20
+    threads = CPUS
+    block_bytes = 8 << 20
+    """Work handed between threads costs more than cache misses: of the read floor, 1 MB blocks reach 0.4, 8 MB 0.85."""
 
     def __init__(self, quantizer: Quantizer) -> None:
         self.quantizer = quantizer
         self._magnitude = quantizer.code_magnitude()
+        self._scratch = threading.local()
 
-    def encode(self, raw: Raw, spec: FloatFormat) -> Packed:
+    def encode(self, raw: Raw, spec: FloatFormat) -> tuple[Packed, bool]:
         """As in Backend."""
+        nan = has_nan(raw, spec)
         if self._needs_formula(raw, spec):
             above = _bits_by_formula(to_float32(raw, spec), self.quantizer)
         else:
-            above = positive(raw, spec)
+            above = positive(raw, spec, has_nan=nan)
         if raw.shape[2] > 1:
             above = np.ascontiguousarray(rearrange(above, "o c i -> o i c"))
-        return packed_bits.pack(above)
+        return packed_bits.pack(above), nan
 
     def decode(self, stream: Packed, outer: int, inner: int, spec: FloatFormat, *, project_out: bool) -> Raw:
         """As in Backend; there is nothing to project."""
@@ -74,8 +84,17 @@ class NumpyBackend:
         if inner > 1:
             by_vector = packed_bits.unpack(stream, outer * inner, width)
             stream = packed_bits.pack(np.ascontiguousarray(rearrange(by_vector, "(o i) c -> o c i", o=outer)))
-        values = np.take(self._table(spec), stream, axis=0).reshape(-1)
-        return values[: outer * inner * width].reshape(outer, width, inner)
+        table = self._table(spec)
+        octets = self._buffer(8 * stream.size, spec).reshape(-1, 8)
+        np.take(table, stream, axis=0, out=octets, mode="clip")  # "raise" would go through a copy
+        return octets.reshape(-1)[: outer * inner * width].reshape(outer, width, inner)
+
+    def _buffer(self, count: int, spec: FloatFormat) -> Raw:
+        """This thread's buffer for `count` values: fresh memory for every block would cost its page faults."""
+        held: Raw | None = getattr(self._scratch, "values", None)
+        if held is None or held.dtype != spec.storage or held.size < count:
+            held = self._scratch.values = np.empty(count, spec.storage)
+        return held[:count]
 
     def _needs_formula(self, raw: Raw, spec: FloatFormat) -> bool:
         """Whether clamping or normalising could make a bit other than `x > 0`."""
@@ -101,7 +120,9 @@ class NumpyBackend:
 class TorchBackend:
     """The torch module of the quantizer on a device, in a compute dtype."""
 
-    threads = 1  # torch uses the cores itself
+    threads = CPUS
+    block_bytes = 16 << 20
+    """Blocks in several threads with one torch thread each beat torch's own threads: reading overlaps (1.7 times)."""
 
     def __init__(self, quantizer: Quantizer, device: torch.device, compute_dtype: str) -> None:
         import torch
@@ -113,19 +134,20 @@ class TorchBackend:
         self._dtype: torch.dtype = getattr(torch, compute_dtype)
         self._device = device
         self._module = module_of(quantizer).to(device, self._dtype)
-        self.block_bytes = (8 << 20) if device.type == "cpu" else (64 << 20)
+        if device.type == "cpu":
+            torch.set_num_threads(1)
 
-    def encode(self, raw: Raw, spec: FloatFormat) -> Packed:
+    def encode(self, raw: Raw, spec: FloatFormat) -> tuple[Packed, bool]:
         """As in Backend."""
         import torch
 
         with torch.inference_mode():
-            x = torch.from_numpy(to_float32(raw, spec)).to(self._device, self._dtype)
-            above = self._module.encode_bits(rearrange(x, "o c i -> (o i) c"))
+            x = _as_tensor(raw, spec).to(self._device).to(self._dtype)
+            z = self._module.latents(rearrange(x, "o c i -> (o i) c"))
+            nan = bool(z.isnan().any()) and has_nan(raw, spec)  # a NaN in x is one in z; few others are
             if self._device.type == "cpu":
-                return packed_bits.pack(above.numpy())
-            packed: Packed = pack_on_device(above).cpu().numpy()
-            return packed
+                return packed_bits.pack((z > 0).numpy()), nan
+            return pack_on_device(z > 0).cpu().numpy(), nan
 
     def decode(self, stream: Packed, outer: int, inner: int, spec: FloatFormat, *, project_out: bool) -> Raw:
         """As in Backend."""
@@ -137,6 +159,16 @@ class TorchBackend:
             y = self._module.decode_bits(by_vector, project_out=project_out)
             y = rearrange(y, "(o i) c -> o c i", o=outer).float().contiguous()
         return from_float32(y.cpu().numpy(), spec)
+
+
+def _as_tensor(raw: Raw, spec: FloatFormat) -> torch.Tensor:
+    """raw as stored -> a tensor on the CPU that shares its memory, in torch's own dtype where it has one."""
+    import torch
+
+    dtypes = {"F16": torch.float16, "BF16": torch.bfloat16}
+    if spec.name in dtypes:  # torch widens them 10 times as fast as numpy
+        return torch.from_numpy(raw.view(np.int16)).view(dtypes[spec.name])
+    return torch.from_numpy(to_float32(raw, spec))
 
 
 def pack_on_device(above: torch.Tensor) -> torch.Tensor:
@@ -188,4 +220,4 @@ def _bits_by_formula(z: Any, quantizer: Quantizer) -> Bools:
             norm = np.abs(fields) if quantizer.codebook_dim == 1 else np.sqrt(squares)  # torch squares no single value
             fields = fields / np.maximum(norm, np.float32(1e-12)) * np.float32(quantizer.codebook_scale)
             z = rearrange(fields, "o c d i -> o (c d) i")
-    return positive(z, FORMATS["F32"])
+    return positive(z, FORMATS["F32"], has_nan=True)

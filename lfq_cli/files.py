@@ -52,6 +52,13 @@ def write_all(file: BinaryIO, data: bytes | memoryview) -> None:
         view = view[file.write(view) :]
 
 
+def write_at(file: BinaryIO, position: int, data: memoryview) -> None:
+    """Writes all of `data` (bytes) from byte `position` of the file on; from any thread."""
+    while data:
+        count = os.pwrite(file.fileno(), data, position)
+        data, position = data[count:], position + count
+
+
 def refuse_existing(path: Path, *, overwrite: bool) -> None:
     """Raises OutputError where something stands at `path` and may not be replaced."""
     if path.is_dir():

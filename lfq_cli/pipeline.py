@@ -1,8 +1,8 @@
 """Every loop over data, in constant memory: floats to codes, codes to floats, codes to counts, codes to a table.
 
-The road of a block: read by position into a worker's own buffer, computed there while it is in cache, handed to the
-caller in order, who writes it. Workers run ahead by a few blocks, so that reading, computing and writing overlap. Knows
-blocks and backends; files are opened, named and finished by `jobs`.
+The road of a block: a worker reads it by position into a buffer of its own and computes; codes are handed to the caller
+in order, who writes them; floats are written by position where they belong. Workers run ahead by a few blocks, so that
+reading, computing and writing overlap. Knows blocks and backends; files are opened, named and finished by `jobs`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from lfq_cli.bits import PACKINGS, Packed, StreamJoiner, indices_to_bits, pack
 from lfq_cli.codesfile import CodesTensor, TensorCodes
 from lfq_cli.container import DTYPES
 from lfq_cli.errors import TensorError
-from lfq_cli.files import write_all
+from lfq_cli.files import write_all, write_at
 from lfq_cli.floats import FORMATS, FloatFormat, Raw
 from lfq_cli.layout import Block, Geometry, Layout, geometry_of, insert_channels
 from lfq_cli.regions import bytes_of
@@ -46,6 +46,10 @@ class Workers:
     def __init__(self, pool: ThreadPoolExecutor, threads: int) -> None:
         self._pool = pool
         self._ahead = 2 * threads
+
+    def start(self, work: Callable[[], R]) -> Callable[[], R]:
+        """Begins `work` beside everything else; the call that is returned waits for its result or raises its error."""
+        return self._pool.submit(work).result
 
     def in_order(self, work: Callable[[T], R], items: Iterable[T], *, parallel: bool = True) -> Generator[R]:
         """work(item) for every item; a few items ahead of the caller, or one by one if not `parallel`."""
@@ -104,9 +108,10 @@ class EncodeTask:
     def run(self, block: Block) -> tuple[Block, Packed]:
         """Reads and encodes one block."""
         raw = _read_block(self.tensor, self.geometry, block, self.spec)
-        if not self.zero_nan and floats.has_nan(raw, self.spec):
+        stream, has_nan = self.backend.encode(raw, self.spec)
+        if has_nan and not self.zero_nan:
             raise _NanFoundError
-        return block, self.backend.encode(raw, self.spec)
+        return block, stream
 
 
 class _NanFoundError(Exception):
@@ -181,9 +186,12 @@ def _read_block(tensor: StoredTensor, geometry: Geometry, block: Block, spec: Fl
 
 @dataclass(frozen=True)
 class DecodeTask:
-    """One tensor's codes on their way back through a backend."""
+    """One tensor's codes on their way back through a backend into a file."""
 
     codes: TensorCodes
+    file: BinaryIO
+    start: int
+    """Where in the file the tensor's bytes begin."""
     channels: int
     backend: Backend
     spec: FloatFormat
@@ -201,32 +209,32 @@ class DecodeTask:
         """The tensor in order, in blocks that suit the backend."""
         return self.geometry.blocks(self.spec.itemsize, self.backend.block_bytes)
 
-    def run(self, block: Block) -> tuple[Block, Raw]:
-        """Reads and decodes one block: [outer, channels, inner] as stored."""
+    def run(self, block: Block) -> Block:
+        """Reads, decodes and writes one block."""
         start = block.outer.start * self.geometry.inner + block.inner.start
         stream = self.codes.stream(start, start + block.vectors)
         outer, inner = block.outer.stop - block.outer.start, block.inner.stop - block.inner.start
-        return block, self.backend.decode(stream, outer, inner, self.spec, project_out=self.project_out)
+        raw = self.backend.decode(stream, outer, inner, self.spec, project_out=self.project_out)
+        _write_block(self.file, self.start, self.geometry, block, raw)
+        return block
 
 
-def write_decoded(file: BinaryIO, start: int, task: DecodeTask, workers: Workers, progress: Progress) -> None:
-    """Decodes every block and writes it where it belongs in a tensor that begins at byte `start` of the file."""
+def write_decoded(task: DecodeTask, workers: Workers, progress: Progress) -> None:
+    """Decodes every block and writes it where it belongs; the order of the blocks in time does not matter."""
     with closing(workers.in_order(task.run, task.blocks())) as blocks:
-        for block, raw in blocks:
-            _write_block(file, start, task.geometry, block, raw)
+        for block in blocks:
             progress(block.vectors * task.codes.info.bits_per_vector // 8)
 
 
 def _write_block(file: BinaryIO, start: int, geometry: Geometry, block: Block, raw: Raw) -> None:
+    """Writes [outer, channels, inner] into a tensor that begins at byte `start` of the file."""
     item = geometry.channels * geometry.inner
     if raw.shape[2] == geometry.inner:
-        file.seek(start + block.outer.start * item * raw.itemsize)
-        write_all(file, bytes_of(raw))
+        write_at(file, start + block.outer.start * item * raw.itemsize, bytes_of(raw))
         return
-    for channel in range(geometry.channels):
+    for channel in range(geometry.channels):  # a part of the positions: one run for every channel
         position = block.outer.start * item + channel * geometry.inner + block.inner.start
-        file.seek(start + position * raw.itemsize)
-        write_all(file, bytes_of(raw[0, channel]))
+        write_at(file, start + position * raw.itemsize, bytes_of(raw[0, channel]))
 
 
 # codes -> counts

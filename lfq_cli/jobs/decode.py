@@ -75,9 +75,11 @@ def _decode_file(job: Job, quantizer: Quantizer, options: DecodeOptions, progres
         ):
             write_all(file, head.data)
             for info in infos:
-                codes[info.name].check_digest()
-                task = DecodeTask(codes[info.name], channels, backend, spec, project_out=options.project_out)
-                write_decoded(file, head.starts[info.name], task, workers, progress)
+                intact = workers.start(codes[info.name].check_digest)
+                start = head.starts[info.name]
+                task = DecodeTask(codes[info.name], file, start, channels, backend, spec, options.project_out)
+                write_decoded(task, workers, progress)
+                intact()  # the file gets its name only if this does not raise
     return outcome
 
 

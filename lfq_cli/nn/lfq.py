@@ -170,14 +170,18 @@ class LFQ(nn.Module):
         return self._to_sphere(z)
 
     @torch.no_grad()
-    def encode_bits(self, x: Tensor) -> Tensor:
-        """x [n, dim] -> bits [n, C*D] bool, codebook 0 first; NaN, 0 and -0.0 give False.
+    def latents(self, x: Tensor) -> Tensor:
+        """x [n, dim] -> z [n, C*D] float32, codebook 0 first: the vectors whose signs are the bits.
 
         Computed in `dtype`, float32 unless the module was converted, whatever x is and autocast says.
         """
         with _without_autocast(x.device):
             z = self.project(x.to(self.dtype))
-        return rearrange(z.float() > 0, "n c d -> n (c d)")
+        return rearrange(z.float(), "n c d -> n (c d)")
+
+    def encode_bits(self, x: Tensor) -> Tensor:
+        """x [n, dim] -> bits [n, C*D] bool, codebook 0 first; NaN, 0 and -0.0 give False."""
+        return self.latents(x) > 0
 
     def _bits_to_indices(self, bits: Tensor) -> Tensor:
         """bits [..., d] bool -> indices [...] int64, exact for every D; at 64 the sum wraps to two's complement."""

@@ -6,7 +6,6 @@ does; with them the torch modules of `nn` compute, the one owner of the matrix p
 
 from __future__ import annotations
 
-import os
 import threading
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,11 +17,10 @@ from lfq_cli.bits import Packed
 from lfq_cli.errors import DeviceError
 from lfq_cli.floats import FORMATS, Bools, FloatFormat, Raw, from_float32, has_extremes, has_nan, positive, to_float32
 from lfq_cli.quantizer import Quantizer
+from lfq_cli.regions import CPUS
 
 if TYPE_CHECKING:
     import torch
-
-CPUS = os.cpu_count() or 1
 
 
 class Backend(Protocol):

@@ -5,17 +5,16 @@ Exact for every D: a dense table of counts up to DENSE_BITS, the sorted codes se
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lfq_cli.bits import BitOrder, Indices, indices_to_bits
+from lfq_cli.bits import BitOrder, Indices
 from lfq_cli.errors import CodesFileError
 
-DENSE_BITS = 22
+DENSE_BITS = 24
 MAX_SPARSE_CODES = 1 << 25
 """Distinct codes of one codebook that a sparse counter holds: 512 MiB of codes and counts."""
 
@@ -67,7 +66,10 @@ class Counter:
 
     def merge(self, other: Counter) -> None:
         """Adds what another counter of the same codebook counted."""
-        self._counts.add_counts(*other._counts.pairs())
+        if isinstance(self._counts, _Dense) and isinstance(other._counts, _Dense):
+            self._counts.table += other._counts.table
+        elif isinstance(self._counts, _Sparse):
+            self._counts.add_counts(*other._counts.pairs())
 
     def usage(self, order: BitOrder) -> Usage:
         """The figures so far; `order` says which channel is an index's most significant bit."""
@@ -75,25 +77,36 @@ class Counter:
         total = int(counts.sum())
         shares = counts / max(total, 1)
         entropy = float(-(shares * np.log2(shares)).sum()) if total else 0.0
-        return Usage(self.bits, total, len(codes), max(0.0, entropy), _share_of_ones(codes, counts, self.bits, order))
+        ones = [count / total for count in self._counts.ones(self.bits)] if total else []
+        shares_of_ones = tuple(ones if order == "lsb" else reversed(ones))
+        return Usage(self.bits, total, len(codes), max(0.0, entropy), shares_of_ones)
 
 
 class _Dense:
     """A count for every code."""
 
     def __init__(self, bits: int) -> None:
-        self._table = np.zeros(1 << bits, np.int64)
+        self.table = np.zeros(1 << bits, np.int64)
 
     def add(self, indices: Indices) -> None:
-        self._table += np.bincount(indices.astype(np.int64, copy=False), minlength=self._table.size)
-
-    def add_counts(self, codes: Indices, counts: NDArray[np.int64]) -> None:
-        self._table[codes.astype(np.int64)] += counts
+        positions = indices.astype(np.int64, copy=False)
+        if positions.size >= 4 * self.table.size:
+            self.table += np.bincount(positions, minlength=self.table.size)
+        else:  # a table of its own for every run would cost more than the counting
+            np.add.at(self.table, positions, 1)
 
     def pairs(self) -> tuple[Indices, NDArray[np.int64]]:
         """(codes used, their counts)."""
-        codes = np.flatnonzero(self._table)
-        return codes, self._table[codes]
+        codes = np.flatnonzero(self.table)
+        return codes, self.table[codes]
+
+    def ones(self, bits: int) -> list[int]:
+        """How often each bit of an index is one, lowest first; folds the table in half for each."""
+        counts, found = self.table, []
+        for _ in range(bits):
+            found.append(int(counts[1::2].sum()))
+            counts = counts[0::2] + counts[1::2]
+        return found
 
 
 class _Sparse:
@@ -104,8 +117,7 @@ class _Sparse:
         self._counts = np.empty(0, np.int64)
 
     def add(self, indices: Indices) -> None:
-        codes, counts = np.unique(indices.astype(np.uint64), return_counts=True)
-        self.add_counts(codes, counts)
+        self.add_counts(*np.unique(indices.astype(np.uint64), return_counts=True))
 
     def add_counts(self, codes: Indices, counts: NDArray[np.int64]) -> None:
         both = np.concatenate([self._codes, codes])
@@ -123,14 +135,6 @@ class _Sparse:
         """(codes used, their counts)."""
         return self._codes, self._counts
 
-
-def _share_of_ones(codes: Indices, counts: NDArray[np.int64], bits: int, order: BitOrder) -> tuple[float, ...]:
-    total = counts.sum()
-    if not total:
-        return ()
-    ones = np.zeros(bits, np.int64)
-    for start in range(0, codes.size, 1 << 16):  # codes one by one as bits: a run at a time, to stay small
-        run = slice(start, start + (1 << 16))
-        ones += counts[run] @ indices_to_bits(codes[run, None], (bits,), order)
-    shares: Sequence[float] = (ones / total).tolist()
-    return tuple(shares)
+    def ones(self, bits: int) -> list[int]:
+        """How often each bit of an index is one, lowest first."""
+        return [int(self._counts[(self._codes >> np.uint64(bit)) & np.uint64(1) > 0].sum()) for bit in range(bits)]

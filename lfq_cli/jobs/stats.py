@@ -9,7 +9,8 @@ from pathlib import Path
 from lfq_cli import codesfile
 from lfq_cli.bits import BitOrder
 from lfq_cli.errors import LfqError
-from lfq_cli.pipeline import Progress, count
+from lfq_cli.pipeline import Progress, Workers, count, start_workers
+from lfq_cli.regions import CPUS
 from lfq_cli.stats import Counter, Usage
 
 
@@ -39,16 +40,17 @@ def stats(paths: Sequence[Path], patterns: Sequence[str] = (), progress: Progres
     tensors: list[TensorUsage] = []
     totals: dict[tuple[tuple[int, ...], BitOrder], list[Counter]] = {}
     failed: dict[Path, LfqError] = {}
-    for path in paths:
-        try:
-            counted = _count_file(path, patterns, progress)
-        except LfqError as error:
-            failed[path] = error
-            continue
-        for info, counters in counted:
-            usages = tuple(counter.usage(info.bit_order) for counter in counters)
-            tensors.append(TensorUsage(path, info.name, usages))
-            _add(totals, (info.codebook_dims, info.bit_order), counters)
+    with start_workers(CPUS) as workers:
+        for path in paths:
+            try:
+                counted = _count_file(path, patterns, workers, progress)
+            except LfqError as error:
+                failed[path] = error
+                continue
+            for info, counters in counted:
+                usages = tuple(counter.usage(info.bit_order) for counter in counters)
+                tensors.append(TensorUsage(path, info.name, usages))
+                _add(totals, (info.codebook_dims, info.bit_order), counters)
     overall = None
     if len(totals) == 1:
         (((_, order), counters),) = totals.items()
@@ -57,11 +59,11 @@ def stats(paths: Sequence[Path], patterns: Sequence[str] = (), progress: Progres
 
 
 def _count_file(
-    path: Path, patterns: Sequence[str], progress: Progress
+    path: Path, patterns: Sequence[str], workers: Workers, progress: Progress
 ) -> list[tuple[codesfile.CodesTensor, list[Counter]]]:
     with codesfile.open_codes(path) as codes:
         names = codes.matching(patterns)
-        return [(codes.header.tensors[name], count(codes[name], progress)) for name in names]
+        return [(codes.header.tensors[name], count(codes[name], workers, progress)) for name in names]
 
 
 def _add(

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # two workers: torch and BLAS use the cores themselves
 PYTEST := $(BIN)/python -m pytest -q -n 2
 
-.PHONY: setup test lint demo sample-data clean
+.PHONY: setup test lint demo sample-data bench bench-smoke clean
 
 setup: $(VENV)/.installed
 
@@ -27,6 +27,13 @@ demo: setup
 
 sample-data: setup
 	$(BIN)/python sample_data/make_sample_data.py
+
+bench: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	$(BIN)/python -m benchmarks
+
+bench-smoke: setup
+	$(BIN)/python -m benchmarks --smoke
 
 clean:
 	rm -rf $(VENV) build dist demo_output *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

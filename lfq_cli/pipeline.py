@@ -14,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain, islice
 from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -56,9 +57,14 @@ class Workers:
         if not parallel:
             yield from map(work, items)
             return
+        items = iter(items)
+        first = list(islice(items, 2))
+        if len(first) < 2:  # nothing to overlap: not worth a thread's time
+            yield from map(work, first)
+            return
         running: deque[Future[R]] = deque()
         try:
-            for item in items:
+            for item in chain(first, items):
                 running.append(self._pool.submit(work, item))
                 if len(running) > self._ahead:
                     yield running.popleft().result()

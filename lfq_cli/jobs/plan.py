@@ -55,16 +55,15 @@ def plan_jobs(
     found = _find(arguments, accepts, error)
     jobs = _one_job(found, output, file_suffixes) or _mirrored(found, output, rename)
     _refuse_collisions(jobs)
-    for job in jobs:
-        refuse_to_replace(job.output, [*inputs_kept, *(other.source for other in jobs)])
+    refuse_to_replace([job.output for job in jobs], [*inputs_kept, *(job.source for job in jobs)])
     return jobs
 
 
-def refuse_to_replace(output: Path, inputs: Sequence[Path]) -> None:
-    """Raises OptionError where the output is one of the files that are read."""
-    real = os.path.realpath(output)
-    for path in inputs:
-        if os.path.realpath(path) == real:
+def refuse_to_replace(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """Raises OptionError where an output is one of the files that are read."""
+    read = {os.path.realpath(path) for path in inputs}
+    for output in outputs:
+        if os.path.realpath(output) in read:
             raise OptionError(f"{output}: is an input of this command and would be replaced", "name another output")
 
 

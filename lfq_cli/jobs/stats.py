@@ -10,7 +10,6 @@ from lfq_cli import codesfile
 from lfq_cli.bits import BitOrder
 from lfq_cli.errors import LfqError
 from lfq_cli.pipeline import Progress, Workers, count, start_workers
-from lfq_cli.regions import CPUS
 from lfq_cli.stats import Counter, Usage
 
 
@@ -40,7 +39,7 @@ def stats(paths: Sequence[Path], patterns: Sequence[str] = (), progress: Progres
     tensors: list[TensorUsage] = []
     totals: dict[tuple[tuple[int, ...], BitOrder], list[Counter]] = {}
     failed: dict[Path, LfqError] = {}
-    with start_workers(CPUS) as workers:
+    with start_workers(1) as workers:  # numpy counts under the interpreter's lock: a second unpacker would only wait
         for path in paths:
             try:
                 counted = _count_file(path, patterns, workers, progress)

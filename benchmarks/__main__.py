@@ -1,0 +1,163 @@
+"""`python -m benchmarks`: every case, its contenders in turn in their own processes; medians, a table, a JSON file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from benchmarks.cases import CASES, FULL_BYTES, Call, Case, Contest
+
+SMOKE_BYTES = 1 << 20
+
+
+def main() -> None:
+    arguments = parse()
+    arguments.data.mkdir(parents=True, exist_ok=True)
+    results = []
+    for case in CASES:
+        if fnmatchcase(case.name, arguments.only) and (case.smoke or not arguments.smoke):
+            print(case.name, file=sys.stderr, flush=True)
+            results.append(measure(case, arguments.data, arguments.bytes, arguments.rounds))
+    document = {"machine": machine(), "bytes": arguments.bytes, "rounds": arguments.rounds, "cases": results}
+    arguments.json.parent.mkdir(parents=True, exist_ok=True)
+    arguments.json.write_text(json.dumps(document, indent=2) + "\n")
+    Console(width=140).print(table(results))
+    print(f"{arguments.json}: the same as JSON")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument(
+        "--smoke", action="store_true", help="tiny inputs, one round, a case of each kind: does it run?"
+    )
+    parser.add_argument("--bytes", type=int, default=FULL_BYTES, help="of float input a case (default 1 GiB)")
+    parser.add_argument("--rounds", type=int, default=5, help="runs of every contender (default 5)")
+    parser.add_argument("--only", default="*", help="cases whose name matches this glob")
+    parser.add_argument("--data", type=Path, default=Path(tempfile.gettempdir()) / "lfq-bench", help="where inputs go")
+    parser.add_argument("--json", type=Path, default=Path("benchmarks/results/latest.json"), help="where figures go")
+    arguments = parser.parse_args()
+    if arguments.smoke:
+        arguments.bytes, arguments.rounds = SMOKE_BYTES, 1
+    return arguments
+
+
+def measure(case: Case, folder: Path, nbytes: int, rounds: int) -> dict[str, Any]:
+    """Every contender once a round, in turn; the ratios are medians of each round's own ratio."""
+    contest = case.set_up(folder, nbytes)
+    calls = {"ours": contest.ours, "floor": contest.floor, "peer": contest.peer}
+    runs: dict[str, list[dict[str, float]]] = {}
+    for number in range(rounds + 1):  # the first round fills the page cache and is not counted
+        for role, call in calls.items():
+            result = run(call) if call is not None else None
+            if result is not None and (number or rounds == 1):
+                runs.setdefault(role, []).append(result)
+    return figures(case, contest, runs)
+
+
+def run(call: Call) -> dict[str, float] | None:
+    """Seconds and peak bytes of one run; None where a peer is not installed."""
+    name, arguments = call
+    if name == "command":
+        return run_command(**arguments)
+    command = [sys.executable, "-m", "benchmarks.contenders", name, json.dumps(arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "ModuleNotFoundError" in done.stderr and name.startswith("faiss"):
+        return None
+    if done.returncode:
+        raise RuntimeError(f"{name}: {done.stderr}")
+    figures: dict[str, float] = json.loads(done.stdout)
+    return figures
+
+
+def run_command(argv: list[str], clear: str | None = None) -> dict[str, float]:
+    """A whole process; its output folder is removed first."""
+    if clear is not None:
+        shutil.rmtree(clear, ignore_errors=True)
+    argv = [part.format(python=sys.executable) if part == "{python}" else part for part in argv]
+    start = time.perf_counter()
+    process = subprocess.Popen(argv, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - start
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise RuntimeError(f"{argv} ended with {process.returncode}")
+    return {"seconds": seconds, "peak_bytes": usage.ru_maxrss * 1024}
+
+
+def figures(case: Case, contest: Contest, runs: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
+    """Medians and ratios. A ratio is ours over the other in speed; for `at_most` cases, in time."""
+    seconds = {role: [result["seconds"] for result in results] for role, results in runs.items()}
+    found: dict[str, Any] = {"case": case.name, "bytes": contest.nbytes, "target": case.target, "at_most": case.at_most}
+    for role, times in seconds.items():
+        found[role] = {
+            "seconds": statistics.median(times),
+            "gb_per_second": contest.nbytes / statistics.median(times) / 1e9,
+            "peak_bytes": max(result["peak_bytes"] for result in runs[role]),
+        }
+        if role != "ours":
+            speedups = [other / own for own, other in zip(seconds["ours"], times, strict=True)]
+            ratio = statistics.median(speedups)
+            found[f"ratio_to_{role}"] = 1 / ratio if case.at_most else ratio
+    found["peer_target"] = case.peer_target
+    return found
+
+
+def table(results: list[dict[str, Any]]) -> Table:
+    shown = Table(box=None, pad_edge=False)
+    for column in ("case", "ours", "floor", "ours / floor", "target", "peer", "ours / peer", "target", "peak memory"):
+        shown.add_column(column, justify="left" if column == "case" else "right", no_wrap=True)
+    for result in results:
+        sign = "≤ " if result["at_most"] else "≥ "
+        shown.add_row(
+            escape(result["case"]),
+            *(speed(result, role) for role in ("ours", "floor")),
+            number(result.get("ratio_to_floor")),
+            sign + f"{result['target']:g}" if result["target"] else "",
+            speed(result, "peer"),
+            number(result.get("ratio_to_peer")),
+            f"≥ {result['peer_target']:g}" if result["peer_target"] else "",
+            f"{result['ours']['peak_bytes'] / 1e6:.0f} MB",
+        )
+    return shown
+
+
+def speed(result: dict[str, Any], role: str) -> str:
+    if role not in result:
+        return ""
+    figures = result[role]
+    return (
+        f"{figures['gb_per_second']:.2f} GB/s"
+        if result["bytes"] and not result["at_most"]
+        else f"{figures['seconds']:.3f} s"
+    )
+
+
+def number(ratio: float | None) -> str:
+    return "" if ratio is None else f"{ratio:.3g}"
+
+
+def machine() -> dict[str, Any]:
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+    }
+
+
+if __name__ == "__main__":
+    main()

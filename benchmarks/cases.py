@@ -1,0 +1,213 @@
+"""The table of what is measured. A case names its contenders; `bytes` is what GB/s counts, for all of them alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.data import Tensor, checkpoint_file, small_files, tensor_file
+
+Call = tuple[str, dict[str, Any]]
+"""A function of contenders.py and its arguments; or ("command", {"argv": [...]}) for a whole process."""
+
+
+@dataclass(frozen=True)
+class Contest:
+    """What runs: ours, the floor that nothing can be faster than, and the peer a user would pick."""
+
+    nbytes: int
+    ours: Call
+    floor: Call | None = None
+    peer: Call | None = None
+
+
+@dataclass(frozen=True)
+class Case:
+    """A name and how to set it up in a folder. `target`: ours over the floor, at least (for times: at most)."""
+
+    name: str
+    set_up: Callable[[Path, int], Contest]
+    target: float | None = None
+    peer_target: float | None = None
+    at_most: bool = False
+    smoke: bool = False
+    """Whether the quick run has it: one case of each kind."""
+
+
+def encode_case(dtype: str, dim: int, bits: int, codebooks: int = 1, positions: tuple[int, ...] = ()) -> Any:
+    """Encode a tensor of about `nbytes`, channel-last [n, dim] or channel-first [n, dim, *positions]."""
+
+    def set_up(folder: Path, nbytes: int) -> Contest:
+        tensor = _tensor(dtype, dim, positions, nbytes)
+        path, checkpoint = tensor_file(folder, tensor), checkpoint_file(folder, dim=dim, bits=bits, codebooks=codebooks)
+        linear = dim != bits * codebooks
+        arguments = {"path": str(path), "checkpoint": str(checkpoint)}
+        floor: Call = ("linear_floor", arguments) if linear else ("read_floor", {"path": str(path)})
+        peer: Call = ("reference_encode", {**arguments, "output": str(folder / "peer.safetensors")})
+        return Contest(
+            tensor.nbytes, ("ours_encode", {**arguments, "output": str(folder / "ours.safetensors")}), floor, peer
+        )
+
+    return set_up
+
+
+def decode_case(dim: int, bits: int, codebooks: int = 1, positions: tuple[int, ...] = ()) -> Any:
+    """Decode codes of a tensor of about `nbytes` of float32."""
+
+    def set_up(folder: Path, nbytes: int) -> Contest:
+        tensor = _tensor("F32", dim, positions, nbytes)
+        source, checkpoint = (
+            tensor_file(folder, tensor),
+            checkpoint_file(folder, dim=dim, bits=bits, codebooks=codebooks),
+        )
+        packed, plain = _codes(source, checkpoint, "bits"), _codes(source, checkpoint, "ints")
+        arguments = {"checkpoint": str(checkpoint), "output": str(folder / "decoded.safetensors")}
+        return Contest(
+            tensor.nbytes,
+            ("ours_decode", {"path": str(packed), **arguments}),
+            ("write_floor", {"nbytes": tensor.nbytes, "path": str(folder / "written")}),
+            ("reference_decode", {"path": str(plain), **arguments, "output": str(folder / "peer.safetensors")}),
+        )
+
+    return set_up
+
+
+def stats_case(bits: int) -> Any:
+    """Count the indices in a packed file of about nbytes / 32. GB/s are of float32 that was encoded."""
+
+    def set_up(folder: Path, nbytes: int) -> Contest:
+        tensor = _tensor("F32", bits, (), nbytes)
+        packed = _codes(tensor_file(folder, tensor), checkpoint_file(folder, dim=bits, bits=bits), "bits")
+        return Contest(
+            tensor.nbytes,
+            ("ours_stats", {"path": str(packed)}),
+            ("read_floor", {"path": str(packed)}),
+            ("numpy_stats", {"path": str(packed), "bits": bits}),
+        )
+
+    return set_up
+
+
+def slices_case(folder: Path, nbytes: int) -> Contest:
+    """Ten thousand slices of 256 indices, against plain int32 indices through safetensors."""
+    tensor = _tensor("F32", 18, (), nbytes)
+    source, checkpoint = tensor_file(folder, tensor), checkpoint_file(folder, dim=18, bits=18)
+    calls = {"count": 10_000, "length": 256}
+    return Contest(
+        calls["count"] * calls["length"] * 4,
+        ("ours_slices", {"path": str(_codes(source, checkpoint, "bits")), **calls}),
+        None,
+        ("int32_slices", {"path": str(_codes(source, checkpoint, "ints")), **calls}),
+    )
+
+
+def faiss_case(folder: Path, nbytes: int) -> Contest:
+    """Signs of [n, 64] to bits, against faiss' pack_bitstrings."""
+    tensor = _tensor("F32", 64, (), nbytes)
+    path, checkpoint = tensor_file(folder, tensor), checkpoint_file(folder, dim=64, bits=64)
+    return Contest(
+        tensor.nbytes,
+        ("ours_encode", {"path": str(path), "checkpoint": str(checkpoint), "output": str(folder / "ours.safetensors")}),
+        ("read_floor", {"path": str(path)}),
+        ("faiss_pack", {"path": str(path), "bits": 64, "output": str(folder / "peer.safetensors")}),
+    )
+
+
+def files_case(fsync: bool) -> Any:
+    """Small files of 64 KiB in a folder (10,000 at full size), as a whole process, against cp -r of the same tree."""
+
+    def set_up(folder: Path, nbytes: int) -> Contest:
+        count = max(20, nbytes * 10_000 // FULL_BYTES)
+        tree = small_files(folder, count=count, nbytes=64 << 10, dim=64)
+        checkpoint = checkpoint_file(folder, dim=64, bits=64)
+        out = folder / "tree_out"
+        options = ["-q", "--fsync" if fsync else "--no-fsync"]
+        return Contest(
+            count * (64 << 10),
+            (
+                "command",
+                {"argv": [*LFQ, "encode", str(checkpoint), str(tree), "-o", str(out), *options], "clear": str(out)},
+            ),
+            ("command", {"argv": ["cp", "-r", str(tree), str(out)], "clear": str(out)}),
+        )
+
+    return set_up
+
+
+def process_case(nbytes: int | None) -> Any:
+    """A whole `lfq encode` process on a file of `nbytes` (None: full size), against importing what it needs."""
+
+    def set_up(folder: Path, full: int) -> Contest:
+        tensor = _tensor("F32", 18, (), nbytes or full)
+        path, checkpoint = tensor_file(folder, tensor), checkpoint_file(folder, dim=18, bits=18)
+        out = folder / "process_out"
+        argv = [*LFQ, "encode", str(checkpoint), str(path), "-o", str(out), "-q", "--no-fsync"]
+        imports = ["{python}", "-c", "import numpy, safetensors, typer, rich"]
+        return Contest(tensor.nbytes, ("command", {"argv": argv, "clear": str(out)}), ("command", {"argv": imports}))
+
+    return set_up
+
+
+def help_case(folder: Path, nbytes: int) -> Contest:
+    """`lfq --help` against importing typer and rich."""
+    imports = ["{python}", "-c", "import typer, rich"]
+    return Contest(0, ("command", {"argv": [*LFQ, "--help"]}), ("command", {"argv": imports}))
+
+
+LFQ = ["{python}", "-m", "lfq_cli"]
+FULL_BYTES = 1 << 30
+
+CASES = (
+    *(
+        Case(f"encode {dtype} [n, 4×16]", encode_case(dtype, 64, 16, 4), target=0.5, peer_target=20)
+        for dtype in ("F32", "F16", "BF16")
+    ),
+    *(
+        Case(f"encode {dtype} [n, 18]", encode_case(dtype, 18, 18), target=0.5, peer_target=20)
+        for dtype in ("F32", "F16", "BF16")
+    ),
+    *(
+        Case(f"encode {dtype} [b, 18, 16, 16]", encode_case(dtype, 18, 18, 1, (16, 16)), target=0.3, peer_target=20)
+        for dtype in ("F32", "F16", "BF16")
+    ),
+    *(
+        Case(f"encode {dtype} 512 -> 18", encode_case(dtype, 512, 18), target=target, peer_target=3)
+        for dtype, target in (("F32", 0.9), ("F16", 0.6), ("BF16", 0.6))
+    ),
+    Case("encode F32 64 -> 10", encode_case("F32", 64, 10), target=0.9, peer_target=3, smoke=True),
+    Case("decode [n, 18]", decode_case(18, 18), target=0.8),
+    Case("decode [n, 4×16]", decode_case(64, 16, 4), target=0.8),
+    Case("decode [b, 18, 16, 16]", decode_case(18, 18, 1, (16, 16)), target=0.8, smoke=True),
+    Case("decode 18 -> 512", decode_case(512, 18), target=0.7),
+    Case("decode 10 -> 64", decode_case(64, 10), target=0.7),
+    *(Case(f"stats D = {bits}", stats_case(bits), smoke=bits == 10) for bits in (10, 18, 24)),
+    Case("10,000 random slices", slices_case, smoke=True),
+    Case("encode F32 [n, 64], faiss", faiss_case, target=0.5, smoke=True),
+    Case("small files, fsync", files_case(True), target=3, at_most=True, smoke=True),
+    Case("small files, no fsync", files_case(False), target=3, at_most=True),
+    Case("process, 1 MiB", process_case(1 << 20), target=3, at_most=True, smoke=True),
+    Case("process, full size", process_case(None)),
+    Case("lfq --help", help_case, target=1.5, at_most=True, smoke=True),
+)
+
+
+def _tensor(dtype: str, dim: int, positions: tuple[int, ...], nbytes: int) -> Tensor:
+    row = Tensor(dtype, (1, dim, *positions)).nbytes
+    return Tensor(dtype, (max(1, nbytes // row // 8 * 8), dim, *positions))
+
+
+def _codes(source: Path, checkpoint: Path, packing: str) -> Path:
+    """The codes of a tensor file, made if they are not there."""
+    path = source.with_name(f"{source.stem}.{checkpoint.stem}.{packing}.codes.safetensors")
+    if not path.exists():
+        from lfq_cli import checkpoints
+        from lfq_cli.jobs.encode import EncodeOptions, encode
+        from lfq_cli.jobs.plan import Job
+
+        options = EncodeOptions(packing=packing, index_dtype="I32" if packing == "ints" else None)
+        (outcome,) = encode(checkpoints.load(checkpoint), [Job(source, path)], options)
+        if outcome.error is not None:
+            raise outcome.error
+    return path

@@ -1,0 +1,278 @@
+"""What is timed: ours, the floor under it, and the peer a user would pick. Each runs in a process of its own.
+
+`python -m benchmarks.contenders NAME JSON-ARGUMENTS` prints one JSON object: seconds of the work alone (imports and
+set-up left out), bytes of memory at the peak. Every function returns the work as a callable, so that set-up is not
+timed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Work = Callable[[], Any]
+
+READ_BYTES = 1 << 20
+PEER_BATCH_BYTES = 64 << 20  # of input: the fastest of 16, 64 and 256 MiB for the peer on two cores
+
+
+# floors
+
+
+def read_floor(path: str) -> Work:
+    """Reads the file into one buffer."""
+
+    def work() -> None:
+        buffer = bytearray(READ_BYTES)
+        with Path(path).open("rb", buffering=0) as file:
+            while file.readinto(buffer):
+                pass
+
+    return work
+
+
+def write_floor(nbytes: int, path: str) -> Work:
+    """Writes so many bytes from one buffer; the system's buffers, as ours without fsync."""
+
+    def work() -> None:
+        buffer = memoryview(os.urandom(READ_BYTES))
+        with Path(path).open("wb", buffering=0) as file:
+            for _ in range(nbytes // READ_BYTES):
+                file.write(buffer)
+            file.write(buffer[: nbytes % READ_BYTES])
+
+    return work
+
+
+def linear_floor(path: str, checkpoint: str, out: bool = False) -> Work:
+    """The bare matrix product of project_in (or project_out) on as many vectors, in blocks of ours, in memory."""
+    import torch
+
+    quantizer, backend = _linear(checkpoint)
+    side = "project_out" if out else "project_in"
+    weight = torch.from_numpy(quantizer.weights[f"{side}.weight"].copy())
+    bias = torch.from_numpy(quantizer.weights[f"{side}.bias"].copy())
+    vectors = _vectors(path)
+    rows = max(1, backend.block_bytes // (4 * quantizer.dim))
+    x = torch.randn(rows, weight.shape[1])
+
+    @torch.inference_mode()
+    def work() -> None:
+        for start in range(0, vectors, rows):
+            torch.nn.functional.linear(x[: vectors - start], weight, bias)
+
+    return work
+
+
+# ours
+
+
+def ours_encode(path: str, checkpoint: str, output: str) -> Work:
+    """File to file, as `lfq encode --overwrite --no-fsync`."""
+    from lfq_cli import backends, checkpoints
+    from lfq_cli.jobs.encode import EncodeOptions, encode
+    from lfq_cli.jobs.plan import Job
+
+    quantizer = checkpoints.load(Path(checkpoint))
+    if quantizer.is_linear:
+        backends.select("auto", quantizer, "float32", decoding=False)  # imports torch
+    options = EncodeOptions(overwrite=True, durable=False)
+    return lambda: _all_written(encode(quantizer, [Job(Path(path), Path(output))], options))
+
+
+def ours_decode(path: str, checkpoint: str, output: str, dtype: str = "F32") -> Work:
+    """File to file, as `lfq decode --overwrite --no-fsync`."""
+    from lfq_cli import backends, checkpoints
+    from lfq_cli.jobs.decode import DecodeOptions, decode
+    from lfq_cli.jobs.plan import Job
+
+    quantizer = checkpoints.load(Path(checkpoint))
+    if quantizer.is_linear:
+        backends.select("auto", quantizer, "float32", decoding=True)
+    options = DecodeOptions(dtype=dtype, overwrite=True, durable=False)
+    return lambda: _all_written(decode(quantizer, [Job(Path(path), Path(output))], options))
+
+
+def ours_stats(path: str) -> Work:
+    """The figures of `lfq stats`."""
+    from lfq_cli.jobs.stats import stats
+
+    return lambda: stats([Path(path)])
+
+
+def ours_slices(path: str, count: int, length: int) -> Work:
+    """So many random slices of `open_codes`."""
+    import numpy as np
+
+    from lfq_cli import open_codes
+
+    codes = open_codes(path)["x"]
+    starts = np.random.default_rng(3).integers(0, len(codes) - length, count).tolist()
+
+    def work() -> None:
+        for start in starts:
+            codes[start : start + length]
+
+    return work
+
+
+# peers
+
+
+def reference_encode(path: str, checkpoint: str, output: str) -> Work:
+    """vector_quantize_pytorch: load, forward in eval in batches, save int32 with safetensors."""
+    import torch
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    module = _reference(checkpoint)
+
+    @torch.no_grad()
+    def work() -> None:
+        with safe_open(path, "pt") as file:
+            x = file.get_tensor("x")
+        rows = max(1, PEER_BATCH_BYTES // (x[0].numel() * x.element_size()))
+        batches = (x[start : start + rows] for start in range(0, len(x), rows))
+        if module.has_projections:  # in the input's dtype it would give other tokens, and no bias fits
+            batches = (batch.float() for batch in batches)
+        indices = [module(b if b.ndim >= 3 else b[None])[1].to(torch.int32) for b in batches]
+        save_file({"x": torch.cat([i if x.ndim >= 3 else i[0] for i in indices])}, output)
+
+    return work
+
+
+def reference_decode(path: str, checkpoint: str, output: str) -> Work:
+    """vector_quantize_pytorch: load int32, indices_to_codes in batches, save with safetensors."""
+    import torch
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    module = _reference(checkpoint)
+
+    @torch.no_grad()
+    def work() -> None:
+        with safe_open(path, "pt") as file:
+            indices = file.get_tensor("x")
+        rows = max(1, PEER_BATCH_BYTES // (4 * module.dim * max(1, indices[0].numel())))
+        batches = (indices[start : start + rows] for start in range(0, len(indices), rows))
+        save_file({"x": torch.cat([module.indices_to_codes(b) for b in batches]).contiguous()}, output)
+
+    return work
+
+
+def numpy_stats(path: str, bits: int) -> Work:
+    """What a user writes: unpackbits, a dot product, bincount, a million indices at a time."""
+    import numpy as np
+    from safetensors.numpy import load_file
+
+    weights = 1 << np.arange(bits)[::-1]
+
+    def work() -> None:
+        stream = load_file(path)["x"]
+        counts = np.zeros(1 << bits, np.int64)
+        step = (1 << 20) * bits // 8
+        for start in range(0, stream.size, step):
+            rows = np.unpackbits(stream[start : start + step])
+            rows = rows[: rows.size - rows.size % bits].reshape(-1, bits)
+            counts += np.bincount(rows @ weights, minlength=counts.size)
+
+    return work
+
+
+def int32_slices(path: str, count: int, length: int) -> Work:
+    """Random slices of plain int32 indices through safetensors' get_slice."""
+    import numpy as np
+    from safetensors import safe_open
+
+    codes = safe_open(path, "numpy").get_slice("x")
+    starts = np.random.default_rng(3).integers(0, codes.get_shape()[0] - length, count).tolist()
+
+    def work() -> None:
+        for start in starts:
+            codes[start : start + length]
+
+    return work
+
+
+def faiss_pack(path: str, bits: int, output: str) -> Work:
+    """faiss: the signs as 0 and 1, then pack_bitstrings (a vector to whole bytes), saved with safetensors."""
+    import faiss
+    import numpy as np
+    from safetensors.numpy import load_file, save_file
+
+    def work() -> None:
+        x = load_file(path)["x"]
+        rows = PEER_BATCH_BYTES // (4 * bits)
+        parts = [
+            faiss.pack_bitstrings((x[start : start + rows] > 0).astype(np.int32), 1) for start in range(0, len(x), rows)
+        ]
+        save_file({"x": np.concatenate(parts)}, output)
+
+    return work
+
+
+def _all_written(outcomes: Any) -> None:
+    for outcome in outcomes:
+        if outcome.error is not None:
+            raise outcome.error
+
+
+def _linear(checkpoint: str) -> Any:
+    from lfq_cli import backends, checkpoints
+
+    quantizer = checkpoints.load(Path(checkpoint))
+    return quantizer, backends.select("auto", quantizer, "float32", decoding=False)
+
+
+def _vectors(path: str) -> int:
+    """Vectors of the tensor (or codes) in the file."""
+    from lfq_cli.jobs.kinds import described_format
+
+    if described_format(Path(path)) == "lfq-codes":
+        from lfq_cli import open_codes
+
+        return open_codes(path).header.tensors["x"].vectors
+    from lfq_cli.tensors import open_source
+
+    shape = open_source(Path(path)).tensors["x"].shape
+    return int(shape[0])
+
+
+def _reference(checkpoint: str) -> Any:
+    import torch
+    from vector_quantize_pytorch import LFQ
+
+    from lfq_cli import checkpoints
+
+    quantizer = checkpoints.load(Path(checkpoint))
+    module = LFQ(dim=quantizer.dim, codebook_size=quantizer.codebook_size, num_codebooks=quantizer.num_codebooks)
+    module.load_state_dict({name: torch.from_numpy(w.copy()) for name, w in quantizer.weights.items()}, strict=False)
+    return module.eval()
+
+
+def peak_bytes() -> int:
+    """The most memory this process had resident so far (Linux: without what it inherited from its parent)."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
+        return int(line.split()[1]) * 1024
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def main() -> None:
+    name, arguments = sys.argv[1:]
+    work = globals()[name](**json.loads(arguments))
+    start = time.perf_counter()
+    work()
+    print(json.dumps({"seconds": time.perf_counter() - start, "peak_bytes": peak_bytes()}))
+
+
+if __name__ == "__main__":
+    main()

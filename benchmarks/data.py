@@ -1,0 +1,89 @@
+"""The inputs of the benchmarks, made once in a folder: tensor files, checkpoints, a tree of small files."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import numpy as np
+
+from lfq_cli.container import header_bytes, tensor_bytes
+from lfq_cli.native import write
+from lfq_cli.quantizer import Quantizer
+
+TENSOR = "x"
+_REPEATED = 1 << 22  # values drawn; longer tensors repeat them: drawing would take longer than the benchmarks
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor to make: its file's name says what it is."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the data."""
+        return tensor_bytes(self.dtype, self.shape)
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return f"{self.dtype.lower()}_{'x'.join(map(str, self.shape))}.safetensors"
+
+
+def tensor_file(folder: Path, tensor: Tensor) -> Path:
+    """A safetensors file of normal values under `folder`, made if it is not there."""
+    path = folder / tensor.name
+    if path.exists() and path.stat().st_size > tensor.nbytes:
+        return path
+    values = np.random.default_rng(0).standard_normal(_REPEATED, dtype=np.float32)
+    if tensor.dtype == "F16":
+        values = values.astype(np.float16)
+    if tensor.dtype == "BF16":
+        values = (values.view(np.uint32) >> 16).astype(np.uint16)
+    with path.open("wb") as file:
+        file.write(header_bytes({}, {TENSOR: (tensor.dtype, tensor.shape)}))
+        left = prod(tensor.shape)
+        while left:
+            count = min(left, _REPEATED)
+            file.write(values[:count].tobytes())
+            left -= count
+    return path
+
+
+def checkpoint_file(folder: Path, *, dim: int, bits: int, codebooks: int = 1) -> Path:
+    """A native checkpoint, with random projections where dim is not codebooks * bits."""
+    path = folder / f"lfq_{dim}_{codebooks}x{bits}.safetensors"
+    if path.exists():
+        return path
+    rng, width = np.random.default_rng(1), bits * codebooks
+    weights = {}
+    if dim != width:
+        shapes = {
+            "project_in.weight": (width, dim),
+            "project_in.bias": (width,),
+            "project_out.weight": (dim, width),
+            "project_out.bias": (dim,),
+        }
+        weights = {name: (rng.standard_normal(shape) / 8).astype(np.float32) for name, shape in shapes.items()}
+    write(Quantizer(dim=dim, codebook_dim=bits, num_codebooks=codebooks, weights=weights), path)
+    return path
+
+
+def small_files(folder: Path, *, count: int, nbytes: int, dim: int) -> Path:
+    """A folder of `count` .npy files of `nbytes` of float32 [n, dim] in subfolders of a hundred."""
+    tree = folder / f"small_{count}_{nbytes}_{dim}"
+    if (tree / "done").exists():
+        return tree
+    shutil.rmtree(tree, ignore_errors=True)
+    values = np.random.default_rng(2).standard_normal((nbytes // 4 // dim, dim), dtype=np.float32)
+    for k in range(count):
+        sub = tree / f"{k // 100:04}"
+        sub.mkdir(parents=True, exist_ok=True)
+        np.save(sub / f"{k:06}.npy", values)
+    (tree / "done").touch()
+    return tree

@@ -40,6 +40,18 @@ class Geometry:
         """Positions of the tensor."""
         return self.outer * self.inner
 
+    def runs(self, block: Block) -> Iterator[tuple[tuple[int, ...], int]]:
+        """(index into the block's array [outer, channels, inner], position in the flat tensor) of each contiguous run.
+
+        Whole items are one run; a part of the positions is one for every channel.
+        """
+        first = block.outer.start * self.channels * self.inner
+        if block.inner == slice(0, self.inner):
+            yield (), first
+            return
+        for channel in range(self.channels):
+            yield (0, channel), first + channel * self.inner + block.inner.start
+
     def blocks(self, itemsize: int, block_bytes: int, *, whole_items: bool = False) -> Iterator[Block]:
         """Blocks of about `block_bytes` in order; `whole_items` never cuts an outer item (for compressed sources)."""
         if not self.vectors:

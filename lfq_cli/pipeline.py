@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from lfq_cli import floats
 from lfq_cli.backends import Backend
-from lfq_cli.bits import MAX_INDEX_BITS, PACKINGS, Indices, Packed, StreamJoiner, indices_to_bits, pack
+from lfq_cli.bits import PACKINGS, Indices, Packed, StreamJoiner, indices_to_bits, pack
 from lfq_cli.codesfile import CodesTensor, TensorCodes
 from lfq_cli.container import DTYPES
 from lfq_cli.errors import TensorError
@@ -177,13 +177,8 @@ def _read_block(tensor: StoredTensor, geometry: Geometry, block: Block, spec: Fl
     if buffer is None or buffer.size < needed:
         buffer = _buffers.block = np.empty(needed, np.uint8)
     raw = buffer[:needed].view(spec.storage).reshape(outer, geometry.channels, inner)
-    item = geometry.channels * geometry.inner
-    if inner == geometry.inner:
-        tensor.region.read_into(block.outer.start * item * spec.itemsize, bytes_of(raw))
-        return raw
-    for channel in range(geometry.channels):  # a part of the positions: one run for every channel
-        start = block.outer.start * item + channel * geometry.inner + block.inner.start
-        tensor.region.read_into(start * spec.itemsize, bytes_of(raw[0, channel]))
+    for part, start in geometry.runs(block):
+        tensor.region.read_into(start * spec.itemsize, bytes_of(raw[part]))
     return raw
 
 
@@ -234,13 +229,8 @@ def write_decoded(task: DecodeTask, workers: Workers, progress: Progress) -> Non
 
 def _write_block(file: BinaryIO, start: int, geometry: Geometry, block: Block, raw: Raw) -> None:
     """Writes [outer, channels, inner] into a tensor that begins at byte `start` of the file."""
-    item = geometry.channels * geometry.inner
-    if raw.shape[2] == geometry.inner:
-        write_at(file, start + block.outer.start * item * raw.itemsize, bytes_of(raw))
-        return
-    for channel in range(geometry.channels):  # a part of the positions: one run for every channel
-        position = block.outer.start * item + channel * geometry.inner + block.inner.start
-        write_at(file, start + position * raw.itemsize, bytes_of(raw[0, channel]))
+    for part, position in geometry.runs(block):
+        write_at(file, start + position * raw.itemsize, bytes_of(raw[part]))
 
 
 # codes -> counts
@@ -253,13 +243,12 @@ def count(codes: TensorCodes, workers: Workers, progress: Progress) -> list[Coun
     """A counter for every codebook of the tensor, fed with all of its indices. Workers unpack, the caller counts."""
     info = codes.info
     counters = [Counter(bits) for bits in info.codebook_dims]
-    dtype = np.dtype(np.int64 if max(info.codebook_dims) < MAX_INDEX_BITS else np.uint64)
 
     def unpack(start: int) -> Indices:
-        indices = np.empty((min(_COUNTED_VECTORS, info.vectors - start), len(counters)), dtype)
+        indices = np.empty((min(_COUNTED_VECTORS, info.vectors - start), len(counters)), codes.dtype)
         for first in range(0, len(indices), _UNPACKED_VECTORS):
             run = indices[first : first + _UNPACKED_VECTORS]
-            run[:] = codes.indices(start + first, start + first + len(run), dtype)
+            run[:] = codes.indices(start + first, start + first + len(run), codes.dtype)
         return indices
 
     with closing(workers.in_order(unpack, range(0, info.vectors, _COUNTED_VECTORS))) as runs:

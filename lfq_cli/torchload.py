@@ -5,7 +5,8 @@ from __future__ import annotations
 import pickle
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lfq_cli.errors import LfqError
@@ -47,6 +48,27 @@ def _more_than_tensors(file: InputFile, error: type[LfqError]) -> LfqError:
         f"{file.path}: holds more than tensors: objects that only code in the file could make",
         "lfq runs no code from files; save plain tensors with torch.save(model.state_dict(), ...) or as .safetensors",
     )
+
+
+def named_values(file: InputFile, loaded: Any, sole: str, error: type[LfqError]) -> dict[str, Any]:
+    """Every value of nested mappings by its dotted name; a value that is no mapping is called `sole`.
+
+    Raises `error` where two values have one name.
+    """
+    pairs = list(_pairs(loaded, ""))
+    named = {name or sole: value for name, value in pairs}
+    if len(named) != len(pairs):
+        twice = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
+        raise error(f"{file.path}: holds two values of one name: {', '.join(map(repr, twice))}")
+    return named
+
+
+def _pairs(value: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    if not isinstance(value, Mapping):
+        yield prefix, value
+        return
+    for key, item in value.items():
+        yield from _pairs(item, f"{prefix}.{key}" if prefix else str(key))
 
 
 def is_plain(value: Any) -> bool:

@@ -16,7 +16,7 @@ from lfq_cli import floats
 from lfq_cli.container import DTYPES, Entry, read_header
 from lfq_cli.errors import CheckpointError
 from lfq_cli.regions import InputFile
-from lfq_cli.torchload import dtype_name, is_plain, load_weights_only
+from lfq_cli.torchload import dtype_name, is_plain, load_weights_only, named_values
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -88,7 +88,7 @@ def _from_torch(path: Path) -> StateFile:
         held = load_weights_only(file, CheckpointError)
     finally:
         file.close()
-    flat = {name: value for name, value in _flatten(held, "").items() if is_plain(value)}
+    flat = {name: value for name, value in named_values(file, held, "", CheckpointError).items() if is_plain(value)}
     if not flat:
         raise CheckpointError(f"{path}: holds no tensors by name", "save the module's state_dict()")
     tensors = {
@@ -96,18 +96,6 @@ def _from_torch(path: Path) -> StateFile:
         for name, value in flat.items()
     }
     return StateFile(path, tensors)
-
-
-def _flatten(value: Any, prefix: str) -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        return {prefix: value}
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        more = _flatten(item, f"{prefix}.{key}" if prefix else str(key))
-        if more.keys() & flat.keys():
-            raise CheckpointError(f"two values of one name: {', '.join(map(repr, sorted(more.keys() & flat.keys())))}")
-        flat |= more
-    return flat
 
 
 def _to_numpy(tensor: Tensor) -> NDArray[Any]:

@@ -74,7 +74,7 @@ def decode(
         inputs_kept=[checkpoint],
     )
     chosen = DecodeOptions(
-        dtype={"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}[dtype],
+        dtype=options.STORED_FLOATS[dtype],
         project_out=project_out,
         tensors=tuple(tensor or ()),
         device=device,

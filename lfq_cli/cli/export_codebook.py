@@ -57,7 +57,7 @@ def export_codebook(
         quantizer,
         output,
         rows=_rows(range),
-        dtype={"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}[dtype],
+        dtype=options.STORED_FLOATS[dtype],
         project_out=project_out,
         overwrite=overwrite,
     )

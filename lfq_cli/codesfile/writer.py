@@ -23,6 +23,7 @@ class Writer:
     def __init__(self, file: BinaryIO, header: CodesHeader) -> None:
         self._file = file
         self._header = header
+        self._order = iter(header.tensors)
         self._done: dict[str, CodesTensor] = {}
         write_all(file, self._head(header))
 
@@ -30,7 +31,7 @@ class Writer:
     def tensor(self, name: str) -> Iterator[TensorWriter]:
         """Takes the bytes of tensor `name`; all of them must be there when the block ends."""
         tensor = self._header.tensors[name]
-        if name != list(self._header.tensors)[len(self._done)]:
+        if name != next(self._order, None):
             raise ValueError(f"{name!r} is written out of order")
         writer = TensorWriter(self._file)
         yield writer

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lfq_cli.errors import TensorError
 from lfq_cli.regions import FileRegion, InputFile, MemoryRegion, Region, bytes_of
 from lfq_cli.tensors.source import SOLE_TENSOR, Source, StoredTensor
-from lfq_cli.torchload import dtype_name, is_plain, load_weights_only, record_offsets
+from lfq_cli.torchload import dtype_name, is_plain, load_weights_only, named_values, record_offsets
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,11 +20,7 @@ def open_source(path: Path) -> Source:
     file = InputFile(path, TensorError)
     with file.closed_on_error():
         loaded = load_weights_only(file, TensorError)
-        named = list(_flatten(loaded, ""))
-        flat = dict(named)
-        if len(flat) != len(named):
-            twice = [name for name, count in Counter(name for name, _ in named).items() if count > 1]
-            raise TensorError(f"{path}: holds two tensors of one name: {', '.join(map(repr, twice))}")
+        flat = named_values(file, loaded, SOLE_TENSOR, TensorError)
         held = {name: value for name, value in flat.items() if is_plain(value)}
         offsets = record_offsets(file, list(_tensors_in(loaded)))
         tensors = {
@@ -34,14 +29,6 @@ def open_source(path: Path) -> Source:
         }
         left_alone = {name: type(value).__name__ for name, value in flat.items() if name not in held}
     return Source(path, tensors, left_alone, close=file.close)
-
-
-def _flatten(value: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-    if not isinstance(value, Mapping):
-        yield prefix or SOLE_TENSOR, value
-        return
-    for key, item in value.items():
-        yield from _flatten(item, f"{prefix}.{key}" if prefix else str(key))
 
 
 def _tensors_in(value: Any) -> Iterator[Tensor]:

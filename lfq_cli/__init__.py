@@ -1,7 +1,7 @@
 """Binary tokens from saved Lookup-Free Quantization checkpoints.
 
     load(checkpoint)            the quantizer as a torch module in eval mode
-    LFQ(...)                    the module itself, to train one
+    LFQ(...)                    the module itself, to train one; ResidualLFQ, GroupedResidualLFQ
     open_codes(codes_file)      indices by slicing, numpy only
 
 Nothing is imported before it is asked for: torch takes a second or two.
@@ -16,12 +16,18 @@ from lfq_cli.version import __version__
 
 if TYPE_CHECKING:
     from lfq_cli.codesfile import open_codes
-    from lfq_cli.nn import LFQ
+    from lfq_cli.nn import LFQ, GroupedResidualLFQ, ResidualLFQ
     from lfq_cli.pretrained import load
 
-__all__ = ["LFQ", "__version__", "load", "open_codes"]
+__all__ = ["LFQ", "GroupedResidualLFQ", "ResidualLFQ", "__version__", "load", "open_codes"]
 
-_HOMES = {"LFQ": "lfq_cli.nn", "load": "lfq_cli.pretrained", "open_codes": "lfq_cli.codesfile"}
+_HOMES = {
+    "LFQ": "lfq_cli.nn",
+    "ResidualLFQ": "lfq_cli.nn",
+    "GroupedResidualLFQ": "lfq_cli.nn",
+    "load": "lfq_cli.pretrained",
+    "open_codes": "lfq_cli.codesfile",
+}
 
 
 def __getattr__(name: str) -> Any:

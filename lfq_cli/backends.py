@@ -7,7 +7,7 @@ does; with them the torch modules of `nn` compute, the one owner of the matrix p
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from einops import rearrange
@@ -15,7 +15,8 @@ from einops import rearrange
 from lfq_cli import bits as packed_bits
 from lfq_cli.bits import Packed
 from lfq_cli.errors import DeviceError
-from lfq_cli.floats import FORMATS, Bools, FloatFormat, Raw, from_float32, has_extremes, has_nan, positive, to_float32
+from lfq_cli.floats import FloatFormat, Raw, from_float32, has_extremes, has_nan, positive, to_float32
+from lfq_cli.numerics import bits_by_formula, residual_bits, residual_codes
 from lfq_cli.quantizer import Quantizer
 from lfq_cli.regions import CPUS
 
@@ -47,10 +48,18 @@ class Backend(Protocol):
 
 def select(device: str, quantizer: Quantizer, compute_dtype: str, *, decoding: bool) -> Backend:
     """The backend for `device` ("auto", "cpu", "cuda", "cuda:N", "mps"). Raises DeviceError where it is not there."""
-    torch_needed = quantizer.is_linear or (decoding and quantizer.code_magnitude() is None)
-    if device in ("auto", "cpu") and not torch_needed:
-        return NumpyBackend(quantizer)
+    if device in ("auto", "cpu"):
+        if _is_plain_residual(quantizer):
+            return ResidualNumpyBackend(quantizer)
+        if quantizer.bits_are_signs and not (decoding and quantizer.code_magnitude() is None):
+            return NumpyBackend(quantizer)
     return TorchBackend(quantizer, _torch_device(device), compute_dtype)
+
+
+def _is_plain_residual(quantizer: Quantizer) -> bool:
+    """Whether levels are comparisons and subtractions of a constant."""
+    shaped = quantizer.is_linear or quantizer.spherical or quantizer.soft_clamp_input_value is not None
+    return quantizer.is_residual and not shaped
 
 
 class NumpyBackend:
@@ -69,7 +78,7 @@ class NumpyBackend:
         """As in Backend."""
         nan = has_nan(raw, spec)
         if self._needs_formula(raw, spec):
-            above = _bits_by_formula(to_float32(raw, spec), self.quantizer)
+            above = bits_by_formula(to_float32(raw, spec), self.quantizer)
         else:
             above = positive(raw, spec, has_nan=nan)
         if raw.shape[2] > 1:
@@ -97,9 +106,9 @@ class NumpyBackend:
     def _needs_formula(self, raw: Raw, spec: FloatFormat) -> bool:
         """Whether clamping or normalising could make a bit other than `x > 0`."""
         quantizer = self.quantizer
-        unknown = quantizer.unknown & {"spherical", "soft_clamp_input_value"}
-        if unknown and has_extremes(raw, spec, *_SAFE_INPUTS):
-            quantizer.require(*sorted(unknown), why="; infinite, huge or subnormal values in the input make it matter")
+        assumed = quantizer.assumed & {"spherical", "soft_clamp_input_value"}
+        if assumed and has_extremes(raw, spec, *_SAFE_INPUTS):
+            quantizer.require(*sorted(assumed), why=_WHY_EXTREMES)
         scales = [quantizer.codebook_scale] if quantizer.spherical else []
         if quantizer.soft_clamp_input_value is not None:
             scales.append(quantizer.soft_clamp_input_value)
@@ -115,11 +124,32 @@ class NumpyBackend:
         return from_float32(np.where(every_byte, self._magnitude, -self._magnitude), spec)
 
 
+class ResidualNumpyBackend:
+    """A comparison and a subtraction for every level, sums of ±2^-level on the way back. Never imports torch."""
+
+    threads = CPUS
+    block_bytes = 8 << 20
+
+    def __init__(self, quantizer: Quantizer) -> None:
+        self.quantizer = quantizer
+
+    def encode(self, raw: Raw, spec: FloatFormat) -> tuple[Packed, bool]:
+        """As in Backend."""
+        if "soft_clamp_input_value" in self.quantizer.assumed and has_extremes(raw, spec, *_SAFE_INPUTS):
+            self.quantizer.require("soft_clamp_input_value", why=_WHY_EXTREMES)
+        return packed_bits.pack(residual_bits(to_float32(raw, spec), self.quantizer)), has_nan(raw, spec)
+
+    def decode(self, stream: Packed, outer: int, inner: int, spec: FloatFormat, *, project_out: bool) -> Raw:
+        """As in Backend; there is nothing to project."""
+        bits = packed_bits.unpack(stream, outer * inner, self.quantizer.bits_per_vector)
+        values = rearrange(residual_codes(bits, self.quantizer), "(o i) c -> o c i", o=outer)
+        return from_float32(np.ascontiguousarray(values), spec)
+
+
 class TorchBackend:
     """The torch module of the quantizer on a device, in a compute dtype."""
 
     threads = CPUS
-    block_bytes = 16 << 20
     """Blocks in several threads with one torch thread each beat torch's own threads: reading overlaps (1.7 times)."""
 
     def __init__(self, quantizer: Quantizer, device: torch.device, compute_dtype: str) -> None:
@@ -129,6 +159,7 @@ class TorchBackend:
 
         torch.set_float32_matmul_precision("highest")  # TF32 changes tokens
         self.quantizer = quantizer
+        self.block_bytes = (16 << 20) // -(-quantizer.bits_per_vector // quantizer.dim)  # levels widen what is computed
         self._dtype: torch.dtype = getattr(torch, compute_dtype)
         self._device = device
         self._module = module_of(quantizer).to(device, self._dtype)
@@ -203,19 +234,5 @@ def _torch_device(name: str) -> torch.device:
 # everything becomes 0, and a subnormal may. With inputs and scales in these bounds and at most 64 values a norm,
 # neither happens: 2^-80 / (2^3 * 2^40) * 2^-20 is still a normal number.
 _SAFE_INPUTS = 2.0**-80, 2.0**40
+_WHY_EXTREMES = "; infinite, huge or subnormal values in the input make it matter"
 _USUAL_SCALES = 2.0**-20, 2.0**20
-
-
-def _bits_by_formula(z: Any, quantizer: Quantizer) -> Bools:
-    """z float32 [outer, C*D, inner] -> bits, with clamp and normalisation as the reference computes them."""
-    with np.errstate(all="ignore"):
-        clamp = quantizer.soft_clamp_input_value
-        if clamp is not None:
-            z = np.tanh(z / np.float32(clamp)) * np.float32(clamp)
-        if quantizer.spherical:
-            fields = rearrange(z, "o (c d) i -> o c d i", c=quantizer.num_codebooks)
-            squares = np.sum(fields * fields, axis=2, keepdims=True)
-            norm = np.abs(fields) if quantizer.codebook_dim == 1 else np.sqrt(squares)  # torch squares no single value
-            fields = fields / np.maximum(norm, np.float32(1e-12)) * np.float32(quantizer.codebook_scale)
-            z = rearrange(fields, "o c d i -> o (c d) i")
-    return positive(z, FORMATS["F32"], has_nan=True)

@@ -28,14 +28,13 @@ MODEL_NAME = "model.safetensors"
 def write(quantizer: Quantizer, path: Path, *, overwrite: bool = False) -> None:
     """Writes `quantizer` to the file at `path` (a .safetensors name), or else to a folder of that name.
 
-    Raises CheckpointError where the quantizer leaves a fact unknown, OutputError where something is in the way.
+    Facts that are only assumed are written with their values and named as such. Raises OutputError where something is
+    in the way.
     """
-    quantizer.require(*quantizer.unknown)
+    refuse_existing_checkpoint(path, overwrite=overwrite)
     if path.suffix == ".safetensors":
         _write_model(quantizer, path, {"lfq": json.dumps(describe(quantizer))}, overwrite=overwrite)
         return
-    for name in (MODEL_NAME, CONFIG_NAME):
-        refuse_existing(path / name, overwrite=overwrite)
     if overwrite:
         (path / CONFIG_NAME).unlink(missing_ok=True)  # a crash in between leaves no old config beside a new model
     _write_model(quantizer, path / MODEL_NAME, {}, overwrite=overwrite)
@@ -43,9 +42,17 @@ def write(quantizer: Quantizer, path: Path, *, overwrite: bool = False) -> None:
         write_all(file, (json.dumps(describe(quantizer), indent=2) + "\n").encode())
 
 
+def refuse_existing_checkpoint(path: Path, *, overwrite: bool = False) -> None:
+    """Raises OutputError where `write` would replace something without being told to."""
+    files = [path] if path.suffix == ".safetensors" else [path / MODEL_NAME, path / CONFIG_NAME]
+    for file in files:
+        refuse_existing(file, overwrite=overwrite)
+
+
 def describe(quantizer: Quantizer) -> dict[str, Any]:
     """The JSON object that makes a checkpoint a native one."""
-    return {"format": FORMAT, "version": VERSION, "config": quantizer.config()}
+    described = {"format": FORMAT, "version": VERSION, "config": quantizer.full_config()}
+    return described | ({"assumed": sorted(quantizer.assumed)} if quantizer.assumed else {})
 
 
 def is_native(description: Any) -> bool:
@@ -62,7 +69,10 @@ def parse(description: dict[str, Any], tensors: Mapping[str, NDArray[np.float32]
         )
     if not isinstance(config, dict):
         raise CheckpointError("native checkpoint without a config object")
-    return from_config(config, tensors)
+    assumed = description.get("assumed", [])
+    if not isinstance(assumed, list) or not all(isinstance(fact, str) for fact in assumed):
+        raise CheckpointError("native checkpoint whose assumed is no list of names")
+    return from_config(config, tensors, assumed)
 
 
 def _write_model(quantizer: Quantizer, path: Path, metadata: dict[str, str], *, overwrite: bool) -> None:

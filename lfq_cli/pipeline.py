@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 
 from lfq_cli import floats
 from lfq_cli.backends import Backend
-from lfq_cli.bits import PACKINGS, Indices, Packed, StreamJoiner, indices_to_bits, pack
+from lfq_cli.bits import PACKINGS, Indices, Packed, StreamJoiner, indices_to_bits, pack, unpack
 from lfq_cli.codesfile import CodesTensor, TensorCodes
 from lfq_cli.container import DTYPES
 from lfq_cli.errors import TensorError
 from lfq_cli.files import write_all, write_at
-from lfq_cli.floats import FORMATS, FloatFormat, Raw
+from lfq_cli.floats import FORMATS, Bools, FloatFormat, Raw
 from lfq_cli.layout import Block, Geometry, Layout, geometry_of, insert_channels
 from lfq_cli.regions import bytes_of
 from lfq_cli.stats import Counter
@@ -197,6 +197,8 @@ class DecodeTask:
     backend: Backend
     spec: FloatFormat
     project_out: bool
+    kept_bits: Bools | None = None
+    """Which bits of a stored vector are decoded, [B] bool; None: all."""
 
     @cached_property
     def geometry(self) -> Geometry:
@@ -214,6 +216,8 @@ class DecodeTask:
         """Reads, decodes and writes one block."""
         start = block.outer.start * self.geometry.inner + block.inner.start
         stream = self.codes.stream(start, start + block.vectors)
+        if self.kept_bits is not None:
+            stream = pack(unpack(stream, block.vectors, len(self.kept_bits))[:, self.kept_bits])
         outer, inner = block.outer.stop - block.outer.start, block.inner.stop - block.inner.start
         raw = self.backend.decode(stream, outer, inner, self.spec, project_out=self.project_out)
         _write_block(self.file, self.start, self.geometry, block, raw)

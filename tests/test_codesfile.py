@@ -76,7 +76,7 @@ def test_golden_files_are_read(path, packing):
         codes["z"].check_digest()
         header = codes.header
     assert header.quantizer == {"type": "lfq", "dim": 5, "codebook_size": 32}
-    assert (header.checkpoint_sha256, header.compute_dtype, header.unknown) == ("ab" * 32, "float32", frozenset())
+    assert (header.checkpoint_sha256, header.compute_dtype, header.assumed) == ("ab" * 32, "float32", {})
     assert twin.read_codes_file(path)["z"][1] == GOLDEN_BITS
     assert bits_by_section_4(path, "z").astype(int).tolist() == GOLDEN_BITS
 
@@ -404,20 +404,23 @@ def test_chunks_do_not_show_in_the_file(shared, case, data):
 
 
 @settings(max_examples=40)
-@given(st.lists(tensors(most=10), max_size=4), st.sets(st.sampled_from(["spherical", "codebook_scale"])))
-def test_several_tensors(shared, cases, unknown):
+@given(
+    st.lists(tensors(most=10), max_size=4),
+    st.dictionaries(st.sampled_from(["spherical", "codebook_scale"]), st.booleans() | st.floats(0, 9)),
+)
+def test_several_tensors(shared, cases, assumed):
     held = {
         name: (copy.copy(tensor), bits) for name, (tensor, bits) in zip(["b", "a/ü", "c.0", ""], cases, strict=False)
     }
     renamed = [CodesTensor(**vars(tensor) | {"name": name}) for name, (tensor, _) in held.items()]
-    header = header_of(*renamed, unknown=frozenset(unknown))
+    header = header_of(*renamed, assumed=assumed)
     with codesfile.create(shared, header, overwrite=True, durable=False) as writer:
         for name, (tensor, bits) in held.items():
             with writer.tensor(name) as out:
                 out.append(packed(bits, tensor))
     with open_codes(shared) as file:
         assert set(file) == set(held)
-        assert file.header.unknown == unknown
+        assert file.header.assumed == assumed
         assert file.header.without_digests().tensors == header.tensors
         for name, (tensor, bits) in held.items():
             assert np.array_equal(file[name][...], indices_by_twin(bits, tensor))
@@ -483,7 +486,7 @@ GOOD = {
     "quantizer": {"type": "lfq"},
     "checkpoint_sha256": "0a" * 32,
     "compute_dtype": "float32",
-    "unknown": ["spherical"],
+    "assumed": {"spherical": False},
     "tensors": {
         "z": {
             "shape": [4],
@@ -541,7 +544,7 @@ WRONG = [
 ALLOWED = {  # not wrong: the reader asks no more of these than their type
     ("quantizer",): [{}, {"a": 1}],
     ("compute_dtype",): ["x", ""],
-    ("unknown",): [[], ["4"], KeyError],
+    ("assumed",): [{}, {"a": 1}, KeyError],
     (*T, "source", "dtype"): ["x", ""],
 }
 
@@ -550,7 +553,7 @@ def test_the_base_of_the_lies_is_read(path):
     lie(path, GOOD)
     with open_codes(path) as file:
         assert file["z"][...].tolist() == [21, 14, 31, 1]
-        assert file.header.unknown == {"spherical"}
+        assert file.header.assumed == {"spherical": False}
 
 
 @pytest.mark.parametrize("where", FIELDS, ids=".".join)
@@ -576,8 +579,8 @@ def test_a_value_of_another_type_is_refused(path, where, value):
         (("checkpoint_sha256",), "0A" * 32),
         (("checkpoint_sha256",), "0g" * 32),
         (("checkpoint_sha256",), "٠" * 64),  # digits, but not ours
-        (("unknown",), "spherical"),
-        (("unknown",), [1]),
+        (("assumed",), "spherical"),
+        (("assumed",), ["spherical"]),
         ((*T, "sha256"), "0a" * 31),
         ((*T, "sha256"), "0A" * 32),
         ((*T, "sha256"), ["0"] * 64),

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lfq_cli import checkpoints, native
+from lfq_cli.checkpoints import Facts
 from lfq_cli.container import header_bytes
 from lfq_cli.errors import CheckpointError, LfqError, OutputError
 from lfq_cli.quantizer import Quantizer
@@ -70,7 +71,7 @@ def test_what_is_written_is_loaded(folder, form, quantizer):
     again = checkpoints.load(folder / form)
     assert again.config() == quantizer.config()
     assert again.digest == quantizer.digest
-    assert not again.unknown
+    assert not again.assumed
     assert list(again.weights) == list(quantizer.weights)
     for name, weight in quantizer.weights.items():
         assert again.weights[name].dtype == np.float32
@@ -130,10 +131,21 @@ def test_the_same_quantizer_gives_the_same_bytes(tmp_path, form):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_what_is_unknown_cannot_be_written(tmp_path, form):
-    with pytest.raises(CheckpointError, match="does not say spherical"):
-        native.write(LINEAR.forget(frozenset({"spherical"})), tmp_path / form)
-    assert list(tmp_path.iterdir()) == []
+def test_what_is_assumed_is_written_as_such(tmp_path, form):
+    quantizer = LINEAR.assuming({"spherical"})
+    native.write(quantizer, tmp_path / form)
+    again = checkpoints.load(tmp_path / form)
+    assert again.assumptions() == quantizer.assumptions()
+    assert (again.digest, again.full_config()) == (quantizer.digest, quantizer.full_config())
+    told = checkpoints.load(tmp_path / form, Facts(spherical=not quantizer.spherical))
+    assert (told.spherical, told.assumed) == (not quantizer.spherical, frozenset())
+
+
+@pytest.mark.parametrize("assumed", ["spherical", [1], {"spherical": True}, ["dim"], None])
+def test_assumed_names_facts_that_may_be(tmp_path, assumed):
+    value = native.describe(LINEAR) | {"assumed": assumed}
+    with pytest.raises(CheckpointError, match="assumed"):
+        native.parse(value, LINEAR.weights)
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -13,12 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lfq_cli.errors import CheckpointError
-from lfq_cli.quantizer import OPTIONS, Quantizer, bits_of_size, canonical_json, from_config
+from lfq_cli.quantizer import OPTIONS, Quantizer, bits_of_size, canonical_json, checks, from_config
 
-CONFIG_KEYS = {item.name for item in fields(Quantizer)} - {"weights", "unknown", "origin", "codebook_dim"} | {
-    "type",
-    "codebook_size",
-}
+NOT_IN_CONFIG = {"weights", "assumed", "origin", "usual_of", "codebook_dim"}
+ONLY_IF_SET = {"num_quantizers", "groups", "factorized_bits"}
+CONFIG_KEYS = {item.name for item in fields(Quantizer)} - NOT_IN_CONFIG - ONLY_IF_SET | {"type", "codebook_size"}
 scales = st.floats(2.0**-100, 2.0**100, width=32)
 
 
@@ -35,6 +34,42 @@ def projections(dim, bits, cosine=False, biases=True, seed=0):
         weights |= random_weights(seed + 1, project_out__bias=(dim,))
         weights |= {} if cosine else random_weights(seed + 2, project_in__bias=(bits,))
     return weights
+
+
+@st.composite
+def residual_quantizers(draw):
+    d, levels, groups = draw(st.integers(1, 64)), draw(st.integers(1, 5)), draw(st.none() | st.integers(1, 3))
+    weights, dim = {}, d * (groups or 1)
+    prefixes = [""] if groups is None else [f"rvqs.{g}." for g in range(groups)]
+    if draw(st.booleans()):
+        dim = draw(st.integers(1, 9).filter(lambda features: features != d)) * (groups or 1)
+        for prefix in prefixes:
+            own = projections(dim // (groups or 1), d, biases=draw(st.booleans()), seed=len(prefix))
+            weights |= {prefix + name: weight for name, weight in own.items()}
+    if draw(st.booleans()):
+        names = [f"{prefix}layers.{q}.orthogonal_rot" for prefix in prefixes for q in range(levels)]
+        weights |= dict(zip(names, [np.eye(d, dtype=np.float32)] * 99, strict=False))
+    return Quantizer(
+        dim=dim,
+        codebook_dim=d,
+        num_quantizers=levels,
+        groups=groups,
+        spherical=draw(st.booleans()),
+        channel_first=draw(st.sampled_from([None, True, False])),
+        soft_clamp_input_value=draw(st.none() | st.just(2.0)),
+        bit_order=draw(st.sampled_from(["msb", "lsb"])),
+        weights=weights,
+    )
+
+
+@st.composite
+def factorized_quantizers(draw):
+    factors = tuple(draw(st.lists(st.integers(1, 12), min_size=1, max_size=5)))
+    return Quantizer(dim=sum(factors), codebook_dim=sum(factors), factorized_bits=factors, bit_order="lsb")
+
+
+def any_quantizers():
+    return quantizers() | residual_quantizers() | factorized_quantizers()
 
 
 @st.composite
@@ -71,10 +106,11 @@ def same_weights(a, b):
 # The config
 
 
-@given(quantizers())
+@given(any_quantizers())
 def test_the_config_says_everything_but_the_weights(quantizer):
     config = quantizer.config()
-    assert set(config) == CONFIG_KEYS
+    assert set(config) - ONLY_IF_SET == CONFIG_KEYS
+    assert all(config[key] is not None for key in ONLY_IF_SET & set(config))
     again = from_config(json.loads(json.dumps(config)), quantizer.weights)
     assert again.config() == config
     assert again.digest == quantizer.digest
@@ -84,11 +120,15 @@ def test_the_config_says_everything_but_the_weights(quantizer):
             assert getattr(again, item.name) == getattr(quantizer, item.name)
 
 
-@given(quantizers(), st.sets(st.sampled_from(sorted(OPTIONS))))
-def test_what_is_unknown_is_not_in_the_config(quantizer, facts):
-    forgetful = quantizer.forget(frozenset(facts))
-    assert set(forgetful.config()) == CONFIG_KEYS - facts
-    again = from_config(forgetful.config(), quantizer.weights, frozenset(facts))
+@given(any_quantizers(), st.sets(st.sampled_from(sorted(OPTIONS))))
+def test_what_is_assumed_and_decides_no_bit_is_not_in_the_config(quantizer, facts):
+    forgetful = quantizer.assuming(facts)
+    assert forgetful.open <= facts
+    if quantizer.bits_are_signs or not (quantizer.is_residual or quantizer.has_rotation):
+        assert forgetful.open == facts
+    assert set(forgetful.config()) - ONLY_IF_SET == CONFIG_KEYS - forgetful.open
+    assert forgetful.full_config() == quantizer.config()
+    again = from_config(forgetful.config(), quantizer.weights, facts)
     assert (again.config(), again.digest) == (forgetful.config(), forgetful.digest)
 
 
@@ -105,6 +145,108 @@ def test_the_defaults_are_the_references():
         "cosine_sim_project_in_scale": None,
         "bit_order": "msb",
     }
+
+
+@given(residual_quantizers())
+def test_what_follows_from_a_residual_config(quantizer):
+    groups, levels, d = quantizer.groups or 1, quantizer.num_quantizers, quantizer.codebook_dim
+    assert quantizer.codebook_dims == (d,) * (groups * levels)
+    assert quantizer.code_dim == groups * d
+    assert quantizer.index_tail == (groups * levels,)
+    assert not quantizer.bits_are_signs
+
+
+@given(residual_quantizers(), st.data())
+def test_the_first_levels_are_a_quantizer_of_their_own(quantizer, data):
+    levels = data.draw(st.integers(1, quantizer.num_quantizers))
+    first = quantizer.first_levels(levels)
+    assert first.num_quantizers == levels
+    assert set(first.weights) == {name for name in quantizer.weights if name in checks.weight_shapes(first)}
+    kept = quantizer.bits_of_levels(levels)
+    groups, d = quantizer.groups or 1, quantizer.codebook_dim
+    if levels == quantizer.num_quantizers:
+        assert kept is None
+        assert first.digest == quantizer.digest
+    else:
+        expected = [
+            level < levels for _ in range(groups) for level in range(quantizer.num_quantizers) for _ in range(d)
+        ]
+        assert kept.tolist() == expected
+    for more in (0, quantizer.num_quantizers + 1):
+        with pytest.raises(CheckpointError, match=f"{quantizer.num_quantizers} levels, {more} were asked for"):
+            quantizer.first_levels(more)
+
+
+def test_only_residual_quantizers_have_levels():
+    with pytest.raises(CheckpointError, match="no residual quantizer"):
+        Quantizer(dim=4, codebook_dim=4).first_levels(1)
+
+
+@given(residual_quantizers(), st.data())
+def test_a_level_alone_is_an_lfq_of_half_the_scale_of_the_one_before(quantizer, data):
+    group = data.draw(st.integers(0, (quantizer.groups or 1) - 1))
+    level = data.draw(st.integers(0, quantizer.num_quantizers - 1))
+    alone = quantizer.level(group, level)
+    assert (alone.type, alone.codebook_scale, alone.codebook_dim) == ("lfq", 2.0**-level, quantizer.codebook_dim)
+    assert alone.dim == quantizer.dim // (quantizer.groups or 1)
+    assert alone.has_projections == quantizer.has_projections
+    prefix = "" if quantizer.groups is None else f"rvqs.{group}."
+    if quantizer.has_rotation:
+        assert alone.weights["orthogonal_rot"] is quantizer.weights[f"{prefix}layers.{level}.orthogonal_rot"]
+    if quantizer.has_projections:
+        assert alone.weights["project_out.weight"] is quantizer.weights[f"{prefix}project_out.weight"]
+    assert "project_out.bias" not in alone.weights
+
+
+RESIDUAL = {"type": "residual_lfq", "dim": 4, "codebook_size": 16, "num_quantizers": 3}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"num_quantizers": None}, "lacks num_quantizers"),
+        ({"num_quantizers": 0}, "num_quantizers is 0"),
+        ({"num_quantizers": 10**9}, "at most 128"),
+        ({"groups": 2}, "unknown keys 'groups'"),
+        ({"type": "lfq"}, "unknown keys 'num_quantizers'"),
+        ({"type": "grouped_residual_lfq"}, "lacks groups"),
+        ({"type": "grouped_residual_lfq", "groups": 3}, "no multiple of groups"),
+        ({"type": "grouped_residual_lfq", "groups": 2}, "expected 8"),
+        ({"type": "rvq"}, "type 'rvq'"),
+        ({"type": ["lfq"]}, "type"),
+        ({"codebook_scale": 0.5}, "codebook_scale is 0.5"),
+        ({"num_codebooks": 2}, "num_codebooks is 2"),
+        ({"keep_num_codebooks_dim": True}, "keep_num_codebooks_dim"),
+        ({"cosine_sim_project_in": True}, "cosine_sim_project_in"),
+        ({"factorized_bits": [2, 2]}, "single codebook"),
+        ({"dim": 5}, "dim is 5, expected 4"),
+    ],
+)
+def test_residual_contradictions_are_refused(change, reason):
+    from_config(RESIDUAL, {})
+    with pytest.raises(CheckpointError, match=reason):
+        from_config(RESIDUAL | change, {})
+
+
+@pytest.mark.parametrize("factors", [[], [2, 3], [4, 0], [-4, 8], [2.0, 2.0], "22", 4, [True, 3], [[4]]])
+def test_factors_that_do_not_make_the_code_are_refused(factors):
+    from_config(GOOD | {"factorized_bits": [1, 3]}, {})
+    with pytest.raises(CheckpointError, match="factorized_bits"):
+        from_config(GOOD | {"factorized_bits": factors}, {})
+
+
+@pytest.mark.parametrize("gone", ["layers.1.orthogonal_rot", "rvqs.1.project_in.weight", "rvqs.0.project_out.weight"])
+def test_a_weight_that_only_some_parts_lack_is_refused(gone):
+    grouped = gone.startswith("rvqs")
+    prefixes = ["rvqs.0.", "rvqs.1."] if grouped else [""]
+    weights = {prefix + name: w for prefix in prefixes for name, w in projections(3, 2, biases=False).items()}
+    weights |= {
+        f"{prefix}layers.{q}.orthogonal_rot": np.eye(2, dtype=np.float32) for prefix in prefixes for q in (0, 1)
+    }
+    facts = {"dim": 3 * len(prefixes), "codebook_dim": 2, "num_quantizers": 2, "groups": 2 if grouped else None}
+    Quantizer(**facts, weights=weights)
+    with pytest.raises(CheckpointError, match="only"):
+        Quantizer(**facts, weights={name: weight for name, weight in weights.items() if name != gone})
 
 
 @given(quantizers())
@@ -165,7 +307,9 @@ def test_a_bad_value_is_refused_by_name(key, value):
         from_config(GOOD | {key: value}, {})
 
 
-@pytest.mark.parametrize("key", ["codebook_scales", "Dim", "mask", "", "weights", "unknown", "codebook_dim"])
+@pytest.mark.parametrize(
+    "key", ["codebook_scales", "Dim", "mask", "", "weights", "assumed", "codebook_dim", "origin", "usual_of", "groups"]
+)
 def test_an_unknown_key_is_refused_by_name(key):
     with pytest.raises(CheckpointError, match=f"unknown keys '{key}'"):
         from_config(GOOD | {key: 1}, {})
@@ -262,11 +406,11 @@ def test_a_bias_without_its_weight_is_refused(name):
         Quantizer(dim=4, codebook_dim=4, weights={name: np.ones(4, np.float32)})
 
 
-# Unknown facts
+# Assumed facts
 
 
 @pytest.mark.parametrize("fact", OPTIONS)
-def test_a_forgotten_fact_is_asked_for_by_its_option(fact):
+def test_an_assumed_fact_is_asked_for_by_its_option(fact):
     known = Quantizer(
         dim=6,
         codebook_dim=4,
@@ -278,8 +422,9 @@ def test_a_forgotten_fact_is_asked_for_by_its_option(fact):
         weights=projections(6, 4, cosine=True),
     )
     known.require(*OPTIONS)
-    forgetful = known.forget(frozenset({fact}))
-    assert forgetful.unknown == {fact}
+    forgetful = known.assuming({fact})
+    assert forgetful.assumed == {fact}
+    assert forgetful.assumptions() == {fact: getattr(known, fact)}
     assert forgetful.digest != known.digest
     forgetful.require(*set(OPTIONS) - {fact})
     with pytest.raises(CheckpointError, match=f"does not say {fact}$") as caught:
@@ -289,20 +434,41 @@ def test_a_forgotten_fact_is_asked_for_by_its_option(fact):
         assert getattr(forgetful, other) == getattr(known, other)
         assert OPTIONS[other] not in caught.value.hint.split(";")[0]
     other = next(name for name in OPTIONS if name != fact)
-    assert forgetful.forget(frozenset({other})).unknown == {fact, other}
-    everything = forgetful.forget(frozenset(OPTIONS))
-    assert everything.unknown == set(OPTIONS)
-    assert replace(known, unknown=frozenset(OPTIONS)).forget(frozenset(OPTIONS)).digest == everything.digest
+    assert forgetful.assuming({other}).assumed == {fact, other}
+    everything = forgetful.assuming(OPTIONS)
+    assert everything.assumed == set(OPTIONS)
+    otherwise = replace(known, codebook_scale=0.25, spherical=False, soft_clamp_input_value=None, bit_order="lsb")
+    assert otherwise.digest != known.digest
+    assert otherwise.assuming(OPTIONS).digest == everything.digest
 
 
-@pytest.mark.parametrize("fact", ["dim", "bit_order", "nonsense"])
-def test_other_facts_cannot_be_unknown(fact):
+@pytest.mark.parametrize(
+    ("facts", "deciding"),
+    [
+        ({"codebook_dim": 4}, set()),
+        ({"codebook_dim": 4, "weights": random_weights(0, orthogonal_rot=(4, 4))}, {"soft_clamp_input_value"}),
+        ({"codebook_dim": 4, "num_quantizers": 2}, {"spherical"}),
+        ({"codebook_dim": 2, "num_quantizers": 2, "groups": 2}, {"spherical"}),
+    ],
+)
+def test_an_assumed_fact_that_decides_bits_stays_in_config_and_digest(facts, deciding):
+    quantizer = Quantizer(dim=4, **facts)
+    assumed = quantizer.assuming(OPTIONS)
+    assert assumed.assumed - assumed.open == deciding
+    assert deciding <= set(assumed.config())
+    for fact in deciding:
+        value = {"soft_clamp_input_value": 3.0, "spherical": True}[fact]
+        assert replace(assumed, **{fact: value}).digest != assumed.digest
+
+
+@pytest.mark.parametrize("fact", ["dim", "num_codebooks", "nonsense"])
+def test_other_facts_cannot_be_assumed(fact):
     with pytest.raises(CheckpointError, match=fact):
-        Quantizer(dim=4, codebook_dim=4, unknown=frozenset({fact}))
+        Quantizer(dim=4, codebook_dim=4, assumed=frozenset({fact}))
 
 
 def test_a_clamp_is_not_held_against_a_scale_that_nobody_knows():
-    assert Quantizer(dim=4, codebook_dim=4, soft_clamp_input_value=0.5, unknown=frozenset({"codebook_scale"}))
+    assert Quantizer(dim=4, codebook_dim=4, soft_clamp_input_value=0.5, assumed=frozenset({"codebook_scale"}))
 
 
 # The digest
@@ -327,7 +493,7 @@ def test_golden_digests():
     assert plain.digest == "8df260a0b3bbdc1a19520e7943cf576af521ef0705f1d1c10d19e9fe9b6791da"
     assert plain.digest == hashlib.sha256(BITS_10).hexdigest()
     text = BITS_10.replace(b'"spherical":false,', b"").replace(b'"unknown":[]', b'"unknown":["spherical"]')
-    assert plain.forget(frozenset({"spherical"})).digest == hashlib.sha256(text).hexdigest()
+    assert plain.assuming({"spherical"}).digest == hashlib.sha256(text).hexdigest()
     full = Quantizer(
         dim=3,
         codebook_dim=2,
@@ -391,7 +557,7 @@ BASE = {"dim": 8, "codebook_dim": 4, "num_codebooks": 2, "soft_clamp_input_value
         {"bit_order": "lsb"},
         {"codebook_dim": 2, "num_codebooks": 4},
         {"codebook_dim": 8, "num_codebooks": 1},
-        {"unknown": frozenset({"spherical"})},
+        {"assumed": frozenset({"spherical"})},
         {"weights": random_weights(0, orthogonal_rot=(4, 4))},
         {"weights": projections(8, 8)},
         {"weights": projections(8, 8, biases=False)},
@@ -458,7 +624,7 @@ def test_unprojected_is_one_codebook_alone(quantizer):
     alone = quantizer.unprojected()
     assert (alone.dim, alone.codebook_dim, alone.num_codebooks) == (quantizer.codebook_dim, quantizer.codebook_dim, 1)
     assert set(alone.weights) == set(quantizer.weights) & {"orthogonal_rot"}
-    for name in ("codebook_scale", "spherical", "soft_clamp_input_value", "bit_order", "unknown"):
+    for name in ("codebook_scale", "spherical", "soft_clamp_input_value", "bit_order", "assumed"):
         assert getattr(alone, name) == getattr(quantizer, name)
 
 

@@ -2,45 +2,74 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from lfq_cli import native
-from lfq_cli.checkpoints import lucidrains
+from lfq_cli.checkpoints import (
+    bsq,
+    infinity,
+    kronos,
+    lucidrains,
+    maskbit,
+    open_genie,
+    open_magvit2,
+    refused,
+    residual,
+    show_o,
+    unstored,
+)
 from lfq_cli.checkpoints.facts import Facts, check_agreement
-from lfq_cli.checkpoints.statefile import StateFile, open_state
-from lfq_cli.errors import CheckpointError, LfqError
+from lfq_cli.checkpoints.family import Family
+from lfq_cli.checkpoints.files import checkpoint_files, open_tensors, parse_json, read_json
+from lfq_cli.checkpoints.statefile import StateFile
+from lfq_cli.errors import CheckpointError, LfqError, OptionError
 from lfq_cli.quantizer import Quantizer
 
 __all__ = ["FAMILIES", "Facts", "Found", "load", "load_found", "survey"]
 
-FAMILIES: Mapping[str, ModuleType] = {"lucidrains": lucidrains}
-"""name -> module with `find(state) -> module paths` and `build(state, module, facts) -> Quantizer`."""
+FAMILIES: Mapping[str, Family] = {
+    "residual": residual,
+    "infinity": infinity,
+    "lucidrains": lucidrains,
+    "open-genie": open_genie,
+    "kronos": kronos,
+    "bsq": bsq,
+    "show-o": show_o,
+    "maskbit": maskbit,
+    "open-magvit2": open_magvit2,
+    "qlip": unstored.QLIP,
+    "focalcodec": unstored.FOCALCODEC,
+    "ursa": unstored.URSA,
+    "lucidrains-1.9": unstored.LUCIDRAINS_1_9,
+}
+"""In the order in which they are asked: a tensor shows one quantizer, that of the first family that finds it."""
 
 NATIVE = "native"
 
 
 @dataclass(frozen=True)
 class Found:
-    """One quantizer of a checkpoint: where it is and by which family's rules it is read."""
+    """One quantizer of a checkpoint: where it is, by which family's rules it is read, and what showed it."""
 
     module: str
     family: str
+    shown_by: tuple[str, ...] = ()
 
 
 def load(path: Path, facts: Facts = Facts()) -> Quantizer:  # noqa: B008 - frozen
     """The quantizer saved at `path`: a native file or folder, or a state dict completed by `facts`.
 
-    Raises CheckpointError where there is none, or several and `facts.module` does not choose.
+    Raises CheckpointError where there is none, or several different ones and `facts.module` does not choose.
     """
     with open_checkpoint(path) as (state, description):
-        return _build(state, description, _choose(path, find(state, description), facts.module), facts)
+        found = _matching(path, find(state, description, facts.family), facts.module)
+        if not found:
+            raise _nothing_found(path, state, facts)
+        return _the_one(path, found, [_built_or_error(state, description, item, facts) for item in found])
 
 
 def load_found(path: Path, found: Found, facts: Facts) -> Quantizer:
@@ -49,64 +78,74 @@ def load_found(path: Path, found: Found, facts: Facts) -> Quantizer:
         return _build(state, description, found, facts)
 
 
-def _build(state: StateFile, description: dict[str, Any] | None, found: Found, facts: Facts) -> Quantizer:
-    try:
-        if description is not None:
-            return replace(_load_native(state, description, facts), origin=str(state.path))
-        quantizer: Quantizer = FAMILIES[found.family].build(state, found.module, facts)
-        return replace(quantizer, origin=str(state.path))
-    except LfqError as error:
-        if str(state.path) in error.message:
-            raise
-        raise type(error)(f"{state.path}: {error.message}", error.hint) from error
-
-
-def survey(path: Path) -> list[Found]:
-    """Every quantizer in the checkpoint at `path`."""
+def survey(path: Path, facts: Facts = Facts()) -> list[Found]:  # noqa: B008 - frozen
+    """Every quantizer in the checkpoint at `path`. Raises CheckpointError, as `load`, where there is none."""
     with open_checkpoint(path) as (state, description):
-        return find(state, description)
+        found = find(state, description, facts.family)
+        if not found:
+            raise _nothing_found(path, state, facts)
+        return found
 
 
-def find(state: StateFile, description: dict[str, Any] | None) -> list[Found]:
-    """Every quantizer in an open checkpoint."""
+def find(state: StateFile, description: dict[str, Any] | None, family: str | None = None) -> list[Found]:
+    """Every quantizer in an open checkpoint; those of one family only, if it is named."""
     if description is not None:
         return [Found("", NATIVE)]
-    return [Found(module, family) for family, rules in FAMILIES.items() for module in rules.find(state)]
+    if family is not None and family not in FAMILIES:
+        raise OptionError(f"--family {family} is unknown", f"expected one of {', '.join(FAMILIES)}")
+    claimed: set[str] = set()
+    found = []
+    for name, rules in FAMILIES.items():
+        if family == name or (family is None and not rules.ONLY_IF_NAMED):
+            for module, signs in rules.find(state).items():
+                if claimed.isdisjoint(signs):
+                    claimed.update(signs)
+                    found.append(Found(module, name, tuple(signs)))
+    return found
 
 
 @contextmanager
 def open_checkpoint(path: Path) -> Iterator[tuple[StateFile, dict[str, Any] | None]]:
     """(tensors, native description or None) of the checkpoint at `path`, for as long as the block lasts."""
-    described, model, text = _files(path)
-    with open_state(model) as state:
-        told = _description(described, text) or _description(model, state.metadata.get("lfq"))
-        yield state, told
+    files = checkpoint_files(path)
+    described = None if files.config is None else read_json(files.config)
+    with open_tensors(files.tensors) as state:
+        if not native.is_native(described):
+            text = state.metadata.get("lfq")
+            described = None if text is None else parse_json(files.tensors, text)
+        yield state, described if native.is_native(described) else None
 
 
-def _files(path: Path) -> tuple[Path, Path, str | None]:
-    """(config's path, tensors' path, config's text if there is one) of a checkpoint file or folder."""
-    if not os.path.exists(path):  # noqa: PTH110 - Path.exists raises for a name that is too long
-        raise CheckpointError(f"{path}: no such file or folder")
-    if not path.is_dir():
-        return path, path, None
-    config, model = path / native.CONFIG_NAME, path / native.MODEL_NAME
-    if not model.is_file():
-        raise CheckpointError(f"{path}: no checkpoint folder: it has no {native.MODEL_NAME}", "name the file itself")
+def _the_one(path: Path, found: list[Found], built: list[Quantizer | LfqError]) -> Quantizer:
+    """The quantizer that all of them are (an EMA copy may equal its original). Raises the error of an only one."""
+    first = built[0]
+    if len(built) == 1 and isinstance(first, LfqError):
+        raise first
+    if isinstance(first, Quantizer) and all(isinstance(q, Quantizer) and q.digest == first.digest for q in built):
+        return first
+    raise CheckpointError(f"{path}: {len(found)} different quantizers in it: {_listing(found)}", "--module chooses one")
+
+
+def _built_or_error(
+    state: StateFile, description: dict[str, Any] | None, found: Found, facts: Facts
+) -> Quantizer | LfqError:
     try:
-        return config, model, config.read_text(encoding="utf-8") if config.is_file() else None
-    except (OSError, UnicodeDecodeError) as reason:
-        raise CheckpointError(f"{config}: cannot be read: {reason}") from reason
+        return _build(state, description, found, facts)
+    except LfqError as error:
+        return error
 
 
-def _description(path: Path, text: str | None) -> dict[str, Any] | None:
-    """The parsed text where it calls itself a native checkpoint."""
-    if text is None:
-        return None
+def _build(state: StateFile, description: dict[str, Any] | None, found: Found, facts: Facts) -> Quantizer:
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as reason:
-        raise CheckpointError(f"{path}: its description is no JSON: {reason}") from reason
-    return value if native.is_native(value) else None
+        if description is not None:
+            quantizer = _load_native(state, description, facts)
+        else:
+            quantizer = FAMILIES[found.family].build(state, found.module, facts)
+        return replace(quantizer, origin=str(state.path))
+    except LfqError as error:
+        if str(state.path) in error.message:
+            raise
+        raise type(error)(f"{state.path}: {error.message}", error.hint) from error
 
 
 def _load_native(state: StateFile, description: dict[str, Any], facts: Facts) -> Quantizer:
@@ -117,22 +156,39 @@ def _load_native(state: StateFile, description: dict[str, Any], facts: Facts) ->
     if wrong:
         raise CheckpointError(f"its tensors have dtypes {wrong}, expected floats")
     quantizer = native.parse(description, {name: tensor.read() for name, tensor in tensors.items()})
-    check_agreement(quantizer.config(), facts)
-    return quantizer
+    given = facts.config()
+    check_agreement(quantizer.full_config(), {key: given[key] for key in given if key not in quantizer.assumed})
+    told = {key: given[key] for key in given if key in quantizer.assumed}
+    return replace(quantizer, **told, assumed=quantizer.assumed - set(told))
 
 
-def _choose(path: Path, found: list[Found], module: str | None) -> Found:
-    listing = ", ".join(repr(item.module) if item.module else "one at the top" for item in found)
-    if module is not None:
-        exact = [item for item in found if item.module == module]
-        found = exact or [item for item in found if item.module.endswith(f".{module}")]
-        if not found:
-            raise CheckpointError(f"{path}: no lookup-free quantizer at {module!r}", f"it has {listing or 'none'}")
-    if not found:
-        raise CheckpointError(
-            f"{path}: no lookup-free quantizer in it",
-            "expected a native checkpoint, or a state dict with the LFQ's `mask` buffer",
+def _matching(path: Path, found: list[Found], module: str | None) -> list[Found]:
+    """Those at `module`, by the whole path or its end; all where none is named."""
+    if module is None:
+        return found
+    exact = [item for item in found if item.module == module]
+    chosen = exact or [item for item in found if item.module.endswith(f".{module}")]
+    if not chosen:
+        raise CheckpointError(f"{path}: no lookup-free quantizer at {module!r}", f"it has {_listing(found) or 'none'}")
+    return chosen
+
+
+def _listing(found: list[Found]) -> str:
+    return ", ".join(repr(item.module) if item.module else "one at the top" for item in found)
+
+
+def _nothing_found(path: Path, state: StateFile, facts: Facts) -> CheckpointError:
+    if facts.family is not None:
+        return CheckpointError(
+            f"{path}: no quantizer of family {facts.family} in it", "leave --family out to see what is"
         )
-    if len(found) > 1:
-        raise CheckpointError(f"{path}: {len(found)} quantizers in it: {listing}", "--module chooses one")
-    return found[0]
+    reason = refused.explain(state)
+    if reason is not None:
+        return CheckpointError(
+            f"{path}: no lookup-free quantizer in it; it looks like {reason.looks_like}", reason.hint
+        )
+    return CheckpointError(
+        f"{path}: no lookup-free quantizer in it",
+        "expected a native checkpoint, or the state dict of one of these families:"
+        f" {', '.join(FAMILIES)} (--family names those that leave nothing in the file)",
+    )

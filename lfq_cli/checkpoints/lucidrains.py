@@ -6,70 +6,70 @@ the soft clamp, nor, without projections, the number of codebooks.
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import numpy as np
 
-from lfq_cli.bits import MAX_INDEX_BITS
-from lfq_cli.checkpoints.facts import Facts
+from lfq_cli.checkpoints.facts import Facts, cut_codes, settle
+from lfq_cli.checkpoints.powers import joined, order_of, owners
 from lfq_cli.checkpoints.statefile import StateFile
 from lfq_cli.errors import CheckpointError
-from lfq_cli.quantizer import OPTIONS, Quantizer
+from lfq_cli.quantizer import Quantizer
 
+DESCRIPTION = "LFQ of vector-quantize-pytorch; magvit2-pytorch, O2-MAGVIT2, Seed-VC, ..."
+ONLY_IF_NAMED = False
 WEIGHTS = ("project_in.weight", "project_in.bias", "project_out.weight", "project_out.bias", "orthogonal_rot")
+DEFAULTS = {"codebook_scale": 1.0, "spherical": False, "soft_clamp_input_value": None}
+"""The reference constructor's, for what no state dict holds."""
 
 
-def find(state: StateFile) -> list[str]:
-    """The module paths ("" for the top) of this family's quantizers."""
-    masks = [name for name in state.tensors if name == "mask" or name.endswith(".mask")]
-    return [name.removesuffix("mask").removesuffix(".") for name in masks if _is_mask(state, name)]
+def find(state: StateFile) -> dict[str, list[str]]:
+    """Module path ("" for the top) of each of this family's quantizers -> the buffer that shows it."""
+    masks = {module: joined(module, "mask") for module in owners(state, "mask")}
+    descending = {module: [mask] for module, mask in masks.items() if order_of(state.tensors[mask]) == "msb"}
+    return descending or {module: [mask] for module, mask in masks.items()}
 
 
 def build(state: StateFile, module: str, facts: Facts) -> Quantizer:
-    """The quantizer at `module`, completed by `facts`; what neither says is unknown."""
-    if re.search(r"(^|\.)layers\.\d+$", module):
-        raise CheckpointError(
-            f"{state.path}: {module!r} is a layer of a residual quantizer, expected a single LFQ",
-            "--module names another one",
-        )
-    prefix = f"{module}." if module else ""
-    found = {name: state.tensors[prefix + name] for name in WEIGHTS if prefix + name in state.tensors}
+    """The quantizer at `module`, completed by `facts`."""
+    found = {name: state.tensors[joined(module, name)] for name in WEIGHTS if joined(module, name) in state.tensors}
     shapes = {name: tensor.shape for name, tensor in found.items()}
-    codebook_dim = state.tensors[f"{prefix}mask"].shape[0]
-    config = _config_of(shapes, codebook_dim, facts)
-    weights = {name: tensor.read().astype(np.float32, copy=False) for name, tensor in found.items()}
-    unknown = frozenset(OPTIONS) - set(facts.config())
-    if not config["cosine_sim_project_in"]:
-        unknown -= {"cosine_sim_project_in_scale"}
-    return Quantizer(codebook_dim=codebook_dim, weights=weights, unknown=unknown, **config)
+    mask = state.tensors[joined(module, "mask")]
+    if order_of(mask) == "lsb" and facts.bit_order is None:
+        raise CheckpointError(
+            "its mask ascends, the reference's descends: a fork, whose bit order is not sure",
+            "--bit-order lsb if channel 0 is the lowest bit of an index, as the mask has it",
+        )
+    codebook_dim = mask.shape[0]
+    told, dim = _told(shapes, codebook_dim, facts)
+    cut = cut_codes(facts.codebook_dims, codebook_dim, told.get("num_codebooks", facts.num_codebooks))
+    assumed = DEFAULTS | ({"cosine_sim_project_in_scale": None} if told["cosine_sim_project_in"] else {})
+    config = settle(facts, told=told | cut, usual={"num_codebooks": 1}, assumed=assumed)
+    return Quantizer(
+        dim=codebook_dim * config["num_codebooks"] if dim is None else dim,
+        codebook_dim=codebook_dim,
+        channel_first=facts.channel_first,
+        weights=read_weights(state, module, WEIGHTS),
+        **config,
+    )
 
 
-def _is_mask(state: StateFile, name: str) -> bool:
-    tensor = state.tensors[name]
-    if tensor.dtype not in ("I64", "I32") or len(tensor.shape) != 1:
-        return False
-    bits = tensor.shape[0]
-    if not 1 <= bits <= MAX_INDEX_BITS:
-        return False
-    powers = np.array([1 << k for k in reversed(range(bits))], np.uint64)
-    return bool(np.array_equal(tensor.read().astype(np.int64).view(np.uint64), powers))  # bit 63 is int64's sign
+def read_weights(state: StateFile, module: str, names: tuple[str, ...]) -> dict[str, Any]:
+    """Those of a module's tensors that are there, float32, by their name within the module."""
+    there = [name for name in names if joined(module, name) in state.tensors]
+    return {name: state.tensors[joined(module, name)].read().astype(np.float32, copy=False) for name in there}
 
 
-def _config_of(shapes: dict[str, tuple[int, ...]], codebook_dim: int, facts: Facts) -> dict[str, Any]:
-    config: dict[str, Any] = {"num_codebooks": 1, "cosine_sim_project_in": False} | facts.config()
+def _told(shapes: dict[str, tuple[int, ...]], codebook_dim: int, facts: Facts) -> tuple[dict[str, Any], int | None]:
+    """(what the weights say, dim or None where there are no projections)."""
     if "project_out.weight" not in shapes:
-        return config | {"dim": codebook_dim * config["num_codebooks"], "cosine_sim_project_in": False}
+        return {"cosine_sim_project_in": False}, None
     if len(shapes["project_out.weight"]) != 2:
         raise CheckpointError(f"project_out.weight has shape {shapes['project_out.weight']}, expected two axes")
     dim, bits = shapes["project_out.weight"]
     if bits % codebook_dim:
         raise CheckpointError(f"project_out takes {bits} bits, expected a multiple of {codebook_dim} (mask's length)")
-    found = {"num_codebooks": bits // codebook_dim, "cosine_sim_project_in": _is_cosine(shapes, facts)}
-    for key, value in found.items():
-        if facts.config().get(key, value) != value:
-            raise CheckpointError(f"the tensors say {key} is {value}, the options say {facts.config()[key]}")
-    return config | found | {"dim": dim}
+    return {"num_codebooks": bits // codebook_dim, "cosine_sim_project_in": _is_cosine(shapes, facts)}, dim
 
 
 def _is_cosine(shapes: dict[str, tuple[int, ...]], facts: Facts) -> bool:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from lfq_cli.cli import decode, encode, export_codebook, inspect, messages, stats
+from lfq_cli.cli import decode, encode, export_codebook, import_checkpoint, inspect, messages, stats
 from lfq_cli.cli.interrupts import Interrupted, raise_on_signals
 from lfq_cli.errors import LfqError, OptionError
 from lfq_cli.version import __version__
@@ -33,6 +33,7 @@ COMMANDS = {
     "stats": stats.stats,
     "export-codebook": export_codebook.export_codebook,
     "inspect": inspect.inspect,
+    "import": import_checkpoint.import_checkpoint,
 }
 for _name, _command in COMMANDS.items():
     app.command(_name, no_args_is_help=True)(_command)

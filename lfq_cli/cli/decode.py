@@ -41,6 +41,7 @@ def decode(
     project_out: ProjectOut = True,
     format: Format = "safetensors",  # noqa: A002 - the option's name
     tensor: options.Tensors = None,
+    num_quantizers: options.Levels = None,
     device: options.Device = "auto",
     compute_dtype: options.ComputeDtype = "float32",
     overwrite: options.Overwrite = False,
@@ -55,7 +56,7 @@ def decode(
     The checkpoint must be the one that encoded; codes of another are refused. A folder's tree is mirrored under OUT.
     """
     from lfq_cli import checkpoints
-    from lfq_cli.cli.render import run_jobs
+    from lfq_cli.cli.render import once, run_jobs, tell_assumptions
     from lfq_cli.codesfile import SUFFIX
     from lfq_cli.errors import CodesFileError
     from lfq_cli.jobs.decode import DecodeOptions
@@ -79,8 +80,10 @@ def decode(
         tensors=tuple(tensor or ()),
         device=device,
         compute_dtype=compute_dtype,
+        levels=num_quantizers,
         overwrite=overwrite,
         durable=fsync,
         dry_run=dry_run,
     )
-    run_jobs("decode", jobs, lambda progress: decode_jobs(quantizer, jobs, chosen, progress), display)
+    tell = once(tell_assumptions)
+    run_jobs("decode", jobs, lambda progress: decode_jobs(quantizer, jobs, chosen, progress, tell), display)

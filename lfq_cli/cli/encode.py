@@ -41,6 +41,7 @@ def encode(
     nan: Nan = "error",
     tensor: options.Tensors = None,
     layout: options.LayoutOption = "auto",
+    num_quantizers: options.Levels = None,
     device: options.Device = "auto",
     compute_dtype: options.ComputeDtype = "float32",
     overwrite: options.Overwrite = False,
@@ -56,7 +57,7 @@ def encode(
     `lfq encode CHECKPOINT latents -o OUT` makes OUT/a/b.codes.safetensors from latents/a/b.npy.
     """
     from lfq_cli import checkpoints
-    from lfq_cli.cli.render import run_jobs
+    from lfq_cli.cli.render import run_jobs, tell_assumptions
     from lfq_cli.codesfile import SUFFIX
     from lfq_cli.errors import OptionError
     from lfq_cli.jobs.encode import EncodeOptions
@@ -67,6 +68,9 @@ def encode(
     if index_dtype is not None and packing != "ints":
         raise OptionError("--index-dtype belongs to --packing ints", "leave it out, or add --packing ints")
     quantizer = checkpoints.load(checkpoint, facts)
+    if num_quantizers is not None:
+        quantizer = quantizer.first_levels(num_quantizers)
+    tell_assumptions(quantizer)
     jobs = plan_jobs(
         inputs,
         output,

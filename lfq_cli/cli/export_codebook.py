@@ -53,6 +53,7 @@ def export_codebook(
 
     refuse_to_replace([output], [checkpoint])
     quantizer = checkpoints.load(checkpoint, facts)
+    render.tell_assumptions(quantizer)
     plan = plan_export(
         quantizer,
         output,

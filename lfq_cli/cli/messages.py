@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import codecs
 import io
+from typing import TYPE_CHECKING
 
 from lfq_cli.errors import LfqError
+
+if TYPE_CHECKING:
+    from lfq_cli.quantizer import Quantizer
 
 
 def error_lines(error: LfqError) -> str:
@@ -14,6 +18,14 @@ def error_lines(error: LfqError) -> str:
     if error.hint:
         lines.append(f"     hint: {printable(error.hint)}")
     return "\n".join(lines)
+
+
+def assumption_lines(quantizer: Quantizer) -> list[str]:
+    """What the quantizer assumes, why, and how to say otherwise; nothing where everything was told."""
+    if not quantizer.assumed:
+        return []
+    text, hint = quantizer.assumption_text()
+    return [printable(f"lfq: note: {text}"), f"     hint: {hint}"]
 
 
 def printable(text: str) -> str:

@@ -36,6 +36,10 @@ LayoutOption: TypeAlias = Annotated[
     Literal["auto", "channel-first", "channel-last"],
     typer.Option("--layout", help="Where the features are; auto: as the checkpoint says, else axis 1 from rank 4 on."),
 ]
+Levels: TypeAlias = Annotated[
+    int | None,
+    typer.Option("--num-quantizers", metavar="N", min=1, help="Only a residual quantizer's first N levels."),
+]
 Overwrite: TypeAlias = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
 Fsync: TypeAlias = Annotated[
     bool,
@@ -66,6 +70,10 @@ _FACT_OPTIONS: dict[str, Any] = {
         str | None,
         typer.Option("--module", metavar="PATH", help="Which quantizer of a larger model."),
     ],
+    "family": Annotated[
+        str | None,
+        typer.Option("--family", metavar="NAME", help="Which project's state dict it is; unset: as its tensors tell."),
+    ],
     "codebook_scale": Annotated[
         float | None,
         typer.Option("--codebook-scale", metavar="S", help="Magnitude of a code's coordinates."),
@@ -80,7 +88,11 @@ _FACT_OPTIONS: dict[str, Any] = {
     ],
     "num_codebooks": Annotated[
         int | None,
-        typer.Option("--num-codebooks", metavar="C", min=1, help="Indices of one vector."),
+        typer.Option("--num-codebooks", metavar="C", min=1, help="Codebooks of one vector."),
+    ],
+    "codebook_dims": Annotated[
+        str | None,
+        typer.Option("--codebook-dims", metavar="D,D,…", help="Bits of each index of one vector, as 6,12."),
     ],
     "keep_num_codebooks_dim": Annotated[
         bool | None,
@@ -116,7 +128,8 @@ def takes_facts(command: Callable[..., None]) -> Callable[..., None]:
     def build(**given: Any) -> Facts:
         from lfq_cli.checkpoints import Facts
 
-        return Facts(**{**given, "soft_clamp": _soft_clamp(given["soft_clamp"])})
+        parsed = {"soft_clamp": _soft_clamp(given["soft_clamp"]), "codebook_dims": _dims(given["codebook_dims"])}
+        return Facts(**{**given, **parsed})
 
     return _expand(command, "facts", _FACT_OPTIONS, None, build)
 
@@ -151,6 +164,15 @@ def _expand(
     expanded.__annotations__ = {value.name: value.annotation for value in parameters}
     del expanded.__dict__["__wrapped__"]
     return expanded
+
+
+def _dims(value: str | None) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    parts = value.split(",")
+    if not all(part.strip().isdecimal() and 1 <= int(part) <= 64 for part in parts):
+        raise typer.BadParameter(f"{value!r} is no list of 1 to 64 bits, as 6,12", param_hint="--codebook-dims")
+    return tuple(int(part) for part in parts)
 
 
 def _soft_clamp(value: str | None) -> float | Literal["none"] | None:

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
-from lfq_cli.cli.messages import error_lines, printable, shape, size
+from lfq_cli.cli.messages import assumption_lines, error_lines, printable, shape, size
 from lfq_cli.cli.options import Display
 from lfq_cli.errors import LfqError
 from lfq_cli.jobs.export import ExportPlan
@@ -214,6 +214,22 @@ def show_export(plan: ExportPlan, display: Display, *, written: bool) -> None:
         _stdout().print(table)
 
 
+def show_import(output: Path, quantizer: Quantizer, display: Display, *, written: bool) -> None:
+    """The native checkpoint that was written, or would be."""
+    status = "written" if written else "planned"
+    if display.json:
+        told = {"output": str(output), "status": status, "config": quantizer.full_config()}
+        tensors = {name: list(weight.shape) for name, weight in quantizer.weights.items()}
+        told |= {"assumed": quantizer.assumptions(), "tensors": tensors, "checkpoint_sha256": quantizer.digest}
+        _print_json(told)
+    elif not display.quiet:
+        table = _table("fact", "value")
+        for fact, value in _facts_of(quantizer).items():
+            table.add_row(fact, printable(value))
+        _heading(f"{output}: {status}")
+        _stdout().print(table)
+
+
 def show_inspection(views: Sequence[View], display: Display) -> None:
     """What each path holds."""
     if display.json:
@@ -235,27 +251,35 @@ def _show_checkpoint(view: CheckpointView) -> None:
 
 
 def _show_quantizer(view: QuantizerView) -> None:
-    where = f"module {view.module!r}, " if view.module else ""
+    where = f"module {view.found.module!r}, " if view.found.module else ""
+    shown_by = f", shown by {', '.join(view.found.shown_by[:4])}" if view.found.shown_by else ""
+    if len(view.found.shown_by) > 4:
+        shown_by += f" and {len(view.found.shown_by) - 4} more"
     if view.quantizer is None:
-        _heading(f"  {where}family {view.family}: {view.error.message if view.error else ''}")
+        _heading(f"  {where}family {view.found.family}{shown_by}: {view.error.message if view.error else ''}")
+        if view.error is not None and view.error.hint:
+            _heading(f"    hint: {view.error.hint}")
         return
     table = _table("fact", "value")
     for fact, value in _facts_of(view.quantizer).items():
         table.add_row(fact, printable(value))
-    _heading(f"  {where}family {view.family}")
+    _heading(f"  {where}family {view.found.family}{shown_by}")
     _stdout().print(table)
 
 
 def _facts_of(quantizer: Quantizer) -> dict[str, str]:
-    facts = {key: "not set" if value is None else str(value) for key, value in quantizer.config().items()}
-    facts |= dict.fromkeys(sorted(quantizer.unknown), "the file does not say")
-    facts["bits per vector"] = str(quantizer.bits_per_vector)
+    facts = {key: "not set" if value is None else str(value) for key, value in quantizer.full_config().items()}
+    facts |= {key: f"{facts[key]} (assumed, the file does not say)" for key in sorted(quantizer.assumed)}
+    facts["bits per vector"] = f"{quantizer.bits_per_vector}: {'+'.join(map(str, quantizer.codebook_dims))}"
     facts["tensors"] = ", ".join(f"{name} {shape(w.shape)}" for name, w in quantizer.weights.items()) or "none needed"
     return facts | {"sha256": quantizer.digest}
 
 
 def _show_tensors(view: TensorsView) -> None:
     _heading(f"{view.path}: tensors")
+    if view.no_quantizer is not None:
+        _heading(f"  {view.no_quantizer.message.removeprefix(f'{view.path}: ')}")
+        _heading(f"    hint: {view.no_quantizer.hint}")
     table = _table("name", "dtype", "shape", *(["encoded"] if any(t.encodes for t in view.tensors) else []))
     for tensor in view.tensors:
         told = [] if tensor.encodes is None else [tensor.encodes]
@@ -295,6 +319,24 @@ def progress_bar(title: str, total: int, display: Display) -> Iterator[Callable[
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(title, total=total)
         yield lambda nbytes: progress.advance(task, nbytes)
+
+
+def tell_assumptions(quantizer: Quantizer) -> None:
+    """A line on stderr for what nobody told of the quantizer; with its hint."""
+    for line in assumption_lines(quantizer):
+        note(line)
+
+
+def once(tell: Callable[[Quantizer], None]) -> Callable[[Quantizer], None]:
+    """`tell`, but not twice for the same assumptions."""
+    told: list[dict[str, Any]] = []
+
+    def tell_new(quantizer: Quantizer) -> None:
+        if quantizer.assumptions() not in told:
+            told.append(quantizer.assumptions())
+            tell(quantizer)
+
+    return tell_new
 
 
 def note(text: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 from typing import Any, get_args
@@ -92,13 +92,17 @@ class CodesTensor:
 
 @dataclass(frozen=True)
 class CodesHeader:
-    """What a codes file says of itself. `quantizer` is the config without weights, `unknown` the facts it lacks."""
+    """What a codes file says of itself. `quantizer` is the config without weights.
+
+    `assumed` are facts that nobody told, with the values taken for them. Those that decide bits stand in `quantizer`
+    too; the others do not: decode may still be told otherwise.
+    """
 
     quantizer: dict[str, Any]
     checkpoint_sha256: str
     compute_dtype: str
     tensors: dict[str, CodesTensor]
-    unknown: frozenset[str] = frozenset()
+    assumed: dict[str, Any] = field(default_factory=dict)
 
     def without_digests(self) -> CodesHeader:
         """The header as it is before any codes are written."""
@@ -118,8 +122,8 @@ class CodesHeader:
             "checkpoint_sha256": self.checkpoint_sha256,
             "compute_dtype": self.compute_dtype,
         }
-        if self.unknown:
-            value["unknown"] = sorted(self.unknown)
+        if self.assumed:
+            value["assumed"] = self.assumed
         value["tensors"] = {name: tensor.entry() for name, tensor in self.tensors.items()}
         return value
 
@@ -167,13 +171,13 @@ def _header_of(value: Any, container: Header) -> CodesHeader:
     _need(isinstance(quantizer, dict), "quantizer is no object")
     _need(_is_digest(digest), "checkpoint_sha256 is no sha256")
     _need(isinstance(compute, str), "compute_dtype is no string")
-    unknown = value.get("unknown", [])
-    _need(isinstance(unknown, list) and all(isinstance(fact, str) for fact in unknown), "unknown is no list of strings")
+    assumed = value.get("assumed", {})
+    _need(isinstance(assumed, dict), "assumed is no object")
     tensors = value.get("tensors")
     _need(isinstance(tensors, dict), "tensors is no object")
     _need(set(tensors) == set(container.entries), "its tensors are not those of the container")
     parsed = {name: _tensor_of(name, tensors[name], container) for name in container.entries}
-    return CodesHeader(quantizer, digest, compute, parsed, frozenset(unknown))
+    return CodesHeader(quantizer, digest, compute, parsed, assumed)
 
 
 def _tensor_of(name: str, value: Any, container: Header) -> CodesTensor:

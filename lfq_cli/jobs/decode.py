@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from lfq_cli import backends, codesfile
+from lfq_cli.backends import Backend
 from lfq_cli.codesfile import CodesFile, CodesTensor
 from lfq_cli.container import read_header
 from lfq_cli.errors import CodesFileError, OutputError, TensorError
@@ -18,9 +19,9 @@ from lfq_cli.floats import FORMATS
 from lfq_cli.jobs.outcome import Outcome, each, refuse_older
 from lfq_cli.jobs.plan import Job
 from lfq_cli.layout import insert_channels
-from lfq_cli.pipeline import DecodeTask, Progress, start_workers, write_decoded
-from lfq_cli.quantizer import Quantizer
-from lfq_cli.regions import InputFile
+from lfq_cli.pipeline import DecodeTask, Progress, Workers, start_workers, write_decoded
+from lfq_cli.quantizer import OPTIONS, Quantizer
+from lfq_cli.regions import CPUS, InputFile
 from lfq_cli.tensors import Head, head_for
 
 
@@ -33,24 +34,59 @@ class DecodeOptions:
     tensors: tuple[str, ...] = ()
     device: str = "auto"
     compute_dtype: str = "float32"
+    levels: int | None = None
+    """Decode only so many of a residual quantizer's levels."""
     overwrite: bool = False
     durable: bool = True
     dry_run: bool = False
 
 
 def decode(
-    quantizer: Quantizer, jobs: Sequence[Job], options: DecodeOptions, progress: Progress = lambda _: None
+    quantizer: Quantizer,
+    jobs: Sequence[Job],
+    options: DecodeOptions,
+    progress: Progress = lambda _: None,
+    tell: Callable[[Quantizer], None] = lambda _: None,
 ) -> Iterator[Outcome]:
-    """Decodes every job's codes into float tensors; an input that cannot be is an Outcome with its error."""
-    yield from each(jobs, lambda job: _decode_file(job, quantizer, options, progress))
+    """Decodes every job's codes into float tensors; an input that cannot be is an Outcome with its error.
+
+    `tell` is called with the quantizer that a file's codes are decoded with, before they are.
+    """
+    select = _Backends(options)
+    with start_workers(CPUS) as workers:
+        yield from each(jobs, lambda job: _decode_file(job, quantizer, options, select, workers, progress, tell))
 
 
-def _decode_file(job: Job, quantizer: Quantizer, options: DecodeOptions, progress: Progress) -> Outcome:
+class _Backends:
+    """The backend of a quantizer, made anew only where the quantizer is another than the last file's."""
+
+    def __init__(self, options: DecodeOptions) -> None:
+        self._options = options
+        self._made: tuple[dict[str, Any], Backend] | None = None
+
+    def __call__(self, quantizer: Quantizer) -> Backend:
+        config = quantizer.full_config()  # of one checkpoint: the weights are the same
+        if self._made is None or self._made[0] != config:
+            options = self._options
+            self._made = config, backends.select(options.device, quantizer, options.compute_dtype, decoding=True)
+        return self._made[1]
+
+
+def _decode_file(
+    job: Job,
+    quantizer: Quantizer,
+    options: DecodeOptions,
+    select: Callable[[Quantizer], Backend],
+    workers: Workers,
+    progress: Progress,
+    tell: Callable[[Quantizer], None],
+) -> Outcome:
     with codesfile.open_codes(job.source) as codes:
-        quantizer = matching_quantizer(codes, quantizer)
-        quantizer.require("codebook_scale", "spherical")
+        stored = matching_quantizer(codes, quantizer)
+        quantizer = stored if options.levels is None else stored.first_levels(options.levels)
+        tell(quantizer)
         infos = [codes.header.tensors[name] for name in codes.matching(options.tensors)]
-        channels = quantizer.dim if options.project_out else quantizer.bits_per_vector
+        channels = quantizer.dim if options.project_out else quantizer.code_dim
         shapes = {info.name: insert_channels(info.positions, channels, info.source.layout) for info in infos}
         head = head_for(job.output, options.dtype, shapes, {"lfq": _made_of(codes, infos, options)})
         spec = FORMATS[options.dtype]
@@ -68,30 +104,40 @@ def _decode_file(job: Job, quantizer: Quantizer, options: DecodeOptions, progres
             return replace(outcome, status="up to date")
         if options.dry_run:
             return replace(outcome, status="planned")
-        backend = backends.select(options.device, quantizer, options.compute_dtype, decoding=True)
-        with (
-            atomic_output(job.output, overwrite=options.overwrite, durable=options.durable) as file,
-            start_workers(backend.threads) as workers,
-        ):
+        backend = select(quantizer)
+        with atomic_output(job.output, overwrite=options.overwrite, durable=options.durable) as file:
             write_all(file, head.data)
             for info in infos:
                 intact = workers.start(codes[info.name].check_digest)
                 start = head.starts[info.name]
-                task = DecodeTask(codes[info.name], file, start, channels, backend, spec, options.project_out)
+                task = DecodeTask(
+                    codes=codes[info.name],
+                    file=file,
+                    start=start,
+                    channels=channels,
+                    backend=backend,
+                    spec=spec,
+                    project_out=options.project_out,
+                    kept_bits=stored.bits_of_levels(options.levels),
+                )
                 write_decoded(task, workers, progress)
                 intact()  # the file gets its name only if this does not raise
     return outcome
 
 
 def matching_quantizer(codes: CodesFile, quantizer: Quantizer) -> Quantizer:
-    """The quantizer that decodes `codes`: `quantizer`, with facts it leaves unknown taken from the file's header.
+    """The quantizer that decodes `codes`: `quantizer`, with facts it only assumes taken from the file's header.
 
     Raises CodesFileError where the codes were made by another checkpoint.
     """
     header = codes.header
-    stated = {fact: header.quantizer[fact] for fact in quantizer.unknown - header.unknown if fact in header.quantizer}
-    quantizer = replace(quantizer, **stated, unknown=quantizer.unknown - set(stated))
-    digest = quantizer.forget(header.unknown).digest
+    levels = header.quantizer.get("num_quantizers")
+    if type(levels) is int and quantizer.is_residual and 1 <= levels <= (quantizer.num_quantizers or 1):
+        quantizer = quantizer.first_levels(levels)
+    told = {fact: header.quantizer.get(fact) for fact in quantizer.assumed - set(header.assumed)}
+    stated: dict[str, Any] = {fact: tuple(value) if isinstance(value, list) else value for fact, value in told.items()}
+    quantizer = replace(quantizer, **stated, assumed=quantizer.assumed - set(stated))
+    digest = quantizer.assuming(set(header.assumed) & set(OPTIONS)).digest
     if digest != header.checkpoint_sha256:
         raise CodesFileError(
             f"{codes.path}: made by another checkpoint (sha256 {header.checkpoint_sha256[:12]}…, this one's is"
@@ -109,6 +155,7 @@ def _made_of(codes: CodesFile, infos: Sequence[CodesTensor], options: DecodeOpti
         "checkpoint_sha256": codes.header.checkpoint_sha256,
         "compute_dtype": options.compute_dtype,
         "project_out": options.project_out,
+        **({} if options.levels is None else {"levels": options.levels}),
         "codes_sha256": {info.name: info.sha256 for info in infos},
     }
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False)

@@ -41,7 +41,7 @@ def encode(
 ) -> Iterator[Outcome]:
     """Encodes every job's tensors into a codes file; an input that cannot be is an Outcome with its error.
 
-    Raises CheckpointError where the quantizer leaves a fact unknown that decides bits.
+    Raises CheckpointError where a clamp that nobody told would be followed by a rotation: no bit would be sure.
     """
     if quantizer.has_rotation:
         quantizer.require("soft_clamp_input_value")
@@ -98,7 +98,7 @@ def _header(quantizer: Quantizer, chosen: Sequence[tuple[StoredTensor, Layout]],
         )
         for tensor, layout in chosen
     }
-    return CodesHeader(quantizer.config(), quantizer.digest, options.compute_dtype, tensors, quantizer.unknown)
+    return CodesHeader(quantizer.config(), quantizer.digest, options.compute_dtype, tensors, quantizer.assumptions())
 
 
 def _is_current(job: Job, header: CodesHeader) -> bool:

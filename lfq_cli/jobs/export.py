@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
+import numpy as np
+
 from lfq_cli import backends, floats
 from lfq_cli.errors import OptionError, OutputError
 from lfq_cli.files import atomic_output, refuse_existing, write_all
@@ -50,10 +52,9 @@ def plan_export(
     overwrite: bool = False,
 ) -> ExportPlan:
     """What an export would write. Raises OptionError for rows that are not there or a format that cannot hold it."""
-    quantizer.require("codebook_scale", "spherical")
     first, last = _row_range(rows, quantizer.codebook_size)
     tables = _tables(quantizer, project_out=project_out)
-    bias = quantizer.weights.get("project_out.bias") if project_out else None
+    bias = _bias(quantizer) if project_out else None
     shapes = _shapes(tables, last - first, bias)
     made_of = {"format": "lfq-codebook", "version": 1, "checkpoint_sha256": quantizer.digest, "rows": [first, last]}
     head = head_for(output, dtype, shapes, {"lfq": json.dumps(made_of, separators=(",", ":"))})
@@ -99,9 +100,31 @@ def _row_range(rows: tuple[int | None, int | None], size: int) -> tuple[int, int
 
 
 def _tables(quantizer: Quantizer, *, project_out: bool) -> dict[str, Quantizer]:
-    """Without projection every codebook has the same codes: one table. With it each has its columns of project_out."""
+    """Without projection every codebook has the same codes: one table. With it each has its columns of project_out.
+
+    The levels of a residual quantizer have a table each, those of a group over the group's features.
+    """
+    if quantizer.is_residual:
+        return _level_tables(quantizer, project_out=project_out)
     if not (project_out and quantizer.has_projections):
         return {"codebook": quantizer.unprojected()}
     if quantizer.num_codebooks == 1:
         return {"codebook": quantizer.part(0)}
     return {f"codebook.{k}": quantizer.part(k) for k in range(quantizer.num_codebooks)}
+
+
+def _level_tables(quantizer: Quantizer, *, project_out: bool) -> dict[str, Quantizer]:
+    tables = {}
+    for group in range(len(quantizer.group_prefixes)):
+        for level in range(len(quantizer.layer_prefixes)):
+            part = quantizer.level(group, level)
+            name = f"codebook.{level}" if quantizer.groups is None else f"codebook.{group}.{level}"
+            tables[name] = part if project_out else part.unprojected()
+    return tables
+
+
+def _bias(quantizer: Quantizer) -> floats.Floats | None:
+    """project_out's bias [dim]; that of all groups, one after the other."""
+    names = [f"{prefix}project_out.bias" for prefix in quantizer.group_prefixes]
+    found = [quantizer.weights[name] for name in names if name in quantizer.weights]
+    return np.concatenate(found) if len(found) == len(names) else None

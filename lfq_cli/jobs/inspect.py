@@ -9,7 +9,7 @@ from typing import Any
 from lfq_cli import checkpoints, codesfile, native
 from lfq_cli.checkpoints import Facts
 from lfq_cli.codesfile import CodesHeader
-from lfq_cli.errors import LfqError, TensorError
+from lfq_cli.errors import CheckpointError, LfqError, TensorError
 from lfq_cli.floats import FORMATS
 from lfq_cli.jobs.kinds import described_format
 from lfq_cli.matching import fitting_layout
@@ -22,8 +22,7 @@ from lfq_cli.tensors import Source, open_source
 class QuantizerView:
     """One quantizer of a checkpoint, or why it cannot be used as it is."""
 
-    module: str
-    family: str
+    found: checkpoints.Found
     quantizer: Quantizer | None
     error: LfqError | None
 
@@ -48,11 +47,12 @@ class TensorView:
 
 @dataclass(frozen=True)
 class TensorsView:
-    """A tensor file."""
+    """A tensor file. `no_quantizer` says why it is no checkpoint either, where it could have been one."""
 
     path: Path
     tensors: list[TensorView]
     left_alone: dict[str, str]
+    no_quantizer: LfqError | None = None
 
 
 @dataclass(frozen=True)
@@ -78,12 +78,16 @@ def inspect(path: Path, facts: Facts, checkpoint: Quantizer | None = None) -> Vi
             return _codes(path)
         if told == native.FORMAT:
             return _checkpoint(path, facts)
+    reason = None
     if suffix not in (".npy", ".npz"):
-        view = _checkpoint(path, facts)
-        if view.quantizers or suffix not in TENSOR_FORMATS:
-            return view
+        try:
+            return _checkpoint(path, facts)
+        except CheckpointError as error:
+            if suffix not in TENSOR_FORMATS:
+                raise
+            reason = error
     with open_source(path) as source:
-        return _tensors(source, checkpoint)
+        return _tensors(source, checkpoint, reason)
 
 
 def _codes(path: Path) -> CodesView:
@@ -92,23 +96,23 @@ def _codes(path: Path) -> CodesView:
 
 
 def _checkpoint(path: Path, facts: Facts) -> CheckpointView:
-    return CheckpointView(path, [_quantizer(path, item, facts) for item in checkpoints.survey(path)])
+    return CheckpointView(path, [_quantizer(path, item, facts) for item in checkpoints.survey(path, facts)])
 
 
 def _quantizer(path: Path, found: checkpoints.Found, facts: Facts) -> QuantizerView:
     try:
         quantizer = checkpoints.load_found(path, found, facts)
     except LfqError as error:
-        return QuantizerView(found.module, found.family, None, error)
-    return QuantizerView(found.module, found.family, quantizer, None)
+        return QuantizerView(found, None, error)
+    return QuantizerView(found, quantizer, None)
 
 
-def _tensors(source: Source, checkpoint: Quantizer | None) -> TensorsView:
+def _tensors(source: Source, checkpoint: Quantizer | None, no_quantizer: LfqError | None) -> TensorsView:
     tensors = [
         TensorView(tensor.name, tensor.dtype, tensor.shape, _encodes(source, tensor.name, checkpoint))
         for tensor in source.tensors.values()
     ]
-    return TensorsView(source.path, tensors, source.left_alone)
+    return TensorsView(source.path, tensors, source.left_alone, no_quantizer)
 
 
 def _encodes(source: Source, name: str, checkpoint: Quantizer | None) -> str | None:
@@ -133,7 +137,8 @@ def as_json(view: View) -> dict[str, Any]:
             | ({} if tensor.encodes is None else {"encodes": tensor.encodes})
             for tensor in view.tensors
         }
-        return {"path": str(view.path), "kind": "tensors", "tensors": tensors, "left_alone": view.left_alone}
+        told = {"path": str(view.path), "kind": "tensors", "tensors": tensors, "left_alone": view.left_alone}
+        return told if view.no_quantizer is None else told | {"no_quantizer": _error_json(view.no_quantizer)}
     return {
         "path": str(view.path),
         "kind": "checkpoint",
@@ -142,13 +147,22 @@ def as_json(view: View) -> dict[str, Any]:
 
 
 def _quantizer_json(view: QuantizerView) -> dict[str, Any]:
-    told: dict[str, Any] = {"module": view.module, "family": view.family}
+    told: dict[str, Any] = {
+        "module": view.found.module,
+        "family": view.found.family,
+        "shown_by": list(view.found.shown_by),
+    }
     if view.error is not None:
-        return told | {"error": view.error.message, "hint": view.error.hint}
+        return told | _error_json(view.error)
     assert view.quantizer is not None
     return told | {
-        "config": view.quantizer.config(),
-        "unknown": sorted(view.quantizer.unknown),
+        "config": view.quantizer.full_config(),
+        "codebook_dims": list(view.quantizer.codebook_dims),
+        "assumed": view.quantizer.assumptions(),
         "tensors": {name: list(weight.shape) for name, weight in view.quantizer.weights.items()},
         "checkpoint_sha256": view.quantizer.digest,
     }
+
+
+def _error_json(error: LfqError) -> dict[str, Any]:
+    return {"error": error.message, "hint": error.hint}

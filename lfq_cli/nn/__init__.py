@@ -5,6 +5,8 @@ Knows tensors and parameters; knows no files, no options of a command line and n
 
 from __future__ import annotations
 
+from lfq_cli.nn.grouped import GroupedResidualLFQ
 from lfq_cli.nn.lfq import LFQ, LossBreakdown, Return
+from lfq_cli.nn.residual import ResidualLFQ
 
-__all__ = ["LFQ", "LossBreakdown", "Return"]
+__all__ = ["LFQ", "GroupedResidualLFQ", "LossBreakdown", "ResidualLFQ", "Return"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from lfq_cli.errors import LfqError
 from lfq_cli.nn import entropy, options
 from lfq_cli.nn.cosine import CosineProjection
+from lfq_cli.nn.vectors import check_features, mask_vectors, without_autocast
 
 MAX_CODEBOOK_BITS = 24  # 2^24 codes of 24 float32 are 1.6 GB
 
@@ -160,13 +161,13 @@ class LFQ(nn.Module):
 
         Raises ValueError for another number of features and TypeError for integers.
         """
-        self._check_features(x, axis=-1)
+        check_features(x, dim=self.dim, axis=-1, channel_first=self.channel_first)
         z = self.project_in(x)
         if self.soft_clamp_input_value is not None:
             z = (z / self.soft_clamp_input_value).tanh() * self.soft_clamp_input_value
         z = rearrange(z, "... (c d) -> ... c d", c=self.num_codebooks)
         if self.orthogonal_rotation:
-            z = z @ self.orthogonal_rot
+            z = z @ self._rotation(z.dtype)
         return self._to_sphere(z)
 
     @torch.no_grad()
@@ -175,7 +176,7 @@ class LFQ(nn.Module):
 
         Computed in `dtype`, float32 unless the module was converted, whatever x is and autocast says.
         """
-        with _without_autocast(x.device):
+        with without_autocast(x.device):
             z = self.project(x.to(self.dtype))
         return rearrange(z.float(), "n c d -> n (c d)")
 
@@ -203,6 +204,12 @@ class LFQ(nn.Module):
         codes = self._codes(bits, dtype=torch.float32 if self.force_quantization_f32 else self.dtype)
         return self._unproject(codes.to(self.dtype), project_out=project_out)
 
+    def bits_to_latents(self, bits: Tensor, *, dtype: torch.dtype) -> Tensor:
+        """bits [n, C*D] bool -> the z [n, C*D] that is their code, computed in dtype whatever autocast says."""
+        bits = rearrange(bits, "n (c d) -> n c d", c=self.num_codebooks, d=self.codebook_dim)
+        with without_autocast(bits.device):
+            return self._unproject(self._codes(bits, dtype=dtype), project_out=False)
+
     def indices_to_codes(self, indices: Tensor, project_out: bool = True) -> Tensor:
         """indices [...], [..., c] if keep_num_codebooks_dim -> vectors [..., dim] (C*D if not project_out).
 
@@ -224,10 +231,14 @@ class LFQ(nn.Module):
         """t [..., d] -> t, of length s if spherical. Not s / sqrt(D): an ulp away at D = 6, 7, 17, 18 for codes."""
         return F.normalize(t, dim=-1) * self.codebook_scale if self.spherical else t
 
+    def _rotation(self, dtype: torch.dtype) -> Tensor:
+        """`orthogonal_rot` for vectors of dtype. Half precision gets it as it is: to round it would change tokens."""
+        return self.orthogonal_rot if torch.finfo(dtype).bits < 32 else self.orthogonal_rot.to(dtype)
+
     def _unproject(self, codes: Tensor, *, project_out: bool = True) -> Tensor:
         """codes [n, c, d] -> vectors [n, dim] (C*D if not project_out)."""
         if self.orthogonal_rotation:
-            codes = codes @ self.orthogonal_rot.T
+            codes = codes @ self._rotation(codes.dtype).T
         vectors = rearrange(codes, "n c d -> n (c d)")
         projected: Tensor = self.project_out(vectors) if project_out else vectors
         return projected
@@ -249,14 +260,14 @@ class LFQ(nn.Module):
         """
         vectors, shape = self._to_vectors(x)
         z = self.project(vectors)
-        with _without_autocast(x.device) if self.force_quantization_f32 else nullcontext():
+        with without_autocast(x.device) if self.force_quantization_f32 else nullcontext():
             latents = z.float() if self.force_quantization_f32 else z
             bits = latents > 0
             codes = self._codes(bits, dtype=latents.dtype)
             losses = self._losses(
                 latents,
                 codes,
-                counted=None if mask is None else _mask_vectors(mask, shape),
+                counted=None if mask is None else mask_vectors(mask, shape),
                 inv_temperature=inv_temperature,
                 report=return_loss_breakdown,
             )
@@ -280,7 +291,7 @@ class LFQ(nn.Module):
     def _to_vectors(self, x: Tensor) -> tuple[Tensor, torch.Size]:
         """x, in its layout -> vectors [n, dim] and their tensor's shape without channels."""
         channel_first = self._is_channel_first(x.ndim)
-        self._check_features(x, axis=1 if channel_first else -1)
+        check_features(x, dim=self.dim, axis=1 if channel_first else -1, channel_first=self.channel_first)
         if channel_first:
             x = rearrange(x, "b d ... -> b ... d")
         return rearrange(x, "... d -> (...) d"), x.shape[:-1]
@@ -358,16 +369,6 @@ class LFQ(nn.Module):
 
     # what callers get wrong
 
-    def _check_features(self, x: Tensor, *, axis: int) -> None:
-        if not x.is_floating_point():
-            raise TypeError(f"LFQ quantizes floating-point tensors, found {x.dtype}")
-        found = x.shape[axis] if x.ndim else 0
-        if found != self.dim:
-            raise ValueError(
-                f"expected {self.dim} features on axis {axis}, found {found} (shape {tuple(x.shape)}, "
-                f"channel_first={self.channel_first})"
-            )
-
     def _check_indices(self, indices: Tensor) -> None:
         if indices.is_floating_point() or indices.is_complex():
             raise TypeError(f"indices are integers, found {indices.dtype}")
@@ -380,18 +381,3 @@ class LFQ(nn.Module):
         low, high = (int(bound) for bound in torch.aminmax(indices.to(torch.int64)))
         if low < 0 or high >= self.codebook_size:
             raise ValueError(f"indices must lie in [0, 2^{self.codebook_dim}), found from {low} to {high}")
-
-
-def _without_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """A context in which operations on the device keep their dtype."""
-    if not torch.amp.is_autocast_available(device.type):
-        return nullcontext()
-    return torch.autocast(device.type, enabled=False)
-
-
-def _mask_vectors(mask: Tensor, shape: torch.Size) -> Tensor:
-    """mask [b, n] or [*shape] -> bool [vectors]; shape is that of the vectors' tensor, without channels."""
-    flat = (*shape[:1], math.prod(shape[1:]))
-    if tuple(mask.shape) not in (tuple(shape), flat):
-        raise ValueError(f"mask must have shape {tuple(shape)} or {flat}, found {tuple(mask.shape)}")
-    return mask.bool().flatten()

@@ -1,4 +1,4 @@
-"""A differentiable mean over the processes of distributed training; nothing happens in a single process."""
+"""What the processes of distributed training agree on: a mean, a seed. Nothing happens in a single process."""
 
 from __future__ import annotations
 
@@ -35,6 +35,17 @@ class _SumOverRanks(torch.autograd.Function):
 def _sum_over_ranks(t: Tensor) -> Tensor:
     total: Tensor = _SumOverRanks.apply(t)  # type: ignore[no-untyped-call]
     return total
+
+
+def shared_seed(device: torch.device) -> int:
+    """A natural number from the device's generator, the same on all ranks of distributed training.
+
+    Below 10,000, the reference's limit; over several ranks it is the sum of their draws.
+    """
+    seed = torch.randint(0, 10_000, (), device=device)
+    if is_distributed():
+        dist.all_reduce(seed)
+    return int(seed.item())
 
 
 def mean_over_ranks(t: Tensor, *, counts: bool) -> Tensor:

@@ -1,28 +1,59 @@
-"""LFQ modules and quantizers: the same facts as a module that computes and as a record that is saved."""
+"""Modules and quantizers: the same facts as a module that computes and as a record that is saved."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
 from lfq_cli.bits import BitOrder
 from lfq_cli.nn.cosine import CosineProjection
+from lfq_cli.nn.grouped import GroupedResidualLFQ
 from lfq_cli.nn.lfq import LFQ
+from lfq_cli.nn.residual import ResidualLFQ
 from lfq_cli.quantizer import Quantizer
 
+AnyLFQ: TypeAlias = LFQ | ResidualLFQ | GroupedResidualLFQ
 
-def module_of(quantizer: Quantizer) -> LFQ:
-    """The module in eval mode, float32 on the CPU, without gradients. Unknown facts take the reference's defaults."""
-    weights = {name: torch.from_numpy(weight.copy()) for name, weight in quantizer.weights.items()}
-    module = LFQ(
+
+def module_of(quantizer: Quantizer) -> AnyLFQ:
+    """The module in eval mode, float32 on the CPU, without gradients."""
+    module = _residual(quantizer) if quantizer.is_residual else _single(quantizer)
+    state = {name: value for name, value in module.state_dict().items() if _is_mask(name)}
+    state |= {name: torch.zeros_like(value) for name, value in module.state_dict().items() if name.endswith(".bias")}
+    module.load_state_dict(state | {name: torch.from_numpy(w.copy()) for name, w in quantizer.weights.items()})
+    if quantizer.bit_order == "lsb":  # the mask alone decides which channel is which bit of an index
+        for part in module.modules():
+            if isinstance(part, LFQ):
+                part.mask = part.mask.flip(0)
+    return module.eval().requires_grad_(False)
+
+
+def quantizer_of(module: AnyLFQ) -> Quantizer:
+    """The record of a module, with a copy of its weights in float32."""
+    weights = {
+        name: value.detach().float().cpu().numpy().copy()
+        for name, value in module.state_dict().items()
+        if not _is_mask(name)
+    }
+    if isinstance(module, LFQ):
+        return Quantizer(**_facts_of(module), num_codebooks=module.num_codebooks, weights=weights)
+    groups = None if isinstance(module, ResidualLFQ) else module.groups
+    residual: Any = module if isinstance(module, ResidualLFQ) else module.rvqs[0]
+    facts = _facts_of(residual.layers[0]) | {"dim": module.dim, "keep_num_codebooks_dim": None}
+    return Quantizer(**facts, num_quantizers=residual.num_quantizers, groups=groups, weights=weights)
+
+
+def _single(quantizer: Quantizer) -> LFQ:
+    biases = {"project_in.bias", "project_out.bias"} & set(quantizer.weights)
+    return LFQ(
         dim=quantizer.dim,
         codebook_size=quantizer.codebook_size,
         num_codebooks=quantizer.num_codebooks,
         keep_num_codebooks_dim=quantizer.keep_num_codebooks_dim,
         codebook_scale=quantizer.codebook_scale,
         has_projections=quantizer.has_projections,
-        projection_has_bias=bool({"project_in.bias", "project_out.bias"} & set(weights)),
+        projection_has_bias=bool(biases),
         soft_clamp_input_value=quantizer.soft_clamp_input_value,
         cosine_sim_project_in=quantizer.cosine_sim_project_in,
         cosine_sim_project_in_scale=quantizer.cosine_sim_project_in_scale,
@@ -30,31 +61,38 @@ def module_of(quantizer: Quantizer) -> LFQ:
         spherical=quantizer.spherical,
         orthogonal_rotation=quantizer.has_rotation,
     )
-    state = {name: torch.zeros_like(value) for name, value in module.state_dict().items() if name.endswith(".bias")}
-    module.load_state_dict(state | weights | {"mask": module.mask})
-    if quantizer.bit_order == "lsb":
-        module.mask = module.mask.flip(0)  # the mask alone decides which channel is which bit of an index
-    return module.eval().requires_grad_(False)
 
 
-def quantizer_of(module: LFQ) -> Quantizer:
-    """The record of a module, with a copy of its weights in float32."""
-    state: dict[str, Any] = {name: value for name, value in module.state_dict().items() if name != "mask"}
-    cosine = isinstance(module.project_in, CosineProjection)
+def _residual(quantizer: Quantizer) -> ResidualLFQ | GroupedResidualLFQ:
+    facts: dict[str, Any] = {
+        "dim": quantizer.dim,
+        "codebook_size": quantizer.codebook_size,
+        "num_quantizers": quantizer.num_quantizers,
+        "soft_clamp_input_value": quantizer.soft_clamp_input_value,
+        "channel_first": quantizer.channel_first,
+        "spherical": quantizer.spherical,
+        "orthogonal_rotation": quantizer.has_rotation,
+    }
+    return ResidualLFQ(**facts) if quantizer.groups is None else GroupedResidualLFQ(**facts, groups=quantizer.groups)
+
+
+def _facts_of(module: LFQ) -> dict[str, Any]:
+    """What a single LFQ has beside its codebooks and weights."""
+    cosine = module.project_in if isinstance(module.project_in, CosineProjection) else None
     order: BitOrder = "lsb" if module.codebook_dim > 1 and int(module.mask[0]) == 1 else "msb"
-    return Quantizer(
-        dim=module.dim,
-        codebook_dim=module.codebook_dim,
-        num_codebooks=module.num_codebooks,
-        keep_num_codebooks_dim=module.keep_num_codebooks_dim,
-        codebook_scale=module.codebook_scale,
-        soft_clamp_input_value=module.soft_clamp_input_value,
-        cosine_sim_project_in=cosine,
-        cosine_sim_project_in_scale=module.project_in.scale
-        if isinstance(module.project_in, CosineProjection)
-        else None,
-        channel_first=module.channel_first,
-        spherical=module.spherical,
-        bit_order=order,
-        weights={name: value.detach().float().cpu().numpy().copy() for name, value in state.items()},
-    )
+    return {
+        "dim": module.dim,
+        "codebook_dim": module.codebook_dim,
+        "keep_num_codebooks_dim": module.keep_num_codebooks_dim,
+        "codebook_scale": module.codebook_scale,
+        "soft_clamp_input_value": module.soft_clamp_input_value,
+        "cosine_sim_project_in": cosine is not None,
+        "cosine_sim_project_in_scale": None if cosine is None else cosine.scale,
+        "channel_first": module.channel_first,
+        "spherical": module.spherical,
+        "bit_order": order,
+    }
+
+
+def _is_mask(name: str) -> bool:
+    return name == "mask" or name.endswith(".mask")

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import vector_quantize_pytorch
 from safetensors.numpy import save_file
 
 from lfq_cli.cli import main
@@ -483,13 +485,31 @@ def test_option_that_contradicts_the_checkpoint(lfq):
     assert_error(told, "codebook_scale is 1.0, the options say 3.0", "leave the option out", code=2)
 
 
-def test_what_a_checkpoint_does_not_say_is_asked_for_by_option(lfq):
-    array()
-    made = codes(lfq, foreign())
-    told = lfq("decode", "foreign.safetensors", made, "-o", "out")
-    assert_error(told, "codebook_scale and spherical", "--codebook-scale", "--spherical or --no-spherical")
-    options = ("--codebook-scale", "1", "--no-spherical")
-    assert lfq("decode", "foreign.safetensors", made, "-o", "out", *options).code == 0
+@pytest.mark.parametrize("command", ["encode", "decode", "export-codebook"])
+def test_what_a_checkpoint_does_not_say_is_assumed_aloud(lfq, command):
+    """Once on stderr, whatever the number of inputs; with what depends on it, and the options that say otherwise."""
+    inputs = [array("a.npy"), array("b.npy")]
+    if command == "decode":
+        assert lfq("encode", foreign(), *inputs, "-o", "codes", "-q").code == 0
+        inputs = ["codes"]
+    files = inputs if command != "export-codebook" else []
+    out = "out" if files else "out.npy"
+    told = lfq(command, foreign(), *files, "-o", out)
+    assert told.code == 0
+    assert told.err.count("codebook_scale 1.0, soft_clamp_input_value none, spherical false") == 1
+    assert "foreign.safetensors does not say everything" in told.err
+    assert "packed tokens do not depend on it" in told.err
+    for option in ("--codebook-scale", "--soft-clamp", "--spherical or --no-spherical"):
+        assert option in told.err
+    everything = ("--codebook-scale", "1", "--no-spherical", "--soft-clamp", "none", "--overwrite")
+    assert "assumed" not in lfq(command, foreign(), *files, "-o", out, *everything).err
+
+
+def test_an_assumption_that_decides_tokens_says_so(lfq):
+    torch.save(vector_quantize_pytorch.ResidualLFQ(dim=4, codebook_size=16, num_quantizers=2).state_dict(), "r.pt")
+    told = lfq("encode", "r.pt", array(values=floats()[..., :4]), "-o", "out")
+    assert told.code == 0
+    assert "TOKENS DEPEND ON spherical;" in told.err
 
 
 def test_the_checkpoint_that_says_too_little_is_named(lfq):

@@ -1,0 +1,100 @@
+"""Which files a checkpoint is made of: one file, a folder, or an index of shards."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lfq_cli import native
+from lfq_cli.checkpoints.statefile import StateFile, StateTensor, open_state
+from lfq_cli.errors import CheckpointError
+
+INDEX_SUFFIX = ".index.json"
+FOLDER_NAMES = (
+    native.MODEL_NAME,
+    f"{native.MODEL_NAME}{INDEX_SUFFIX}",
+    "diffusion_pytorch_model.safetensors",
+    f"diffusion_pytorch_model.safetensors{INDEX_SUFFIX}",
+    "pytorch_model.bin",
+    f"pytorch_model.bin{INDEX_SUFFIX}",
+)
+"""The files in which folders of Hugging Face's libraries hold their tensors; the first that is there counts."""
+MAX_JSON_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class CheckpointFiles:
+    """Where the tensors are, and the folder's config.json where there is one."""
+
+    tensors: Path
+    config: Path | None
+
+
+def checkpoint_files(path: Path) -> CheckpointFiles:
+    """The files of the checkpoint at `path`, a file or a folder. Raises CheckpointError where there is none."""
+    if not os.path.exists(path):  # noqa: PTH110 - Path.exists raises for a name that is too long
+        raise CheckpointError(f"{path}: no such file or folder")
+    if not path.is_dir():
+        return CheckpointFiles(path, None)
+    for name in FOLDER_NAMES:
+        if (path / name).is_file():
+            config = path / native.CONFIG_NAME
+            return CheckpointFiles(path / name, config if config.is_file() else None)
+    raise CheckpointError(
+        f"{path}: no checkpoint folder: it has no {native.MODEL_NAME} or pytorch_model.bin", "name the file itself"
+    )
+
+
+def open_tensors(path: Path) -> StateFile:
+    """The state dict in the file at `path`, or in the shards that an index there names."""
+    if not path.name.endswith(INDEX_SUFFIX):
+        return open_state(path)
+    with ExitStack() as opened:
+        shards = {name: opened.enter_context(open_state(path.with_name(name))) for name in _shards(path)}
+        tensors: dict[str, StateTensor] = {}
+        for shard in shards.values():
+            twice = tensors.keys() & shard.tensors.keys()
+            if twice:
+                raise CheckpointError(f"{path}: two shards hold {min(twice)!r}")
+            tensors |= shard.tensors
+        close: Callable[[], None] = opened.pop_all().close
+        return StateFile(path, tensors, {}, close)
+
+
+def _shards(index: Path) -> list[str]:
+    """The file names in an index's `weight_map`, which all lie beside it."""
+    value = read_json(index)
+    weight_map = value.get("weight_map") if isinstance(value, dict) else None
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise CheckpointError(f"{index}: no index of shards: it has no weight_map of tensors to files")
+    names = sorted(set(weight_map.values()))
+    outside = [name for name in names if Path(name).name != name or name in ("", ".", "..")]
+    if outside:
+        raise CheckpointError(f"{index}: names the shard {outside[0]!r}, expected a file beside it")
+    missing = [name for name in names if not index.with_name(name).is_file()]
+    if missing:
+        raise CheckpointError(f"{index}: {len(missing)} shard(s) are missing, the first is {missing[0]!r}")
+    return names
+
+
+def read_json(path: Path) -> Any:
+    """The JSON value in a file. Raises CheckpointError where there is none."""
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise CheckpointError(f"{path}: is larger than any config or index ({MAX_JSON_BYTES >> 20} MiB at most)")
+        return parse_json(path, path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as reason:
+        raise CheckpointError(f"{path}: cannot be read: {reason}") from reason
+
+
+def parse_json(path: Path, text: str) -> Any:
+    """The JSON value of a text found in `path`. Raises CheckpointError where it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as reason:
+        raise CheckpointError(f"{path}: its description is no JSON: {reason}") from reason

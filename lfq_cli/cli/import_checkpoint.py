@@ -1,0 +1,58 @@
+"""`lfq import`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lfq_cli.cli import options
+from lfq_cli.cli.options import Display, takes_display, takes_facts
+
+Foreign = Annotated[
+    Path,
+    typer.Argument(
+        metavar="FOREIGN", help="A state dict, alone or inside a larger model: file, folder or shard index."
+    ),
+]
+Native = Annotated[
+    Path, typer.Option("--output", "-o", metavar="NATIVE", help="A name in .safetensors, or a folder that is made.")
+]
+
+
+@takes_facts
+@takes_display
+def import_checkpoint(
+    foreign: Foreign,
+    output: Native,
+    layout: options.LayoutOption = "auto",
+    num_quantizers: options.Levels = None,
+    overwrite: options.Overwrite = False,
+    dry_run: options.DryRun = False,
+    *,
+    display: Display,
+    facts: Any,
+) -> None:
+    """Write any model's quantizer as a native checkpoint: its few tensors and every fact, nothing else of the model.
+
+    What the file does not say is told by options or assumed aloud, and kept as assumed in the native checkpoint. Codes
+    made with the one are decoded with the other.
+    """
+    from dataclasses import replace
+
+    from lfq_cli import checkpoints
+    from lfq_cli.cli import render
+    from lfq_cli.jobs.plan import refuse_to_replace
+    from lfq_cli.native import refuse_existing_checkpoint, write
+
+    refuse_to_replace([output], [foreign])
+    told = replace(facts, channel_first=None if layout == "auto" else layout == "channel-first")
+    quantizer = checkpoints.load(foreign, told)
+    if num_quantizers is not None:
+        quantizer = quantizer.first_levels(num_quantizers)
+    render.tell_assumptions(quantizer)
+    refuse_existing_checkpoint(output, overwrite=overwrite)
+    if not dry_run:
+        write(quantizer, output, overwrite=overwrite)
+    render.show_import(output, quantizer, display, written=not dry_run)

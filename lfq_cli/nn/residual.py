@@ -1,0 +1,324 @@
+"""Residual lookup-free quantization as a torch module: a drop-in for `vector_quantize_pytorch.ResidualLFQ` 1.32.
+
+Level 0 rounds a vector to a binary code, level 1 what level 0 left over to a code half as large, and so on; the sum
+of the codes is the quantized vector. Source: arXiv 2107.03312, algorithm 1, where quantize dropout is described too.
+
+Knows levels. What one level does is `LFQ`'s.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from lfq_cli.layout import channel_axis, layout_of
+from lfq_cli.nn import options
+from lfq_cli.nn.lfq import LFQ
+from lfq_cli.nn.ranks import shared_seed
+from lfq_cli.nn.vectors import check_features, mask_vectors, without_autocast
+
+DROPPED = -1  # the index of a level that was left out; it decodes as nothing
+MAX_LEVELS = 128  # codes of level 127 are ±2^-127, which float32 still holds
+
+
+class ResidualLFQ(nn.Module):
+    """Rounds x to a sum of binary codes, one for each of Q levels: `forward`; and codes, indices, bits to each other.
+
+    Shapes: x is [..., dim], or [b, dim, ...] where `channel_first` says so (unset: from 4 axes on; never below 3).
+    Indices have x's shape without the channel axis, and a last axis for the levels. z, the vector that is rounded,
+    is [n, D].
+
+    Indices are int64 in [0, 2^D), or -1 for a level that quantize dropout left out. With D = 64 there is no number
+    left for that: -1 is the code of 64 ones, as in `LFQ`, and dropout is refused.
+
+    Level q is `layers[q]`, an LFQ of scale 2^-q; a soft clamp halves likewise. `layer_options` are those of `LFQ` and
+    hold for every level, but levels have one codebook, a fixed scale and no projections of their own. Options of
+    those projections (`projection_has_bias`, `cosine_sim_project_in`, ..) have no effect, as in the reference.
+
+    Residuals are float32 whatever x is, unless `force_quantization_f32=False` leaves them in the dtype of z.
+
+    A state dict holds `layers.{q}.mask`, and `project_in.*`, `project_out.*`, `layers.{q}.orthogonal_rot` where there
+    are any. Raises ValueError for options that cannot be.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        num_quantizers: int,
+        codebook_size: int,
+        quantize_dropout: bool = False,
+        quantize_dropout_cutoff_index: int = 0,
+        quantize_dropout_multiple_of: int = 1,
+        soft_clamp_input_value: float | None = None,
+        channel_first: bool | None = None,
+        **layer_options: Any,
+    ) -> None:
+        super().__init__()
+        _check_layer_options(layer_options)
+        self.dim = dim
+        self.codebook_dim = options.codebook_bits(dim, codebook_size)
+        self.codebook_size = 2**self.codebook_dim
+        self.num_quantizers = _check_num_quantizers(num_quantizers)
+        self.channel_first = channel_first
+
+        self.quantize_dropout = bool(quantize_dropout) and num_quantizers > 1
+        self.quantize_dropout_cutoff_index = quantize_dropout_cutoff_index
+        self.quantize_dropout_multiple_of = quantize_dropout_multiple_of
+        self._check_dropout()
+
+        # Parameters are drawn in the reference's order: the same seed gives the same weights.
+        self.has_projections = options.has_projections(None, dim, self.codebook_dim)
+        self.project_in: nn.Module = nn.Identity()
+        self.project_out: nn.Module = nn.Identity()
+        if self.has_projections:
+            self.project_in = nn.Linear(dim, self.codebook_dim)
+            self.project_out = nn.Linear(self.codebook_dim, dim)
+        self.layers = nn.ModuleList(
+            LFQ(
+                dim=self.codebook_dim,
+                codebook_scale=2.0**-level,
+                soft_clamp_input_value=None if soft_clamp_input_value is None else soft_clamp_input_value * 2.0**-level,
+                channel_first=channel_first,
+                **layer_options,
+            )
+            for level in range(num_quantizers)
+        )
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype that projecting and decoding compute in: float32 until the module is converted."""
+        return self._first(1)[0].dtype
+
+    @property
+    def codebooks(self) -> Tensor:
+        """Every code of every level [Q, 2^D, D], as `LFQ.codebook` has them, and raising LfqError where that does."""
+        return torch.stack([layer.codebook for layer in self._first(self.num_quantizers)])
+
+    # x -> z -> levels of bits
+
+    @torch.no_grad()
+    def latents(self, x: Tensor, levels: int | None = None) -> Tensor:
+        """x [n, dim] -> what each level rounds [n, levels * D] float32, level 0 first; all levels if not told.
+
+        The signs are the bits. Projected in `dtype`, whatever x is and autocast says. Raises ValueError for another
+        number of features or of levels than there are.
+        """
+        with without_autocast(x.device):
+            return torch.cat([latents.float() for latents in self._latents(x, levels)], dim=-1)
+
+    @torch.no_grad()
+    def encode_bits(self, x: Tensor, levels: int | None = None) -> Tensor:
+        """x [n, dim] -> bits [n, levels * D] bool, level 0 first: `latents(x, levels) > 0`, in less memory."""
+        with without_autocast(x.device):
+            return torch.cat([latents > 0 for latents in self._latents(x, levels)], dim=-1)
+
+    def _latents(self, x: Tensor, levels: int | None) -> Iterator[Tensor]:
+        """x [n, dim] -> for one level after the other, what it rounds [n, D]."""
+        check_features(x, dim=self.dim, axis=-1, channel_first=self.channel_first)
+        z = self.project_in(x.to(self.dtype))
+        residual = z.to(self._residual_dtype(z.dtype))
+        for layer in self._first(self._check_levels(levels)):
+            latents = rearrange(layer.project(residual), "n 1 d -> n d")
+            yield latents
+            residual = residual - layer.bits_to_latents(latents > 0, dtype=residual.dtype)
+
+    def _residual_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """The dtype in which residuals and sums of codes are computed, for z of `dtype`."""
+        return torch.float32 if self._first(1)[0].force_quantization_f32 else dtype
+
+    # levels of bits -> codes -> x
+
+    def decode_bits(self, bits: Tensor, project_out: bool = True, levels: int | None = None) -> Tensor:
+        """bits [n, levels * D] bool, level 0 first -> vectors [n, dim], or [n, D] with project_out=False.
+
+        What `forward` returns in eval mode for the vectors of these bits, bit for bit; with fewer levels than Q what
+        it returns where the others are dropped. Raises ValueError for bits that are not of so many levels (unset:
+        as many as there are bits for).
+        """
+        levels = self._check_levels(bits.shape[-1] // self.codebook_dim if levels is None else levels)
+        if bits.shape[-1] != levels * self.codebook_dim:
+            raise ValueError(
+                f"expected {levels * self.codebook_dim} bits for {levels} levels of {self.codebook_dim}, "
+                f"found {bits.shape[-1]}"
+            )
+        by_level = rearrange(bits, "n (q d) -> q n d", d=self.codebook_dim)
+        return self._decode(self._bits_to_latents(by_level), project_out=project_out)
+
+    def get_codes_from_indices(self, indices: Tensor) -> Tensor:
+        """indices [..., levels] -> what each level adds [Q, ..., D]: zeros for levels dropped or not given.
+
+        Channels are last whatever `channel_first` says, as in the reference. Raises as `get_output_from_indices`.
+        """
+        codes = list(self._indices_to_latents(indices))
+        codes += [torch.zeros_like(codes[0])] * (self.num_quantizers - len(codes))
+        return torch.stack(codes).to(self.dtype).reshape(self.num_quantizers, *indices.shape[:-1], self.codebook_dim)
+
+    def get_output_from_indices(self, indices: Tensor) -> Tensor:
+        """indices [..., levels] of level 0 and the next ones, up to all -> vectors [..., dim], like x of `forward`.
+
+        -1 is a dropped level. Raises ValueError for other indices that no code has and for more levels than Q,
+        TypeError for indices that are no integers.
+        """
+        return self._from_vectors(self._decode(self._indices_to_latents(indices)), indices.shape[:-1])
+
+    def _decode(self, codes: Iterable[Tensor], *, project_out: bool = True) -> Tensor:
+        """The codes [n, D] of one level after the other -> vectors [n, dim], or [n, D] if not project_out."""
+        vectors = functools.reduce(torch.add, codes).to(self.dtype)
+        decoded: Tensor = self.project_out(vectors) if project_out else vectors
+        return decoded
+
+    def _bits_to_latents(self, bits: Tensor) -> Iterator[Tensor]:
+        """bits [levels, n, D] -> for one level after the other, what it adds [n, D]."""
+        dtype = self._residual_dtype(self.dtype)
+        for layer, own in zip(self._first(len(bits)), bits, strict=True):
+            yield layer.bits_to_latents(own, dtype=dtype)
+
+    def _indices_to_latents(self, indices: Tensor) -> Iterator[Tensor]:
+        """indices [..., levels] -> for one level after the other, what it adds [n, D]."""
+        self._check_indices(indices)
+        by_level = rearrange(indices.to(torch.int64), "... q -> q (...) 1")
+        masks = [layer.mask for layer in self._first(len(by_level))]
+        bits = torch.stack([(own & mask) != 0 for own, mask in zip(by_level, masks, strict=True)])
+        for own, codes in zip(by_level, self._bits_to_latents(bits), strict=True):
+            yield codes.masked_fill(own == DROPPED, 0) if self._can_drop else codes
+
+    # the whole
+
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        return_all_codes: bool = False,
+        rand_quantize_dropout_fixed_seed: int | None = None,
+    ) -> tuple[Tensor, ...]:
+        """x, of any rank >= 1 -> (quantized like x, indices [..., Q], losses [Q]), and the codes [Q, ..., D] if asked.
+
+        In training, every level's gradient passes straight through to x, and the losses are those of `LFQ`, over the
+        vectors that `mask` selects (bool [b, n], or x's shape without channels); in eval mode they are 0. Quantize
+        dropout happens in training with gradients only: a level drawn from the seed (unset: from torch's generator,
+        the same on all ranks) is the last one used. Raises ValueError for shapes that do not fit.
+        """
+        vectors, shape = self._to_vectors(x)
+        counted = None if mask is None else mask_vectors(mask, shape)
+        z = self.project_in(vectors)
+        used = self._draw_levels(x.device, rand_quantize_dropout_fixed_seed)
+        with without_autocast(x.device):
+            summed, indices, losses = self._quantize(z.to(self._residual_dtype(z.dtype)), used, counted)
+        quantized = self._from_vectors(self.project_out(summed.to(z.dtype)), shape)
+        indices = indices.reshape(*shape, self.num_quantizers)
+        result = (quantized, indices, losses)
+        return (*result, self.get_codes_from_indices(indices)) if return_all_codes else result
+
+    def _quantize(self, residual: Tensor, used: int, counted: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """z [n, D] -> the sum of the codes of the first `used` levels [n, D], indices [n, Q], losses [Q]."""
+        codes, indices, losses = [], [], []
+        for layer in self._first(used):
+            quantized, index, loss = layer(residual, mask=counted)
+            residual = residual - quantized.detach()
+            codes.append(quantized)
+            indices.append(index)
+            losses.append(loss)
+        dropped = self.num_quantizers - used
+        indices += [torch.full_like(indices[0], DROPPED)] * dropped
+        losses += [torch.zeros_like(losses[0])] * dropped
+        return functools.reduce(torch.add, codes), torch.stack(indices, dim=-1), torch.stack(losses)
+
+    def _draw_levels(self, device: torch.device, seed: int | None) -> int:
+        """How many levels this call uses: all, but for quantize dropout."""
+        if not (self.training and self.quantize_dropout and torch.is_grad_enabled()):
+            return self.num_quantizers
+        drawn = random.Random(shared_seed(device) if seed is None else seed)
+        last = drawn.randrange(self.quantize_dropout_cutoff_index, self.num_quantizers)
+        whole_groups = -(-(last + 1) // self.quantize_dropout_multiple_of)
+        return min(whole_groups * self.quantize_dropout_multiple_of, self.num_quantizers)
+
+    def _first(self, levels: int) -> list[LFQ]:
+        """The layers of the first so many levels."""
+        return cast("list[LFQ]", list(self.layers)[:levels])
+
+    # layouts: everything above works on [n, dim]; `shape` is their tensor's without channels
+
+    def _to_vectors(self, x: Tensor) -> tuple[Tensor, torch.Size]:
+        """x, in its layout -> vectors [n, dim] and their tensor's shape without channels."""
+        axis = channel_axis(x.ndim, layout_of(x.ndim, self.channel_first))
+        check_features(x, dim=self.dim, axis=axis, channel_first=self.channel_first)
+        x = x.movedim(axis, -1)
+        return x.reshape(-1, self.dim), x.shape[:-1]
+
+    def _from_vectors(self, vectors: Tensor, shape: torch.Size) -> Tensor:
+        """vectors [n, dim] -> their tensor in its layout: the inverse of `_to_vectors`."""
+        x = vectors.reshape(*shape, self.dim)
+        return x.movedim(-1, channel_axis(x.ndim, layout_of(x.ndim, self.channel_first)))
+
+    def save_pretrained(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Saves a native checkpoint, as `LFQ.save_pretrained`."""
+        from lfq_cli import native
+        from lfq_cli.nn.saved import quantizer_of
+
+        native.write(quantizer_of(self), Path(path), overwrite=overwrite)
+
+    # what callers get wrong
+
+    @property
+    def _can_drop(self) -> bool:
+        """Whether -1 means a dropped level: 64 bits leave no number for it."""
+        return self.codebook_dim < options.MAX_BITS
+
+    def _check_dropout(self) -> None:
+        cutoff, multiple = self.quantize_dropout_cutoff_index, self.quantize_dropout_multiple_of
+        last = self.num_quantizers - 1
+        if cutoff < 0 or (self.quantize_dropout and cutoff > last):
+            raise ValueError(f"quantize_dropout_cutoff_index must be a level, 0 to {last}, found {cutoff}")
+        if multiple < 1:
+            raise ValueError(f"quantize_dropout_multiple_of must be at least 1, found {multiple}")
+        if self.quantize_dropout and not self._can_drop:
+            raise ValueError(f"quantize_dropout needs the index -1, which is a code of {self.codebook_dim} bits")
+
+    def _check_levels(self, levels: int | None) -> int:
+        levels = options.default(levels, self.num_quantizers)
+        if not 1 <= levels <= self.num_quantizers:
+            raise ValueError(f"expected 1 to {self.num_quantizers} levels, found {levels}")
+        return levels
+
+    def _check_indices(self, indices: Tensor) -> None:
+        if indices.is_floating_point() or indices.is_complex():
+            raise TypeError(f"indices are integers, found {indices.dtype}")
+        if indices.ndim == 0 or not 1 <= indices.shape[-1] <= self.num_quantizers:
+            raise ValueError(
+                f"expected 1 to {self.num_quantizers} levels on the last axis, found shape {tuple(indices.shape)}"
+            )
+        if not self._can_drop or indices.numel() == 0:
+            return
+        low, high = (int(bound) for bound in torch.aminmax(indices.to(torch.int64)))
+        lowest = DROPPED if indices.dtype.is_signed else 0  # uint64 wraps in the conversion
+        if low < lowest or high >= self.codebook_size:
+            raise ValueError(
+                f"indices must lie in the range [0, 2^{self.codebook_dim}), or be {DROPPED} for a dropped level; "
+                f"found from {low} to {high}"
+            )
+
+
+def _check_num_quantizers(num_quantizers: int) -> int:
+    if not 1 <= num_quantizers <= MAX_LEVELS:
+        raise ValueError(f"num_quantizers must be 1 to {MAX_LEVELS}, found {num_quantizers}")
+    return num_quantizers
+
+
+def _check_layer_options(layer_options: dict[str, Any]) -> None:
+    """Raises ValueError for the options of LFQ that a level cannot have."""
+    if "codebook_scale" in layer_options:
+        raise ValueError("codebook_scale is fixed: level q has 2^-q")
+    if layer_options.get("num_codebooks", 1) != 1:
+        raise ValueError(f"a level has one codebook, found num_codebooks={layer_options['num_codebooks']}")
+    if layer_options.get("has_projections"):
+        raise ValueError("has_projections=True cannot be: projections surround all levels, where dim needs them")
+    if layer_options.get("keep_num_codebooks_dim"):
+        raise ValueError("keep_num_codebooks_dim=True cannot be: the last axis of the indices is the levels'")

@@ -1,0 +1,36 @@
+"""What all modules ask of the tensors that they are given."""
+
+from __future__ import annotations
+
+import math
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+
+def check_features(x: Tensor, *, dim: int, axis: int, channel_first: bool | None) -> None:
+    """Raises TypeError for integers, ValueError where x has not `dim` features on that axis."""
+    if not x.is_floating_point():
+        raise TypeError(f"LFQ quantizes floating-point tensors, found {x.dtype}")
+    found = x.shape[axis] if x.ndim else 0
+    if found != dim:
+        raise ValueError(
+            f"expected {dim} features on axis {axis}, found {found} (shape {tuple(x.shape)}, "
+            f"channel_first={channel_first})"
+        )
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """A context in which operations on the device keep their dtype."""
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
+def mask_vectors(mask: Tensor, shape: torch.Size) -> Tensor:
+    """mask [b, n] or [*shape] -> bool [vectors]; shape is that of the vectors' tensor, without channels."""
+    flat = (*shape[:1], math.prod(shape[1:]))
+    if tuple(mask.shape) not in (tuple(shape), flat):
+        raise ValueError(f"mask must have shape {tuple(shape)} or {flat}, found {tuple(mask.shape)}")
+    return mask.bool().flatten()

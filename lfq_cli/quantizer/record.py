@@ -1,0 +1,311 @@
+"""The record itself, what follows from it, and its parts.
+
+The config's keys are the reference constructors' (vector-quantize-pytorch: `LFQ`, `ResidualLFQ`, `GroupedResidualLFQ`).
+A fact that a checkpoint leaves unsaid has its usual value here and its name in `assumed`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from math import sqrt
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lfq_cli.bits import BitOrder
+from lfq_cli.errors import CheckpointError
+from lfq_cli.quantizer import checks
+
+Weights = Mapping[str, NDArray[np.float32]]
+
+OPTIONS = {
+    "codebook_scale": "--codebook-scale",
+    "spherical": "--spherical or --no-spherical",
+    "soft_clamp_input_value": "--soft-clamp",
+    "cosine_sim_project_in_scale": "--cosine-scale",
+    "bit_order": "--bit-order",
+    "factorized_bits": "--codebook-dims",
+}
+"""Facts that may be assumed, and the option that tells each."""
+
+_LAYOUT_KEYS = ("channel_first", "keep_num_codebooks_dim")
+_LEFT_OUT_IF_NONE = ("num_quantizers", "groups", "factorized_bits")
+
+
+@dataclass(frozen=True, eq=False)
+class Quantizer:
+    """A lookup-free quantizer: some indices of `codebook_dim` bits for a vector of `dim` features.
+
+    `num_codebooks` indices of one vector; or, where `num_quantizers` is set, that many levels, of which each codes what
+    the ones before left over; or such levels for each of `groups` parts of the vector. `factorized_bits` cuts one code
+    into several indices.
+
+    weights: float32, under their names in the reference's state dict: project_in.weight, project_in.bias,
+    project_out.weight, project_out.bias, orthogonal_rot (residual: layers.0.orthogonal_rot, ...; grouped: all of these
+    behind rvqs.0., ...). Raises CheckpointError where config and weights contradict each other.
+    """
+
+    dim: int
+    codebook_dim: int
+    num_codebooks: int = 1
+    num_quantizers: int | None = None
+    groups: int | None = None
+    factorized_bits: tuple[int, ...] | None = None
+    codebook_scale: float = 1.0
+    spherical: bool = False
+    channel_first: bool | None = None
+    keep_num_codebooks_dim: bool | None = None
+    soft_clamp_input_value: float | None = None
+    cosine_sim_project_in: bool = False
+    cosine_sim_project_in_scale: float | None = None
+    bit_order: BitOrder = "msb"
+    weights: Weights = field(default_factory=dict)
+    assumed: frozenset[str] = frozenset()
+    origin: str = "the checkpoint"
+    """Where it was loaded from, for messages."""
+    usual_of: str = "the reference's defaults"
+    """Whose usual values the assumed facts have, for messages."""
+
+    def __post_init__(self) -> None:
+        checks.check_types(self)
+        for name in ("codebook_scale", "soft_clamp_input_value", "cosine_sim_project_in_scale"):
+            value = getattr(self, name)  # 1 and 1.0 are one fact and one digest
+            object.__setattr__(self, name, value if value is None else float(value))
+        checks.check_values(self, frozenset(OPTIONS))
+        object.__setattr__(self, "weights", MappingProxyType(dict(sorted(self.weights.items()))))
+        object.__setattr__(self, "cosine_sim_project_in_scale", _cosine_scale(self))
+        checks.check_weights(self)
+
+    @property
+    def type(self) -> str:
+        """The config's `type`."""
+        if self.num_quantizers is None:
+            return "lfq"
+        return "residual_lfq" if self.groups is None else "grouped_residual_lfq"
+
+    @property
+    def is_residual(self) -> bool:
+        """Whether levels code what the levels before them left over."""
+        return self.num_quantizers is not None
+
+    @property
+    def codebook_size(self) -> int:
+        """Codes of one codebook: 2^D."""
+        return int(2**self.codebook_dim)
+
+    @property
+    def codebook_dims(self) -> tuple[int, ...]:
+        """Bits of each index of one vector."""
+        if self.factorized_bits is not None:
+            return self.factorized_bits
+        return (self.codebook_dim,) * (self.num_codebooks * (self.num_quantizers or 1) * (self.groups or 1))
+
+    @property
+    def bits_per_vector(self) -> int:
+        """B, the sum of `codebook_dims`."""
+        return sum(self.codebook_dims)
+
+    @property
+    def code_dim(self) -> int:
+        """Coordinates of a vector's code before project_out; levels add up to one code."""
+        return self.codebook_dim * self.num_codebooks * (self.groups or 1)
+
+    @property
+    def index_tail(self) -> tuple[int, ...]:
+        """What an index tensor has behind the positions: the number of indices, or nothing if the axis is dropped."""
+        count = len(self.codebook_dims)
+        keep = self.is_residual or count > 1 if self.keep_num_codebooks_dim is None else self.keep_num_codebooks_dim
+        return (count,) if keep else ()
+
+    @property
+    def group_prefixes(self) -> tuple[str, ...]:
+        """What the names of each group's weights begin with."""
+        return ("",) if self.groups is None else tuple(f"rvqs.{g}." for g in range(self.groups))
+
+    @property
+    def layer_prefixes(self) -> tuple[str, ...]:
+        """What the names of each level's weights begin with, behind the group's."""
+        return ("",) if self.num_quantizers is None else tuple(f"layers.{q}." for q in range(self.num_quantizers))
+
+    @property
+    def has_projections(self) -> bool:
+        """Whether vectors pass through project_in and project_out."""
+        return any(name.endswith("project_in.weight") for name in self.weights)
+
+    @property
+    def has_rotation(self) -> bool:
+        """Whether bits are taken along rotated axes."""
+        return any(name.endswith("orthogonal_rot") for name in self.weights)
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether encoding needs a matrix product."""
+        return self.has_projections or self.has_rotation
+
+    @property
+    def bits_are_signs(self) -> bool:
+        """Whether an ordinary input's bits are `x > 0`: a comparison, whatever scale and sphere are."""
+        return not self.is_linear and not self.is_residual
+
+    @property
+    def open(self) -> frozenset[str]:
+        """Assumed facts that decide no bit of ordinary inputs: they can still be told when codes are decoded."""
+        deciding = {"spherical"} if self.is_residual else set()  # what a level leaves over is x minus its code
+        if self.has_rotation:  # a clamp keeps signs along its own axes only
+            deciding.add("soft_clamp_input_value")
+            if self.soft_clamp_input_value is not None:
+                deciding.add("cosine_sim_project_in_scale")
+        return self.assumed - deciding
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of what decides tokens and decoded values: config (without layout and open facts) and weights."""
+        config = {key: value for key, value in self.config().items() if key not in _LAYOUT_KEYS}
+        digest = hashlib.sha256(canonical_json({"config": config, "unknown": sorted(self.open)}))
+        for name, weight in self.weights.items():
+            digest.update(canonical_json({"name": name, "dtype": "F32", "shape": list(weight.shape)}))
+            digest.update(np.ascontiguousarray(weight, "<f4").tobytes())
+        return digest.hexdigest()
+
+    def config(self) -> dict[str, Any]:
+        """The JSON object of a native checkpoint; `from_config` reads it. Open facts are left out."""
+        config = self.full_config()
+        return {key: value for key, value in config.items() if key not in self.open}
+
+    def full_config(self) -> dict[str, Any]:
+        """`config` with the values that open facts are assumed to have."""
+        config: dict[str, Any] = {"type": self.type, "dim": self.dim, "codebook_size": self.codebook_size}
+        for key in CONFIG_KEYS:
+            value = getattr(self, key)
+            if value is not None or key not in _LEFT_OUT_IF_NONE:
+                config[key] = list(value) if isinstance(value, tuple) else value
+        return config
+
+    def assumptions(self) -> dict[str, Any]:
+        """Assumed facts and their values, by config key, as JSON has them."""
+        values = {fact: getattr(self, fact) for fact in sorted(self.assumed)}
+        return {fact: list(value) if isinstance(value, tuple) else value for fact, value in values.items()}
+
+    def assumption_text(self) -> tuple[str, str]:
+        """(what is assumed and why, what depends on it and how to say otherwise), for people."""
+        shown = {True: "true", False: "false", None: "none"}
+        told = [
+            f"{fact} {value if type(value) is float else shown.get(value, value)}"
+            for fact, value in self.assumptions().items()
+        ]
+        deciding = sorted(self.assumed - self.open)
+        weight = f"TOKENS DEPEND ON {' and '.join(deciding)}" if deciding else "packed tokens do not depend on it"
+        options = ", ".join(OPTIONS[fact] for fact in sorted(self.assumed))
+        return (
+            f"{self.origin} does not say everything; assumed ({self.usual_of}): {', '.join(told)}",
+            f"{weight}; {options} say otherwise",
+        )
+
+    def assuming(self, facts: Iterable[str]) -> Quantizer:
+        """The same quantizer with those facts assumed."""
+        return replace(self, assumed=self.assumed | frozenset(facts))
+
+    def require(self, *facts: str, why: str = "") -> None:
+        """Raises CheckpointError naming the options of those facts that are only assumed."""
+        missing = [fact for fact in facts if fact in self.assumed]
+        if missing:
+            raise CheckpointError(
+                f"{self.origin}: does not say {' and '.join(missing)}{why}",
+                f"give {', '.join(OPTIONS[fact] for fact in missing)}; if the model was built with the reference's"
+                " defaults: --codebook-scale 1 --no-spherical --soft-clamp none",
+            )
+
+    def first_levels(self, levels: int) -> Quantizer:
+        """A residual quantizer's first levels alone. Raises CheckpointError where there are not as many."""
+        if self.num_quantizers is None:
+            raise CheckpointError(f"{self.origin}: has no levels: it is no residual quantizer")
+        if not 1 <= levels <= self.num_quantizers:
+            raise CheckpointError(f"{self.origin}: has {self.num_quantizers} levels, {levels} were asked for")
+        dropped = tuple(f"{layer}orthogonal_rot" for layer in self.layer_prefixes[levels:])
+        weights = {name: weight for name, weight in self.weights.items() if not name.endswith(dropped)}
+        return replace(self, num_quantizers=levels, weights=weights)
+
+    def bits_of_levels(self, levels: int | None) -> NDArray[np.bool_] | None:
+        """Which bits of a vector, [B] bool, are those of the first levels; None where all are."""
+        if levels is None or levels == self.num_quantizers:
+            return None
+        first = np.arange(self.num_quantizers or 1) < levels
+        return np.tile(np.repeat(first, self.codebook_dim), self.groups or 1)
+
+    def unprojected(self) -> Quantizer:
+        """One codebook alone, without projections; its vectors are its codes."""
+        rotation = {name: weight for name, weight in self.weights.items() if name == "orthogonal_rot"}
+        return replace(self, dim=self.codebook_dim, num_codebooks=1, weights=rotation, cosine_sim_project_in=False)
+
+    def part(self, codebook: int) -> Quantizer:
+        """One codebook alone with its share of the projections, and without project_out's bias."""
+        columns = slice(codebook * self.codebook_dim, (codebook + 1) * self.codebook_dim)
+        weights = {name: weight for name, weight in self.weights.items() if name != "project_out.bias"}
+        weights["project_out.weight"] = self.weights["project_out.weight"][:, columns]
+        across = (slice(None), columns) if self.cosine_sim_project_in else (columns,)
+        weights["project_in.weight"] = self.weights["project_in.weight"][across]
+        if "project_in.bias" in weights:
+            weights["project_in.bias"] = weights["project_in.bias"][columns]
+        return replace(self, num_codebooks=1, weights=weights)
+
+    def level(self, group: int, level: int) -> Quantizer:
+        """One level of one group alone: an LFQ of scale 2^-level, without project_out's bias."""
+        prefix, layer = self.group_prefixes[group], self.layer_prefixes[level]
+        own = {name.removeprefix(prefix): weight for name, weight in self.weights.items() if name.startswith(prefix)}
+        weights = {
+            name.removeprefix(layer): weight
+            for name, weight in own.items()
+            if name.startswith((layer, "project_")) and name != "project_out.bias"
+        }
+        clamp = self.soft_clamp_input_value
+        return replace(
+            self,
+            dim=self.dim // len(self.group_prefixes),
+            num_quantizers=None,
+            groups=None,
+            codebook_scale=2.0**-level,
+            soft_clamp_input_value=clamp if clamp is None else clamp * 2.0**-level,
+            weights=weights,
+        )
+
+    def code_magnitude(self) -> np.float32 | None:
+        """|coordinate| of a code before rotation and projection, or None where only torch's own rounding tells.
+
+        Spherical codes are normalize(±s) * s, in that order. The norm's sum is the same in any order of summation
+        as long as every partial sum k * s^2 is a float32; s = 1 and every power of two are such.
+        """
+        scale = np.float32(self.codebook_scale)
+        if not self.spherical:
+            return scale
+        partial_sums = np.arange(1, self.codebook_dim + 1) * np.float64(scale) ** 2
+        with np.errstate(over="ignore", under="ignore"):
+            if not np.array_equal(partial_sums, partial_sums.astype(np.float32)):
+                return None
+        norm = np.maximum(np.float32(sqrt(partial_sums[-1])), np.float32(1e-12))
+        return np.float32(np.float32(scale / norm) * scale)
+
+
+CONFIG_KEYS = tuple(
+    item.name
+    for item in fields(Quantizer)
+    if item.name not in ("dim", "codebook_dim", "weights", "assumed", "origin", "usual_of")
+)
+"""Keys of `config` whose names are those of the record."""
+
+
+def canonical_json(value: Any) -> bytes:
+    """One byte sequence for one value: sorted keys, no spaces."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _cosine_scale(q: Quantizer) -> float | None:
+    """The cosine projection's scale, codebook_scale where it is not set; so that one quantizer has one digest."""
+    if not q.cosine_sim_project_in:
+        return None
+    return q.codebook_scale if q.cosine_sim_project_in_scale is None else q.cosine_sim_project_in_scale

@@ -58,7 +58,7 @@ def linear_floor(path: str, checkpoint: str, out: bool = False) -> Work:
     weight = torch.from_numpy(quantizer.weights[f"{side}.weight"].copy())
     bias = torch.from_numpy(quantizer.weights[f"{side}.bias"].copy())
     vectors = _vectors(path)
-    rows = max(1, backend.block_bytes // (4 * quantizer.dim))
+    rows = max(1, backend.block_values // quantizer.dim)
     x = torch.randn(rows, weight.shape[1])
 
     @torch.inference_mode()

@@ -52,18 +52,18 @@ class Geometry:
         for channel in range(self.channels):
             yield (0, channel), first + channel * self.inner + block.inner.start
 
-    def blocks(self, itemsize: int, block_bytes: int, *, whole_items: bool = False) -> Iterator[Block]:
-        """Blocks of about `block_bytes` in order; `whole_items` never cuts an outer item (for compressed sources)."""
+    def blocks(self, block_values: int, *, whole_items: bool = False) -> Iterator[Block]:
+        """Blocks of about `block_values` in order; `whole_items` never cuts an outer item (for compressed sources)."""
         if not self.vectors:
             return
-        item_bytes = self.channels * self.inner * itemsize
-        if self.inner > 1 and item_bytes > 2 * block_bytes and not whole_items:
-            step = max(8, block_bytes // (self.channels * itemsize))
+        item_values = self.channels * self.inner
+        if self.inner > 1 and item_values > 2 * block_values and not whole_items:
+            step = max(8, block_values // self.channels)
             for item in range(self.outer):
                 for start in range(0, self.inner, step):
                     yield Block(slice(item, item + 1), slice(start, min(start + step, self.inner)))
             return
-        step = max(1, block_bytes // max(item_bytes, 1))
+        step = max(1, block_values // max(item_values, 1))
         step = -(-step // 8) * 8 if step >= 8 else step  # blocks end at whole bytes of the stream
         for start in range(0, self.outer, step):
             yield Block(slice(start, min(start + step, self.outer)), slice(0, self.inner))

@@ -31,7 +31,7 @@ from lfq_cli.errors import TensorError
 from lfq_cli.files import write_all, write_at
 from lfq_cli.floats import FORMATS, Bools, FloatFormat, Raw
 from lfq_cli.layout import Block, Geometry, Layout, geometry_of, insert_channels
-from lfq_cli.regions import bytes_of
+from lfq_cli.regions import CPUS, bytes_of
 from lfq_cli.stats import Counter
 from lfq_cli.tensors import StoredTensor, open_source
 
@@ -76,11 +76,23 @@ class Workers:
             wait(running)  # the caller is about to close what they read from
 
 
+BLOCKS_AT_ONCE = 4  # handing over costs more than what stays in cache gains: of the read floor 1 reaches 0.4, 4 0.6
+
+
+def _in_tasks(blocks: Iterator[Block]) -> Iterator[list[Block]]:
+    """The blocks in runs, each of which a worker takes at once."""
+    while run := list(islice(blocks, BLOCKS_AT_ONCE)):
+        yield run
+
+
+THREADS = CPUS
+
+
 @contextmanager
-def start_workers(threads: int) -> Iterator[Workers]:
-    """So many worker threads, for as long as the block lasts."""
-    with ThreadPoolExecutor(threads, thread_name_prefix="lfq") as pool:
-        yield Workers(pool, threads)
+def start_workers() -> Iterator[Workers]:
+    """A worker thread for every core, for as long as the block lasts."""
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="lfq") as pool:
+        yield Workers(pool, THREADS)
 
 
 # floats -> codes
@@ -109,15 +121,18 @@ class EncodeTask:
     def blocks(self) -> Iterator[Block]:
         """The tensor in order, in blocks that suit the backend."""
         seekable = self.tensor.region.seekable
-        return self.geometry.blocks(self.spec.itemsize, self.backend.block_bytes, whole_items=not seekable)
+        return self.geometry.blocks(self.backend.block_values, whole_items=not seekable)
 
-    def run(self, block: Block) -> tuple[Block, Packed]:
-        """Reads and encodes one block."""
+    def run(self, blocks: list[Block]) -> list[tuple[Block, Packed]]:
+        """Reads and encodes some blocks, one after the other while it is in cache."""
+        return [(block, self._encode(block)) for block in blocks]
+
+    def _encode(self, block: Block) -> Packed:
         raw = _read_block(self.tensor, self.geometry, block, self.spec)
         stream, has_nan = self.backend.encode(raw, self.spec)
         if has_nan and not self.zero_nan:
             raise _NanFoundError
-        return block, stream
+        return stream
 
 
 class _NanFoundError(Exception):
@@ -131,7 +146,8 @@ def packed_runs(task: EncodeTask, info: CodesTensor, workers: Workers, progress:
     item_bytes = task.geometry.channels * task.spec.itemsize
     parallel = task.tensor.region.seekable
     try:
-        for block, stream in workers.in_order(task.run, task.blocks(), parallel=parallel):
+        done = workers.in_order(task.run, _in_tasks(task.blocks()), parallel=parallel)
+        for block, stream in chain.from_iterable(done):
             if info.packing == "bits":
                 yield joiner.join(stream, block.vectors * info.bits_per_vector)
             else:
@@ -210,10 +226,15 @@ class DecodeTask:
 
     def blocks(self) -> Iterator[Block]:
         """The tensor in order, in blocks that suit the backend."""
-        return self.geometry.blocks(self.spec.itemsize, self.backend.block_bytes)
+        return self.geometry.blocks(self.backend.block_values)
 
-    def run(self, block: Block) -> Block:
-        """Reads, decodes and writes one block."""
+    def run(self, blocks: list[Block]) -> list[Block]:
+        """Reads, decodes and writes some blocks, one after the other."""
+        for block in blocks:
+            self._decode(block)
+        return blocks
+
+    def _decode(self, block: Block) -> None:
         start = block.outer.start * self.geometry.inner + block.inner.start
         stream = self.codes.stream(start, start + block.vectors)
         if self.kept_bits is not None:
@@ -221,13 +242,12 @@ class DecodeTask:
         outer, inner = block.outer.stop - block.outer.start, block.inner.stop - block.inner.start
         raw = self.backend.decode(stream, outer, inner, self.spec, project_out=self.project_out)
         _write_block(self.file, self.start, self.geometry, block, raw)
-        return block
 
 
 def write_decoded(task: DecodeTask, workers: Workers, progress: Progress) -> None:
     """Decodes every block and writes it where it belongs; the order of the blocks in time does not matter."""
-    with closing(workers.in_order(task.run, task.blocks())) as blocks:
-        for block in blocks:
+    with closing(workers.in_order(task.run, _in_tasks(task.blocks()))) as done:
+        for block in chain.from_iterable(done):
             progress(block.vectors * task.codes.info.bits_per_vector // 8)
 
 

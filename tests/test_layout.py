@@ -23,50 +23,50 @@ def positions_of(geometry, block):
     return np.arange(geometry.vectors).reshape(geometry.outer, geometry.inner)[block.outer, block.inner].reshape(-1)
 
 
-@given(geometries, st.sampled_from([1, 2, 4, 8]), block_sizes, st.booleans())
-def test_blocks_hold_every_vector_once_and_in_order(geometry, itemsize, block_bytes, whole_items):
-    blocks = list(geometry.blocks(itemsize, block_bytes, whole_items=whole_items))
+@given(geometries, block_sizes, st.booleans())
+def test_blocks_hold_every_vector_once_and_in_order(geometry, block_values, whole_items):
+    blocks = list(geometry.blocks(block_values, whole_items=whole_items))
     held = [positions_of(geometry, block) for block in blocks]
     assert np.concatenate([np.empty(0, int), *held]).tolist() == list(range(geometry.vectors))
     assert [block.vectors for block in blocks] == [part.size for part in held]
     assert all(part.size for part in held)
 
 
-@given(geometries, st.sampled_from([1, 2, 4, 8]), block_sizes, st.booleans())
-def test_a_block_is_a_box(geometry, itemsize, block_bytes, whole_items):
+@given(geometries, block_sizes, st.booleans())
+def test_a_block_is_a_box(geometry, block_values, whole_items):
     """Whole outer items, or a part of one; so that it can be read in runs."""
-    for block in geometry.blocks(itemsize, block_bytes, whole_items=whole_items):
+    for block in geometry.blocks(block_values, whole_items=whole_items):
         if whole_items or block.outer.stop - block.outer.start > 1:
             assert block.inner == slice(0, geometry.inner)
 
 
-@given(geometries, st.sampled_from([1, 2, 4, 8]), block_sizes)
-def test_blocks_are_about_as_large_as_asked_for(geometry, itemsize, block_bytes):
+@given(geometries, block_sizes)
+def test_blocks_are_about_as_large_as_asked_for(geometry, block_values):
     """No block is larger than two, or than the eight vectors that fill a byte of every channel."""
-    vector_bytes = geometry.channels * itemsize
-    blocks = list(geometry.blocks(itemsize, block_bytes))
-    assert all(block.vectors * vector_bytes <= max(2 * block_bytes, 8 * vector_bytes) for block in blocks)
-    sizes = [block.vectors * vector_bytes for block in blocks if block.inner.stop == geometry.inner][:-1]
+    vector_values = geometry.channels
+    blocks = list(geometry.blocks(block_values))
+    assert all(block.vectors * vector_values <= max(2 * block_values, 8 * vector_values) for block in blocks)
+    sizes = [block.vectors * vector_values for block in blocks if block.inner.stop == geometry.inner][:-1]
     if geometry.inner == 1:  # and where vectors can be cut anywhere, none but the last is a scrap
-        assert all(2 * size >= min(block_bytes, vector_bytes) for size in sizes)
+        assert all(2 * size >= min(block_values, vector_values) for size in sizes)
 
 
 @given(geometries, block_sizes)
 def test_one_block_where_everything_fits(geometry, more):
-    size = geometry.outer * geometry.channels * geometry.inner * 4
-    blocks = list(geometry.blocks(4, size + more))
+    size = geometry.outer * geometry.channels * geometry.inner
+    blocks = list(geometry.blocks(size + more))
     assert len(blocks) == (1 if geometry.vectors else 0) or geometry.channels == 0
 
 
 @given(shapes, layouts, block_sizes, st.booleans())
-def test_blocks_walk_the_twins_vectors(shape, where, block_bytes, whole_items):
+def test_blocks_walk_the_twins_vectors(shape, where, block_values, whole_items):
     """The road of the pipeline: cut [outer, channels, inner] as told, and get the vectors in the index's order."""
     x = np.arange(np.prod(shape)).reshape(shape)
     geometry = layout.geometry_of(shape, where)
     cube = x.reshape(geometry.outer, geometry.channels, geometry.inner)
     parts = [
         cube[block.outer, :, block.inner].transpose(0, 2, 1).reshape(block.vectors, geometry.channels)
-        for block in geometry.blocks(4, block_bytes, whole_items=whole_items)
+        for block in geometry.blocks(block_values, whole_items=whole_items)
     ]
     walked = np.concatenate([np.empty((0, geometry.channels), int), *parts])
     assert np.array_equal(walked, twin.vectors_of(x, where == "channel-first"))

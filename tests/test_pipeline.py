@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from safetensors import numpy as st_numpy
 
-from lfq_cli import backends
+from lfq_cli import backends, pipeline
 from lfq_cli.backends import NumpyBackend, TorchBackend
 from lfq_cli.errors import LfqError
 from lfq_cli.jobs.decode import DecodeOptions, decode
@@ -32,7 +32,7 @@ from lfq_cli.jobs.plan import Job
 from lfq_cli.quantizer import Quantizer
 
 Array = NDArray[Any]
-BLOCK_BYTES = (1, 7, 64, 100, 300, 1000, 4096, 1 << 20, 1 << 30)
+BLOCK_VALUES = (1, 7, 64, 100, 300, 1000, 4096, 1 << 20, 1 << 30)
 THREADS = (1, 2, 5)
 PACKINGS = ("bits", "rows", "ints")
 FLOATS = {"F16": np.float16, "F32": np.float32, "F64": np.float64}
@@ -84,16 +84,16 @@ def folder() -> Iterator[Path]:
 
 
 @contextmanager
-def working_in(block_bytes: int, threads: int) -> Iterator[None]:
-    """Every backend works in blocks of so many bytes on so many threads."""
+def working_in(block_values: int, threads: int) -> Iterator[None]:
+    """Every backend works in blocks of so many floats on so many threads."""
     select = backends.select
 
     def smaller(*args: Any, **options: Any) -> Any:
         backend = select(*args, **options)
-        backend.block_bytes, backend.threads = block_bytes, threads
+        backend.block_values = block_values
         return backend
 
-    with patch.object(backends, "select", smaller):
+    with patch.object(backends, "select", smaller), patch.object(pipeline, "THREADS", threads):
         yield
 
 
@@ -188,7 +188,7 @@ def test_encode_is_the_twin_however_it_is_cut_and_stored(data: st.DataObject, fo
     assert tuple(entry["shape"]) == twin.index_shape(x.shape, config_of(quantizer))
 
     for _ in range(3):
-        with working_in(data.draw(st.sampled_from(BLOCK_BYTES)), data.draw(st.sampled_from(THREADS))):
+        with working_in(data.draw(st.sampled_from(BLOCK_VALUES)), data.draw(st.sampled_from(THREADS))):
             container = data.draw(st.sampled_from(list(CONTAINERS)))
             again = encode_array(quantizer, x.astype(np.float32), folder, container, packing=packing, zero_nan=True)
             assert again.read_bytes() == content
@@ -212,7 +212,7 @@ def test_decode_is_the_twin_however_it_is_cut(data: st.DataObject, folder: Path)
     assert np.array_equal(twin.vectors_of(y, quantizer.channel_first), expected.astype(y.dtype))
 
     for _ in range(3):
-        with working_in(data.draw(st.sampled_from(BLOCK_BYTES)), data.draw(st.sampled_from(THREADS))):
+        with working_in(data.draw(st.sampled_from(BLOCK_VALUES)), data.draw(st.sampled_from(THREADS))):
             assert decode_file(quantizer, codes, dtype=dtype).read_bytes() == whole
             assert np.array_equal(np.load(decode_file(quantizer, codes, ".npy", dtype=dtype)), y)
 
@@ -224,7 +224,7 @@ def test_both_layouts_give_the_same_codes(data: st.DataObject, folder: Path) -> 
     x = data.draw(tensors(quantizer).filter(lambda x: x.ndim >= 3))
     packing = data.draw(st.sampled_from(PACKINGS))
     last = codes_bytes(encode_array(quantizer, x, folder, packing=packing, zero_nan=True))
-    with working_in(data.draw(st.sampled_from(BLOCK_BYTES)), data.draw(st.sampled_from(THREADS))):
+    with working_in(data.draw(st.sampled_from(BLOCK_VALUES)), data.draw(st.sampled_from(THREADS))):
         moved = np.moveaxis(x, -1, 1)
         first = encode_array(quantizer, moved, folder, packing=packing, zero_nan=True, layout="channel-first")
         assert codes_bytes(first) == last
@@ -304,7 +304,7 @@ def test_products_of_integers_are_the_twin_however_they_are_cut(data: st.DataObj
     assert np.array_equal(twin.vectors_of(y, quantizer.channel_first), twin_decoded(bits, quantizer))
 
     for _ in range(2):
-        with working_in(data.draw(st.sampled_from(BLOCK_BYTES)), data.draw(st.sampled_from(THREADS))):
+        with working_in(data.draw(st.sampled_from(BLOCK_VALUES)), data.draw(st.sampled_from(THREADS))):
             container = data.draw(st.sampled_from(list(CONTAINERS)))
             dtype = FLOATS[data.draw(st.sampled_from(list(FLOATS)))]
             again = encode_array(quantizer, x.astype(dtype), folder, container, packing=packing)
@@ -322,8 +322,8 @@ MARGIN, CLOSE = 1e-5, 1e-6
 
 
 @pytest.mark.parametrize("layout", ["channel-last", "channel-first"])
-@pytest.mark.parametrize("block_bytes", [1, 4000, 100_000, 1 << 30])
-def test_products_of_reals_agree_to_rounding(block_bytes: int, layout: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("block_values", [1, 4000, 100_000, 1 << 30])
+def test_products_of_reals_agree_to_rounding(block_values: int, layout: str, tmp_path: Path) -> None:
     rng = np.random.default_rng(5)
     weights = {
         "project_in.weight": rng.standard_normal((18, 256)).astype(np.float32) / 16,
@@ -335,7 +335,7 @@ def test_products_of_reals_agree_to_rounding(block_bytes: int, layout: str, tmp_
     whole = encode_array(quantizer, x, tmp_path)
     decoded = st_numpy.load_file(decode_file(quantizer, whole))["data"]
     expected = np.array(twin.read_codes_file(whole)["data"][1])
-    with working_in(block_bytes, 2):
+    with working_in(block_values, 2):
         again = st_numpy.load_file(decode_file(quantizer, whole))["data"]
         found = np.array(twin.read_codes_file(encode_array(quantizer, x, tmp_path))["data"][1])
     vectors = np.moveaxis(x, 1, -1) if quantizer.channel_first else x
@@ -374,14 +374,14 @@ def test_every_rank_and_empty_tensors(
 
 @pytest.mark.parametrize("packing", PACKINGS)
 @pytest.mark.parametrize(("outer", "inner"), [(1, 70_001), (2, 9_973), (3, 4096)])
-@pytest.mark.parametrize("block_bytes", [500, 5_000, 100_000])
+@pytest.mark.parametrize("block_values", [500, 5_000, 100_000])
 def test_an_item_larger_than_a_block_is_cut(
-    outer: int, inner: int, packing: str, block_bytes: int, tmp_path: Path
+    outer: int, inner: int, packing: str, block_values: int, tmp_path: Path
 ) -> None:
     """Channel-first with few items: blocks are parts of the positions, a run for every channel."""
     quantizer = Quantizer(dim=18, codebook_dim=18, channel_first=True)
     x = np.random.default_rng(2).standard_normal((outer, 18, inner)).astype(np.float32)
-    with working_in(max(block_bytes, 18 * inner // 50), 2):
+    with working_in(max(block_values, 18 * inner // 50), 2):
         codes = encode_array(quantizer, x, tmp_path, packing=packing)
         decoded = decode_file(quantizer, codes)
     bits = np.moveaxis(x > 0, 1, 2)
@@ -426,7 +426,7 @@ def test_nan_is_counted_and_found(data: st.DataObject, folder: Path) -> None:
     x.reshape(-1)[places] = data.draw(st.sampled_from([np.nan, -np.nan]))
     first = [int(axis) for axis in np.unravel_index(min(places), shape)]
     container = data.draw(st.sampled_from(list(CONTAINERS)))
-    with working_in(data.draw(st.sampled_from(BLOCK_BYTES)), data.draw(st.sampled_from(THREADS))):
+    with working_in(data.draw(st.sampled_from(BLOCK_VALUES)), data.draw(st.sampled_from(THREADS))):
         with pytest.raises(LfqError) as told:
             encode_array(quantizer, x, folder, container)
         assert f"'data' holds {len(places)} NaN, the first at {first}" in told.value.message

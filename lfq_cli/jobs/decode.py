@@ -21,7 +21,7 @@ from lfq_cli.jobs.plan import Job
 from lfq_cli.layout import insert_channels
 from lfq_cli.pipeline import DecodeTask, Progress, Workers, start_workers, write_decoded
 from lfq_cli.quantizer import OPTIONS, Quantizer
-from lfq_cli.regions import CPUS, InputFile
+from lfq_cli.regions import InputFile
 from lfq_cli.tensors import Head, head_for
 
 
@@ -53,7 +53,7 @@ def decode(
     `tell` is called with the quantizer that a file's codes are decoded with, before they are.
     """
     select = _Backends(options)
-    with start_workers(CPUS) as workers:
+    with start_workers() as workers:
         yield from each(jobs, lambda job: _decode_file(job, quantizer, options, select, workers, progress, tell))
 
 

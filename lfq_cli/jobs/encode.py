@@ -48,7 +48,7 @@ def encode(
         if quantizer.soft_clamp_input_value is not None:
             quantizer.require("cosine_sim_project_in_scale")
     backend = backends.select(options.device, quantizer, options.compute_dtype, decoding=False)
-    with start_workers(backend.threads) as workers:
+    with start_workers() as workers:
         yield from each(jobs, lambda job: _encode_file(job, options, backend, workers, progress))
 
 

@@ -39,7 +39,7 @@ def stats(paths: Sequence[Path], patterns: Sequence[str] = (), progress: Progres
     tensors: list[TensorUsage] = []
     totals: dict[tuple[tuple[int, ...], BitOrder], list[Counter]] = {}
     failed: dict[Path, LfqError] = {}
-    with start_workers(1) as workers:  # numpy counts under the interpreter's lock: a second unpacker would only wait
+    with start_workers() as workers:  # numpy counts under the interpreter's lock: a second unpacker would only wait
         for path in paths:
             try:
                 counted = _count_file(path, patterns, workers, progress)

@@ -36,12 +36,15 @@ class Case:
     """Whether the quick run has it: one case of each kind."""
 
 
-def encode_case(dtype: str, dim: int, bits: int, codebooks: int = 1, positions: tuple[int, ...] = ()) -> Any:
+def encode_case(
+    dtype: str, dim: int, bits: int, codebooks: int = 1, positions: tuple[int, ...] = (), levels: int | None = None
+) -> Any:
     """Encode a tensor of about `nbytes`, channel-last [n, dim] or channel-first [n, dim, *positions]."""
 
     def set_up(folder: Path, nbytes: int) -> Contest:
         tensor = _tensor(dtype, dim, positions, nbytes)
-        path, checkpoint = tensor_file(folder, tensor), checkpoint_file(folder, dim=dim, bits=bits, codebooks=codebooks)
+        path = tensor_file(folder, tensor)
+        checkpoint = checkpoint_file(folder, dim=dim, bits=bits, codebooks=codebooks, levels=levels)
         linear = dim != bits * codebooks
         arguments = {"path": str(path), "checkpoint": str(checkpoint)}
         floor: Call = ("linear_floor", arguments) if linear else ("read_floor", {"path": str(path)})
@@ -53,15 +56,15 @@ def encode_case(dtype: str, dim: int, bits: int, codebooks: int = 1, positions: 
     return set_up
 
 
-def decode_case(dim: int, bits: int, codebooks: int = 1, positions: tuple[int, ...] = ()) -> Any:
+def decode_case(
+    dim: int, bits: int, codebooks: int = 1, positions: tuple[int, ...] = (), levels: int | None = None
+) -> Any:
     """Decode codes of a tensor of about `nbytes` of float32."""
 
     def set_up(folder: Path, nbytes: int) -> Contest:
         tensor = _tensor("F32", dim, positions, nbytes)
-        source, checkpoint = (
-            tensor_file(folder, tensor),
-            checkpoint_file(folder, dim=dim, bits=bits, codebooks=codebooks),
-        )
+        source = tensor_file(folder, tensor)
+        checkpoint = checkpoint_file(folder, dim=dim, bits=bits, codebooks=codebooks, levels=levels)
         packed, plain = _codes(source, checkpoint, "bits"), _codes(source, checkpoint, "ints")
         arguments = {"checkpoint": str(checkpoint), "output": str(folder / "decoded.safetensors")}
         return Contest(
@@ -177,11 +180,14 @@ CASES = (
         for dtype, target in (("F32", 0.9), ("F16", 0.6), ("BF16", 0.6))
     ),
     Case("encode F32 64 -> 10", encode_case("F32", 64, 10), target=0.9, peer_target=3, smoke=True),
+    Case("encode F32 [n, 18], 8 levels", encode_case("F32", 18, 18, levels=8), peer_target=20),
+    Case("encode F32 512 -> 18, 8 levels", encode_case("F32", 512, 18, levels=8), peer_target=3),
     Case("decode [n, 18]", decode_case(18, 18), target=0.8),
     Case("decode [n, 4×16]", decode_case(64, 16, 4), target=0.8),
     Case("decode [b, 18, 16, 16]", decode_case(18, 18, 1, (16, 16)), target=0.8, smoke=True),
     Case("decode 18 -> 512", decode_case(512, 18), target=0.7),
     Case("decode 10 -> 64", decode_case(64, 10), target=0.7),
+    Case("decode [n, 18], 8 levels", decode_case(18, 18, levels=8), smoke=True),
     *(Case(f"stats D = {bits}", stats_case(bits), smoke=bits == 10) for bits in (10, 18, 24)),
     Case("10,000 random slices", slices_case, smoke=True),
     Case("encode F32 [n, 64], faiss", faiss_case, target=0.5, smoke=True),

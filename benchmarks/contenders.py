@@ -50,10 +50,15 @@ def write_floor(nbytes: int, path: str) -> Work:
 
 
 def linear_floor(path: str, checkpoint: str, out: bool = False) -> Work:
-    """The bare matrix product of project_in (or project_out) on as many vectors, in blocks of ours, in memory."""
+    """The bare matrix product of project_in (or project_out) on as many vectors, in blocks of ours, in memory.
+
+    With torch's own threads on every core.
+    """
     import torch
 
+    threads = torch.get_num_threads()
     quantizer, backend = _linear(checkpoint)
+    torch.set_num_threads(threads)
     side = "project_out" if out else "project_in"
     weight = torch.from_numpy(quantizer.weights[f"{side}.weight"].copy())
     bias = torch.from_numpy(quantizer.weights[f"{side}.bias"].copy())
@@ -140,6 +145,7 @@ def reference_encode(path: str, checkpoint: str, output: str) -> Work:
         batches = (x[start : start + rows] for start in range(0, len(x), rows))
         if module.has_projections:  # in the input's dtype it would give other tokens, and no bias fits
             batches = (batch.float() for batch in batches)
+        batches = (batch.float() for batch in batches) if hasattr(module, "layers") else batches
         indices = [module(b if b.ndim >= 3 else b[None])[1].to(torch.int32) for b in batches]
         save_file({"x": torch.cat([i if x.ndim >= 3 else i[0] for i in indices])}, output)
 
@@ -152,15 +158,22 @@ def reference_decode(path: str, checkpoint: str, output: str) -> Work:
     from safetensors import safe_open
     from safetensors.torch import save_file
 
+    from lfq_cli import checkpoints
+
     module = _reference(checkpoint)
+    dim = checkpoints.load(Path(checkpoint)).dim
 
     @torch.no_grad()
     def work() -> None:
         with safe_open(path, "pt") as file:
             indices = file.get_tensor("x")
-        rows = max(1, PEER_BATCH_BYTES // (4 * module.dim * max(1, indices[0].numel())))
+        rows = max(1, PEER_BATCH_BYTES // (4 * dim * max(1, indices[0].numel())))
         batches = (indices[start : start + rows] for start in range(0, len(indices), rows))
-        save_file({"x": torch.cat([module.indices_to_codes(b) for b in batches]).contiguous()}, output)
+        if hasattr(module, "layers"):
+            decoded = [module.get_output_from_indices(b[None])[0] for b in batches]
+        else:
+            decoded = [module.indices_to_codes(b) for b in batches]
+        save_file({"x": torch.cat(decoded).contiguous()}, output)
 
     return work
 
@@ -245,12 +258,16 @@ def _vectors(path: str) -> int:
 
 def _reference(checkpoint: str) -> Any:
     import torch
-    from vector_quantize_pytorch import LFQ
+    from vector_quantize_pytorch import LFQ, ResidualLFQ
 
     from lfq_cli import checkpoints
 
     quantizer = checkpoints.load(Path(checkpoint))
-    module = LFQ(dim=quantizer.dim, codebook_size=quantizer.codebook_size, num_codebooks=quantizer.num_codebooks)
+    facts = {"dim": quantizer.dim, "codebook_size": quantizer.codebook_size}
+    if quantizer.num_quantizers is None:
+        module: Any = LFQ(**facts, num_codebooks=quantizer.num_codebooks)
+    else:
+        module = ResidualLFQ(**facts, num_quantizers=quantizer.num_quantizers)
     module.load_state_dict({name: torch.from_numpy(w.copy()) for name, w in quantizer.weights.items()}, strict=False)
     return module.eval()
 

@@ -55,9 +55,9 @@ def tensor_file(folder: Path, tensor: Tensor) -> Path:
     return path
 
 
-def checkpoint_file(folder: Path, *, dim: int, bits: int, codebooks: int = 1) -> Path:
+def checkpoint_file(folder: Path, *, dim: int, bits: int, codebooks: int = 1, levels: int | None = None) -> Path:
     """A native checkpoint, with random projections where dim is not codebooks * bits."""
-    path = folder / f"lfq_{dim}_{codebooks}x{bits}.safetensors"
+    path = folder / f"lfq_{dim}_{codebooks}x{bits}{f'_q{levels}' if levels else ''}.safetensors"
     if path.exists():
         return path
     rng, width = np.random.default_rng(1), bits * codebooks
@@ -70,7 +70,8 @@ def checkpoint_file(folder: Path, *, dim: int, bits: int, codebooks: int = 1) ->
             "project_out.bias": (dim,),
         }
         weights = {name: (rng.standard_normal(shape) / 8).astype(np.float32) for name, shape in shapes.items()}
-    write(Quantizer(dim=dim, codebook_dim=bits, num_codebooks=codebooks, weights=weights), path)
+    facts = {"dim": dim, "codebook_dim": bits, "num_codebooks": codebooks, "num_quantizers": levels}
+    write(Quantizer(**facts, weights=weights), path)
     return path
 
 

@@ -36,13 +36,14 @@ def atomic_output(path: Path, *, overwrite: bool = False, durable: bool = True) 
         partial.replace(path)
         if durable:
             _sync_folder(path.parent)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise OutputError(f"{path}: cannot be written: {path.parent} is, or lies in, a file") from error
-    except OSError as error:
-        raise output_error(path, error) from error
-    finally:
+    except BaseException as error:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
+        if isinstance(error, FileExistsError | NotADirectoryError):
+            raise OutputError(f"{path}: cannot be written: {path.parent} is, or lies in, a file") from error
+        if isinstance(error, OSError):
+            raise output_error(path, error) from error
+        raise
 
 
 def write_all(file: BinaryIO, data: bytes | memoryview) -> None:

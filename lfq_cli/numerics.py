@@ -14,8 +14,6 @@ from einops import rearrange
 from lfq_cli.floats import FORMATS, Bools, Floats, positive
 from lfq_cli.quantizer import Quantizer
 
-_LEVELS_AT_ONCE = 1 << 16  # values: the rest that levels hand on stays in L2, as do the bits
-
 
 def bits_by_formula(z: Floats, quantizer: Quantizer) -> Bools:
     """z -> bits of the same shape, with clamp and normalisation as the reference computes them."""
@@ -32,43 +30,107 @@ def bits_by_formula(z: Floats, quantizer: Quantizer) -> Bools:
     return positive(z, FORMATS["F32"], has_nan=True)
 
 
-def level_scales(levels: int) -> list[np.float32]:
-    """Magnitude of each level's codes: 1, 1/2, 1/4, ..."""
-    return [np.float32(2.0**-level) for level in range(levels)]
+# residual quantizers without clamp, sphere or rotation
+#
+# Level q codes the sign of what is left, and leaves that minus its code, ±2^-q (arXiv 2107.03312, algorithm 1). Only
+# the first subtraction rounds: what it leaves is a multiple of 2^-24, and so are all that follow while they matter. So
+# the bits of all further levels are the digits of one number, exactly as the loop would find them. From 25 levels on
+# codes are finer than that, and the loop runs.
+
+EXACT_LEVELS = 24
+_LEVELS_AT_ONCE = 1 << 16  # values: what is handed from one operation to the next stays in cache
 
 
 def residual_bits(z: Floats, quantizer: Quantizer) -> Bools:
-    """z -> bits [outer, inner, (g q d)] of a plain residual quantizer: no clamp, no sphere, no rotation.
-
-    Level q codes the sign of what is left, and leaves that minus its code: arXiv 2107.03312, algorithm 1.
-    """
-    levels = quantizer.num_quantizers or 1
-    fields = rearrange(z, "o (g d) i -> o g d i", d=quantizer.codebook_dim)
-    outer, groups, depth, inner = fields.shape
-    bits = np.empty((outer, inner, groups, levels, depth), np.bool_)
-    by_level = rearrange(bits, "o i g q d -> q o g d i")
-    step = max(1, _LEVELS_AT_ONCE // max(1, groups * depth * inner))
-    for first in range(0, outer, step):
-        _code_levels(fields[first : first + step], by_level[:, first : first + step])
-    return bits.reshape(outer, inner, groups * levels * depth)
-
-
-def _code_levels(fields: Floats, bits: Bools) -> None:
-    """fields [o, g, d, i] -> their bits, into `bits` [q, o, g, d, i]."""
-    rest = fields.copy()
-    code = np.empty_like(rest)
-    with np.errstate(invalid="ignore"):  # inf - inf
-        for level, scale in enumerate(level_scales(len(bits))):
-            np.greater(rest, 0, out=bits[level])
-            code.fill(-scale)
-            np.copyto(code, scale, where=bits[level])
-            rest -= code
+    """z -> bits [outer * inner, (g q d)], levels of a group one after the other."""
+    levels, depth = quantizer.num_quantizers or 1, quantizer.codebook_dim
+    vectors = np.ascontiguousarray(rearrange(z, "o (g d) i -> (o i g) d", d=depth))
+    by_level = np.empty((len(vectors), levels, depth), np.bool_)
+    step = max(1, _LEVELS_AT_ONCE // depth)
+    for first in range(0, len(vectors), step):
+        part = vectors[first : first + step]
+        planes = _digit_planes(part, levels) if levels <= EXACT_LEVELS else _loop_planes(part, levels)
+        _as_runs(by_level[first : first + step])[:] = _as_runs(planes).T
+    return by_level.reshape(z.shape[0] * z.shape[2], -1)
 
 
 def residual_codes(bits: Bools, quantizer: Quantizer) -> Floats:
-    """bits [n, (g q d)] -> the sum of their levels' codes [n, (g d)] float32, added in the order of the levels."""
-    levels: Any = rearrange(bits, "n (g q d) -> q n g d", q=quantizer.num_quantizers or 1, d=quantizer.codebook_dim)
-    total = np.zeros(levels.shape[1:], np.float32)
-    for level, scale in zip(levels, level_scales(len(levels)), strict=True):
-        total += np.where(level, scale, -scale)
-    return rearrange(total, "n g d -> n (g d)")
+    """bits [n, (g q d)] -> the sum of their levels' codes [n, (g d)] float32, as if added level by level."""
+    levels, depth = quantizer.num_quantizers or 1, quantizer.codebook_dim
+    by_level = np.ascontiguousarray(bits).reshape(-1, levels, depth)
+    sums = np.empty((len(by_level), depth), np.float32)
+    step = max(1, _LEVELS_AT_ONCE // depth)
+    for first in range(0, len(by_level), step):
+        part = by_level[first : first + step]
+        planes = np.empty((levels, len(part), depth), np.bool_)
+        _as_runs(planes)[:] = _as_runs(part).T
+        sums[first : first + step] = _sum_digits(planes) if levels <= EXACT_LEVELS else _sum_loop(planes)
+    return sums.reshape(len(bits), -1)
+
+
+def _as_runs(bits: Bools) -> Any:
+    """bits [a, b, d] -> [a, b] of runs of d bytes, which numpy moves as one."""
+    return bits.view(f"V{bits.shape[2]}")[..., 0]
+
+
+def _digit_planes(z: Floats, levels: int) -> Bools:
+    """z [n, d] -> the bits of each level [levels, n, d], for at most EXACT_LEVELS."""
+    planes = np.empty((levels, *z.shape), np.bool_)
+    first = np.greater(z, 0, out=planes[0])
+    if levels == 1:
+        return planes
+    half = np.float32(2.0 ** (levels - 2))
+    with np.errstate(invalid="ignore", over="ignore"):  # of the ends of float32 only the sign is left to tell
+        rest = first.astype(np.float32)
+        rest *= -2
+        rest += 1
+        rest += z  # z - 1 where z > 0, z + 1 elsewhere: the one rounding
+        rest *= half
+        np.ceil(rest, out=rest)
+        rest += half - 1
+    np.fmax(rest, 0, out=rest)  # NaN has bits 0
+    np.fmin(rest, 2 * half - 1, out=rest)
+    digits = rest.astype(_holding(levels - 1))
+    for level in range(1, levels):
+        np.not_equal(digits & digits.dtype.type(1 << (levels - 1 - level)), 0, out=planes[level])
+    return planes
+
+
+def _loop_planes(z: Floats, levels: int) -> Bools:
+    """z [n, d] -> the bits of each level [levels, n, d]."""
+    planes, rest = np.empty((levels, *z.shape), np.bool_), z
+    with np.errstate(invalid="ignore"):  # inf - inf
+        for level, plane in enumerate(planes):
+            np.greater(rest, 0, out=plane)
+            rest = rest - np.where(plane, _scale(level), -_scale(level))
+    return planes
+
+
+def _sum_digits(planes: Bools) -> Floats:
+    """bits [levels, n, d] -> sums of codes [n, d]: a number of as many digits, scaled; nothing is rounded."""
+    levels = len(planes)
+    digits = np.zeros(planes.shape[1:], _holding(levels))
+    for plane in planes:
+        digits <<= 1
+        digits |= plane.view(np.uint8)
+    sums = digits.astype(np.float32)
+    sums *= np.float32(2.0 ** (2 - levels))
+    sums -= np.float32(2 - 2.0 ** (1 - levels))
+    return sums
+
+
+def _sum_loop(planes: Bools) -> Floats:
+    total = np.zeros(planes.shape[1:], np.float32)
+    for level, plane in enumerate(planes):
+        total += np.where(plane, _scale(level), -_scale(level))
+    return total
+
+
+def _scale(level: int) -> np.float32:
+    """Magnitude of a level's codes."""
+    return np.float32(2.0**-level)
+
+
+def _holding(digits: int) -> type[np.unsignedinteger[Any]]:
+    """The smallest unsigned type of so many binary digits."""
+    return np.uint8 if digits <= 8 else np.uint16 if digits <= 16 else np.uint32

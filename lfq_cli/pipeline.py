@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from lfq_cli import floats
 from lfq_cli.backends import Backend
-from lfq_cli.bits import PACKINGS, Indices, Packed, StreamJoiner, indices_to_bits, pack, unpack
+from lfq_cli.bits import PACKINGS, Packed, StreamJoiner, indices_to_bits, pack, unpack
 from lfq_cli.codesfile import CodesTensor, TensorCodes
 from lfq_cli.container import DTYPES
 from lfq_cli.errors import TensorError
@@ -260,26 +260,26 @@ def _write_block(file: BinaryIO, start: int, geometry: Geometry, block: Block, r
 # codes -> counts
 
 _COUNTED_VECTORS = 1 << 20
-_UNPACKED_VECTORS = 1 << 17  # of 2^14 to 2^20 the fastest with two workers, at D = 10 and 18
+_UNPACKED_VECTORS = 1 << 17  # of 2^14 to 2^20 the fastest at D = 10 and 18: what is unpacked stays in cache
 
 
-def count(codes: TensorCodes, workers: Workers, progress: Progress) -> list[Counter]:
-    """A counter for every codebook of the tensor, fed with all of its indices. Workers unpack, the caller counts."""
+def count(codes: TensorCodes, progress: Progress) -> list[Counter]:
+    """A counter for every codebook of the tensor, fed with all of its indices.
+
+    In one thread: numpy counts under the interpreter's lock, and another one would wait for it at every operation of
+    unpacking. With D = 18, 15 million indices: 270 M/s, against 210 with two threads that unpack and one that counts.
+    """
     info = codes.info
     counters = [Counter(bits) for bits in info.codebook_dims]
-
-    def unpack(start: int) -> Indices:
-        indices = np.empty((min(_COUNTED_VECTORS, info.vectors - start), len(counters)), codes.dtype)
+    buffer = np.empty((min(_COUNTED_VECTORS, info.vectors), len(counters)), codes.dtype)
+    for start in range(0, info.vectors, _COUNTED_VECTORS):
+        indices = buffer[: info.vectors - start]
         for first in range(0, len(indices), _UNPACKED_VECTORS):
             run = indices[first : first + _UNPACKED_VECTORS]
             run[:] = codes.indices(start + first, start + first + len(run), codes.dtype)
-        return indices
-
-    with closing(workers.in_order(unpack, range(0, info.vectors, _COUNTED_VECTORS))) as runs:
-        for indices in runs:
-            for counter, column in zip(counters, indices.T, strict=True):
-                counter.add(np.ascontiguousarray(column))
-            progress(len(indices) * info.bits_per_vector // 8)
+        for counter, column in zip(counters, indices.T, strict=True):
+            counter.add(np.ascontiguousarray(column))
+        progress(len(indices) * info.bits_per_vector // 8)
     return counters
 
 

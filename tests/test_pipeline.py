@@ -404,7 +404,7 @@ def test_blocks_are_cut_as_told(tmp_path: Path) -> None:
         return encode_block(self, raw, spec)
 
     quantizer = Quantizer(dim=4, codebook_dim=4)
-    with patch.object(NumpyBackend, "encode", watched), working_in(64, 1):
+    with patch.object(NumpyBackend, "encode", watched), working_in(16, 1):
         encode_array(quantizer, np.zeros((100, 4), np.float32), tmp_path)
     assert len(sizes) == 25
     assert set(sizes) == {64}

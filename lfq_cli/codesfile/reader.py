@@ -115,7 +115,7 @@ class TensorCodes:
         if isinstance(first, slice):
             start, stop, step = first.indices(self.shape[0])
             span = range(start, stop, step)
-            low, high = (min(span), max(span) + 1) if span else (0, 0)
+            low, high = (min(span[0], span[-1]), max(span[0], span[-1]) + 1) if span else (0, 0)
             items: Indices = self._items(low, high)[::step][(slice(None), *rest)]
             return items
         index = range(self.shape[0])[first]  # IndexError and negative positions as for a list

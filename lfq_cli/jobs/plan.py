@@ -6,6 +6,7 @@ import glob
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from lfq_cli.errors import LfqError, OptionError, TensorError
@@ -61,9 +62,14 @@ def plan_jobs(
 
 def refuse_to_replace(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
     """Raises OptionError where an output is one of the files that are read."""
-    read = {os.path.realpath(path) for path in inputs}
+    real_folder = lru_cache(maxsize=None)(os.path.realpath)  # for 10,000 files, of a few folders each
+
+    def real(path: Path) -> str:
+        return os.path.realpath(path) if path.is_symlink() else os.path.join(real_folder(path.parent), path.name)  # noqa: PTH118
+
+    read = {real(path) for path in inputs}
     for output in outputs:
-        if os.path.realpath(output) in read:
+        if real(output) in read:
             raise OptionError(f"{output}: is an input of this command and would be replaced", "name another output")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from lfq_cli import codesfile
 from lfq_cli.bits import BitOrder
 from lfq_cli.errors import LfqError
-from lfq_cli.pipeline import Progress, Workers, count, start_workers
+from lfq_cli.pipeline import Progress, count
 from lfq_cli.stats import Counter, Usage
 
 
@@ -39,17 +39,16 @@ def stats(paths: Sequence[Path], patterns: Sequence[str] = (), progress: Progres
     tensors: list[TensorUsage] = []
     totals: dict[tuple[tuple[int, ...], BitOrder], list[Counter]] = {}
     failed: dict[Path, LfqError] = {}
-    with start_workers() as workers:  # numpy counts under the interpreter's lock: a second unpacker would only wait
-        for path in paths:
-            try:
-                counted = _count_file(path, patterns, workers, progress)
-            except LfqError as error:
-                failed[path] = error
-                continue
-            for info, counters in counted:
-                usages = tuple(counter.usage(info.bit_order) for counter in counters)
-                tensors.append(TensorUsage(path, info.name, usages))
-                _add(totals, (info.codebook_dims, info.bit_order), counters)
+    for path in paths:
+        try:
+            counted = _count_file(path, patterns, progress)
+        except LfqError as error:
+            failed[path] = error
+            continue
+        for info, counters in counted:
+            usages = tuple(counter.usage(info.bit_order) for counter in counters)
+            tensors.append(TensorUsage(path, info.name, usages))
+            _add(totals, (info.codebook_dims, info.bit_order), counters)
     overall = None
     if len(totals) == 1:
         (((_, order), counters),) = totals.items()
@@ -58,11 +57,11 @@ def stats(paths: Sequence[Path], patterns: Sequence[str] = (), progress: Progres
 
 
 def _count_file(
-    path: Path, patterns: Sequence[str], workers: Workers, progress: Progress
+    path: Path, patterns: Sequence[str], progress: Progress
 ) -> list[tuple[codesfile.CodesTensor, list[Counter]]]:
     with codesfile.open_codes(path) as codes:
         names = codes.matching(patterns)
-        return [(codes.header.tensors[name], count(codes[name], workers, progress)) for name in names]
+        return [(codes.header.tensors[name], count(codes[name], progress)) for name in names]
 
 
 def _add(

@@ -153,7 +153,7 @@ class Quantizer:
         """Whether an ordinary input's bits are `x > 0`: a comparison, whatever scale and sphere are."""
         return not self.is_linear and not self.is_residual
 
-    @property
+    @cached_property
     def open(self) -> frozenset[str]:
         """Assumed facts that decide no bit of ordinary inputs: they can still be told when codes are decoded."""
         deciding = {"spherical"} if self.is_residual else set()  # what a level leaves over is x minus its code
@@ -180,6 +180,10 @@ class Quantizer:
 
     def full_config(self) -> dict[str, Any]:
         """`config` with the values that open facts are assumed to have."""
+        return dict(self._full_config)
+
+    @cached_property
+    def _full_config(self) -> dict[str, Any]:
         config: dict[str, Any] = {"type": self.type, "dim": self.dim, "codebook_size": self.codebook_size}
         for key in CONFIG_KEYS:
             value = getattr(self, key)

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # two workers: torch and BLAS use the cores themselves
 PYTEST := $(BIN)/python -m pytest -q -n 2
 
-.PHONY: setup test lint demo sample-data bench bench-smoke clean
+.PHONY: setup test lint demo sample-data bench bench-smoke fuzz clean
 
 setup: $(VENV)/.installed
 
@@ -34,6 +34,10 @@ bench: setup
 
 bench-smoke: setup
 	$(BIN)/python -m benchmarks --smoke
+
+# FUZZ="--kind codes --seconds 3600"; a kind that is named runs under atheris, where that is installed
+fuzz: setup
+	PYTHONPATH=tests $(BIN)/python tests/fuzz.py $(FUZZ)
 
 clean:
 	rm -rf $(VENV) build dist demo_output *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

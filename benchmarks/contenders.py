@@ -49,27 +49,26 @@ def write_floor(nbytes: int, path: str) -> Work:
     return work
 
 
-def linear_floor(path: str, checkpoint: str, out: bool = False) -> Work:
-    """The bare matrix product of project_in (or project_out) on as many vectors, in blocks of ours, in memory.
+def linear_floor(path: str, checkpoint: str) -> Work:
+    """The bare matrix product of project_in on the same vectors as float32, in blocks of ours; they are in memory.
 
     With torch's own threads on every core.
     """
     import torch
+    from safetensors import safe_open
 
     threads = torch.get_num_threads()
     quantizer, backend = _linear(checkpoint)
     torch.set_num_threads(threads)
-    side = "project_out" if out else "project_in"
-    weight = torch.from_numpy(quantizer.weights[f"{side}.weight"].copy())
-    bias = torch.from_numpy(quantizer.weights[f"{side}.bias"].copy())
-    vectors = _vectors(path)
+    weight, bias = (torch.from_numpy(quantizer.weights[f"project_in.{part}"].copy()) for part in ("weight", "bias"))
     rows = max(1, backend.block_values // quantizer.dim)
-    x = torch.randn(rows, weight.shape[1])
+    with safe_open(path, "pt") as file:
+        x = file.get_tensor("x").float()
 
     @torch.inference_mode()
     def work() -> None:
-        for start in range(0, vectors, rows):
-            torch.nn.functional.linear(x[: vectors - start], weight, bias)
+        for start in range(0, len(x), rows):
+            torch.nn.functional.linear(x[start : start + rows], weight, bias)
 
     return work
 
@@ -240,20 +239,6 @@ def _linear(checkpoint: str) -> Any:
 
     quantizer = checkpoints.load(Path(checkpoint))
     return quantizer, backends.select("auto", quantizer, "float32", decoding=False)
-
-
-def _vectors(path: str) -> int:
-    """Vectors of the tensor (or codes) in the file."""
-    from lfq_cli.jobs.kinds import described_format
-
-    if described_format(Path(path)) == "lfq-codes":
-        from lfq_cli import open_codes
-
-        return open_codes(path).header.tensors["x"].vectors
-    from lfq_cli.tensors import open_source
-
-    shape = open_source(Path(path)).tensors["x"].shape
-    return int(shape[0])
 
 
 def _reference(checkpoint: str) -> Any:

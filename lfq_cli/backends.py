@@ -7,16 +7,19 @@ does; with them the torch modules of `nn` compute, the one owner of the matrix p
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Protocol
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from einops import rearrange
 
 from lfq_cli import bits as packed_bits
 from lfq_cli.bits import Packed
-from lfq_cli.errors import DeviceError
-from lfq_cli.floats import FloatFormat, Raw, from_float32, has_extremes, has_nan, positive, to_float32
-from lfq_cli.numerics import bits_by_formula, residual_bits, residual_codes
+from lfq_cli.errors import DeviceError, LfqNote
+from lfq_cli.floats import FloatFormat, Floats, Raw, from_float32, has_extremes, has_nan, positive, to_float32
+from lfq_cli.numerics import bits_by_formula, residual_bits, residual_codes, residual_latents
 from lfq_cli.quantizer import Quantizer
 
 if TYPE_CHECKING:
@@ -42,6 +45,10 @@ class Backend(Protocol):
         """
         ...
 
+    def latents(self, raw: Raw, spec: FloatFormat) -> Floats:
+        """raw [outer, dim, inner] as stored -> z [outer * inner, B], whose signs are the bits (but for extremes)."""
+        ...
+
     def decode(self, stream: Packed, outer: int, inner: int, spec: FloatFormat, *, project_out: bool) -> Raw:
         """The stream of outer * inner vectors -> floats as stored [outer, dim, inner].
 
@@ -61,8 +68,13 @@ def select(device: str, quantizer: Quantizer, compute_dtype: str, *, decoding: b
 
 
 def _is_plain_residual(quantizer: Quantizer) -> bool:
+    """Whether there is nothing but levels."""
+    return _has_plain_levels(quantizer) and not quantizer.has_projections
+
+
+def _has_plain_levels(quantizer: Quantizer) -> bool:
     """Whether levels are comparisons and subtractions of a constant."""
-    shaped = quantizer.is_linear or quantizer.spherical or quantizer.soft_clamp_input_value is not None
+    shaped = quantizer.has_rotation or quantizer.spherical or quantizer.soft_clamp_input_value is not None
     return quantizer.is_residual and not shaped
 
 
@@ -86,6 +98,10 @@ class NumpyBackend:
         if raw.shape[2] > 1:
             above = np.ascontiguousarray(rearrange(above, "o c i -> o i c"))
         return packed_bits.pack(above), nan
+
+    def latents(self, raw: Raw, spec: FloatFormat) -> Floats:
+        """As in Backend; a clamp or a sphere moves no sign."""
+        return rearrange(to_float32(raw, spec), "o c i -> (o i) c")
 
     def decode(self, stream: Packed, outer: int, inner: int, spec: FloatFormat, *, project_out: bool) -> Raw:
         """As in Backend; there is nothing to project."""
@@ -140,6 +156,10 @@ class ResidualNumpyBackend:
             self.quantizer.require("soft_clamp_input_value", why=_WHY_EXTREMES)
         return packed_bits.pack(residual_bits(to_float32(raw, spec), self.quantizer)), has_nan(raw, spec)
 
+    def latents(self, raw: Raw, spec: FloatFormat) -> Floats:
+        """As in Backend: what each level is left with."""
+        return residual_latents(to_float32(raw, spec), self.quantizer)
+
     def decode(self, stream: Packed, outer: int, inner: int, spec: FloatFormat, *, project_out: bool) -> Raw:
         """As in Backend; there is nothing to project."""
         bits = packed_bits.unpack(stream, outer * inner, self.quantizer.bits_per_vector)
@@ -162,7 +182,9 @@ class TorchBackend:
         self.block_values = (BLOCK_VALUES if device.type == "cpu" else 4 * BLOCK_VALUES) // widened
         self._dtype: torch.dtype = getattr(torch, compute_dtype)
         self._device = device
-        self._module = module_of(quantizer).to(device, self._dtype)
+        self._module: Any = module_of(quantizer).to(device, self._dtype)
+        # the same bits and sums as the module's (tests/test_numerics.py), in a third of the time
+        self._numpy_levels = device.type == "cpu" and compute_dtype == "float32" and _has_plain_levels(quantizer)
         if device.type == "cpu":
             torch.set_num_threads(1)  # several blocks at once overlap with reading: 1.7 times torch's own threads
 
@@ -171,12 +193,22 @@ class TorchBackend:
         import torch
 
         with torch.inference_mode():
-            x = _as_tensor(raw, spec).to(self._device).to(self._dtype)
-            z = self._module.latents(rearrange(x, "o c i -> (o i) c"))
+            x = rearrange(_as_tensor(raw, spec), "o c i -> (o i) c")
+            z = self._in_parts(self._projected if self._numpy_levels else self._latents, x)
             nan = bool(z.isnan().any()) and has_nan(raw, spec)  # a NaN in x is one in z; few others are
+            if self._numpy_levels:
+                return packed_bits.pack(residual_bits(z.numpy()[..., None], self.quantizer)), nan
             if self._device.type == "cpu":
                 return packed_bits.pack((z > 0).numpy()), nan
             return pack_on_device(z > 0).cpu().numpy(), nan
+
+    def latents(self, raw: Raw, spec: FloatFormat) -> Floats:
+        """As in Backend."""
+        import torch
+
+        with torch.inference_mode():
+            z = self._in_parts(self._latents, rearrange(_as_tensor(raw, spec), "o c i -> (o i) c"))
+            return np.asarray(z.cpu().numpy())
 
     def decode(self, stream: Packed, outer: int, inner: int, spec: FloatFormat, *, project_out: bool) -> Raw:
         """As in Backend."""
@@ -184,10 +216,44 @@ class TorchBackend:
 
         width = self.quantizer.bits_per_vector
         with torch.inference_mode():
-            by_vector = torch.from_numpy(packed_bits.unpack(stream, outer * inner, width)).to(self._device)
-            y = self._module.decode_bits(by_vector, project_out=project_out)
+            by_vector = packed_bits.unpack(stream, outer * inner, width)
+            if self._numpy_levels:
+                codes = torch.from_numpy(residual_codes(by_vector, self.quantizer))
+                y = self._module.unproject(codes) if project_out else codes
+            else:
+                values = partial(self._values, project_out=project_out)
+                y = self._in_parts(values, torch.from_numpy(by_vector))
             y = rearrange(y, "(o i) c -> o c i", o=outer).float().contiguous()
         return from_float32(y.cpu().numpy(), spec)
+
+    def _projected(self, x: torch.Tensor) -> torch.Tensor:
+        z: torch.Tensor = self._module.project(x.to(self._dtype))
+        return z
+
+    def _latents(self, x: torch.Tensor) -> torch.Tensor:
+        latents: torch.Tensor = self._module.latents(x.to(self._device).to(self._dtype))
+        return latents
+
+    def _values(self, bits: torch.Tensor, *, project_out: bool) -> torch.Tensor:
+        values: torch.Tensor = self._module.decode_bits(bits.to(self._device), project_out=project_out)
+        return values
+
+    def _in_parts(self, compute: Callable[[torch.Tensor], torch.Tensor], vectors: torch.Tensor) -> torch.Tensor:
+        """compute(vectors [n, ...]); where the device's memory is too small for them, of halves, and says so."""
+        import torch
+
+        try:
+            return compute(vectors)
+        except torch.OutOfMemoryError as error:
+            count = len(vectors)
+            if count <= 1:
+                raise DeviceError(f"{self._device}: out of memory for a single vector", "--device cpu") from error
+        warnings.warn(f"{self._device}: out of memory for {count:,} vectors at once; halving", LfqNote, stacklevel=2)
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.block_values = max(1, self.block_values // 2)  # for the tensors that follow
+        halves = vectors[: count // 2], vectors[count // 2 :]
+        return torch.cat([self._in_parts(compute, half) for half in halves])
 
 
 def _as_tensor(raw: Raw, spec: FloatFormat) -> torch.Tensor:

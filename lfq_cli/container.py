@@ -81,7 +81,7 @@ def read_header(file: InputFile, error: type[LfqError]) -> Header:
             if file.size > 8 and file.read(8, 1) != b"{":
                 raise error(f"{file.path}: no safetensors file")
             raise ValueError(f"it announces a header of {length} bytes and has {file.size}")
-        parsed = json.loads(file.read(8, length).decode("utf-8"), object_pairs_hook=_no_duplicates, parse_int=_natural)
+        parsed = json.loads(file.read(8, length).decode("utf-8"), object_pairs_hook=no_duplicates, parse_int=_natural)
         return _validated(parsed, start=8 + length, size=file.size)
     except (ValueError, RecursionError) as reason:
         raise error(
@@ -125,7 +125,8 @@ def _natural(digits: str) -> int:
     return int(digits)
 
 
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of a JSON text; raises ValueError for a key that stands twice, and for what is no text."""
     found = dict(pairs)
     for key, value in pairs:
         f"{key}{value if isinstance(value, str) else ''}".encode()  # half a surrogate pair is a ValueError

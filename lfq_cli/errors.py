@@ -32,5 +32,13 @@ class OutputError(LfqError):
     """An output that cannot be written, or that stands in the way."""
 
 
+class ExistsError(OutputError):
+    """An output that is there already and may not be replaced."""
+
+
 class DeviceError(LfqError):
     """A device that is not there."""
+
+
+class LfqNote(UserWarning):
+    """Something that people should know of a run that goes on: warned from the library, a line of the command's."""

@@ -1,49 +1,148 @@
 """Outputs that are whole or not there: a temporary name in the target folder, fsync, then the final name.
 
-Knows bytes and names, not formats. Nothing is ever written under a final name.
+Knows bytes and names, not formats. Nothing is ever written under a final name. Who writes a temporary file holds a lock
+on it, which ends with the process however it ends: one that is not locked is left over from a dead run.
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from lfq_cli.errors import OutputError
+from lfq_cli.errors import ExistsError, OutputError
 
 PARTIAL_PREFIX = ".lfq-"
 PARTIAL_SUFFIX = ".partial"
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+"""What a file system without locks answers."""
 
 
 @contextmanager
 def atomic_output(path: Path, *, overwrite: bool = False, durable: bool = True) -> Iterator[BinaryIO]:
     """A file open for writing whose content appears at `path` when the block ends well, and never otherwise.
 
-    `durable` waits for the disk (fsync of file and folder). Raises OutputError for whatever the system refuses.
+    `durable` waits for the disk (fsync of file and folder). Raises ExistsError where something is at `path` at the end
+    and may not be replaced, OutputError for whatever the system refuses.
     """
-    partial = path.parent / f"{PARTIAL_PREFIX}{secrets.token_hex(8)}{PARTIAL_SUFFIX}"
+    partial: Path | None = None
+    made: list[Path] = []
     try:
         refuse_existing(path, overwrite=overwrite)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("xb", buffering=0) as file:  # mode 0o666 & ~umask, as for any new file
+        made = _make_folders(path.parent)
+        partial, file = _create_partial(path.parent)
+        with file:  # mode 0o666 & ~umask, as for any new file
             yield file
             if durable:
                 os.fsync(file.fileno())
-        refuse_existing(path, overwrite=overwrite)
-        partial.replace(path)
+            _give_name(partial, path, overwrite=overwrite)
         if durable:
             _sync_folder(path.parent)
     except BaseException as error:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
+        if partial is not None:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+        with suppress(OSError):  # another run may have come to use them
+            for folder in made:
+                folder.rmdir()
         if isinstance(error, FileExistsError | NotADirectoryError):
             raise OutputError(f"{path}: cannot be written: {path.parent} is, or lies in, a file") from error
         if isinstance(error, OSError):
             raise output_error(path, error) from error
         raise
+
+
+def remove_leftovers(folders: Iterable[Path]) -> int:
+    """Removes what runs that were killed left in these folders, and nothing of a run that lives. How many it were."""
+    count = 0
+    for folder in folders:
+        for name in _names(folder):
+            if name.startswith(PARTIAL_PREFIX) and name.endswith(PARTIAL_SUFFIX):
+                count += _remove_if_dead(folder / name)
+    return count
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)  # noqa: PTH208 - names are enough
+    except OSError:  # not there yet, or not to be read: what is done there will say so
+        return []
+
+
+def _remove_if_dead(partial: Path) -> bool:
+    try:
+        descriptor = os.open(partial, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        if not _lock(descriptor):
+            return False
+        partial.unlink()
+    except OSError:  # without locks nobody knows who is alive
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _make_folders(folder: Path) -> list[Path]:
+    """Makes a folder and what is missing above it; those that were made, lowest first."""
+    missing = []
+    while not folder.exists():
+        missing.append(folder)
+        folder = folder.parent
+    for each in reversed(missing):
+        each.mkdir(exist_ok=True)
+    if not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
+    return missing
+
+
+def _create_partial(folder: Path) -> tuple[Path, BinaryIO]:
+    """A new temporary file, locked: of this run as long as it lives."""
+    while True:
+        partial = folder / f"{PARTIAL_PREFIX}{secrets.token_hex(8)}{PARTIAL_SUFFIX}"
+        file = partial.open("x+b", buffering=0)
+        try:
+            if _lock(file.fileno()) and partial.exists():
+                return partial, file
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                return partial, file
+            file.close()
+            partial.unlink(missing_ok=True)
+            raise
+        file.close()  # another run took it for a leftover before it was locked
+
+
+def _lock(descriptor: int) -> bool:
+    """Takes the lock that marks a file as being written; False where another process holds it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _give_name(partial: Path, path: Path, *, overwrite: bool) -> None:
+    """The final name; without `overwrite` only if nothing has it, whatever another run does at the same moment."""
+    refuse_existing(path, overwrite=overwrite)
+    if not overwrite:
+        try:
+            os.link(partial, path)
+        except FileExistsError as error:
+            raise _exists(path) from error
+        except OSError:  # a file system without hard links
+            pass
+        else:
+            partial.unlink()
+            return
+    partial.replace(path)
 
 
 def write_all(file: BinaryIO, data: bytes | memoryview) -> None:
@@ -65,12 +164,16 @@ def refuse_existing(path: Path, *, overwrite: bool) -> None:
     if path.is_dir():
         raise OutputError(f"{path}: is a folder, expected a name for the output file")
     if not overwrite and os.path.lexists(path):
-        raise OutputError(f"{path}: exists", "--overwrite replaces it")
+        raise _exists(path)
 
 
 def output_error(path: Path, error: OSError) -> OutputError:
     """The system's refusal in one line."""
     return OutputError(f"{path}: cannot be written: {error.strerror or error}")
+
+
+def _exists(path: Path) -> ExistsError:
+    return ExistsError(f"{path}: exists", "--overwrite replaces it")
 
 
 def _sync_folder(folder: Path) -> None:

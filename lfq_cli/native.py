@@ -1,7 +1,8 @@
 """The native checkpoint, version 1: a safetensors file, or a folder with config.json and model.safetensors.
 
 The file's metadata entry "lfq" is `{"format": "lfq-checkpoint", "version": 1, "config": {...}}`; a folder's config.json
-is that same object. The tensors are the quantizer's weights under the reference's state-dict names.
+is that same object. Beside them may stand `assumed`, the keys of config that nobody told for certain, and `sha256`, the
+quantizer's digest. The tensors are the quantizer's weights under the reference's state-dict names.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ def refuse_existing_checkpoint(path: Path, *, overwrite: bool = False) -> None:
 def describe(quantizer: Quantizer) -> dict[str, Any]:
     """The JSON object that makes a checkpoint a native one."""
     described = {"format": FORMAT, "version": VERSION, "config": quantizer.full_config()}
-    return described | ({"assumed": sorted(quantizer.assumed)} if quantizer.assumed else {})
+    described |= {"assumed": sorted(quantizer.assumed)} if quantizer.assumed else {}
+    return described | {"sha256": quantizer.digest}
 
 
 def is_native(description: Any) -> bool:
@@ -72,7 +74,13 @@ def parse(description: dict[str, Any], tensors: Mapping[str, NDArray[np.float32]
     assumed = description.get("assumed", [])
     if not isinstance(assumed, list) or not all(isinstance(fact, str) for fact in assumed):
         raise CheckpointError("native checkpoint whose assumed is no list of names")
-    return from_config(config, tensors, assumed)
+    quantizer = from_config(config, tensors, assumed)
+    if description.get("sha256", quantizer.digest) != quantizer.digest:
+        raise CheckpointError(
+            "damaged: its config and tensors have another sha256 than it says",
+            "restore it from a copy; whoever changed it on purpose leaves the entry 'sha256' out",
+        )
+    return quantizer
 
 
 def _write_model(quantizer: Quantizer, path: Path, metadata: dict[str, str], *, overwrite: bool) -> None:

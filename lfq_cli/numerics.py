@@ -54,6 +54,17 @@ def residual_bits(z: Floats, quantizer: Quantizer) -> Bools:
     return by_level.reshape(z.shape[0] * z.shape[2], -1)
 
 
+def residual_latents(z: Floats, quantizer: Quantizer) -> Floats:
+    """z -> what each level is left with [outer * inner, (g q d)], whose signs are `residual_bits`."""
+    rest = rearrange(z, "o (g d) i -> (o i) g d", d=quantizer.codebook_dim)
+    latents = []
+    with np.errstate(invalid="ignore"):  # inf - inf
+        for level in range(quantizer.num_quantizers or 1):
+            latents.append(rest)
+            rest = rest - np.where(rest > 0, _scale(level), -_scale(level))
+    return rearrange(latents, "q n g d -> n (g q d)")
+
+
 def residual_codes(bits: Bools, quantizer: Quantizer) -> Floats:
     """bits [n, (g q d)] -> the sum of their levels' codes [n, (g d)] float32, as if added level by level."""
     levels, depth = quantizer.num_quantizers or 1, quantizer.codebook_dim

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import pickle
 import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lfq_cli.errors import LfqError
 from lfq_cli.regions import InputFile
-from lfq_cli.zipread import member_start
+from lfq_cli.zipread import BROKEN, member_start
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -128,7 +127,7 @@ def _records(file: InputFile) -> dict[int, int]:
         with zipfile.ZipFile(file.path) as archive:
             infos = archive.infolist()
             orders = [archive.read(info) for info in infos if info.filename.endswith("/byteorder")]
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, zlib.error):  # torch read it in its own way
+    except BROKEN:  # torch read it in its own way
         return {}
     if any(order != b"little" for order in orders):
         return {}

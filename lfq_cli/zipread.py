@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+import lzma
+import struct
 import zipfile
+import zlib
 
 from lfq_cli.regions import InputFile
+
+BROKEN = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,  # names that are no text, positions before the file
+)
+"""What zipfile raises for a damaged archive; it documents the first only."""
 
 
 def member_start(file: InputFile, info: zipfile.ZipInfo) -> int:

@@ -91,7 +91,35 @@ def test_golden_files_are_written(path, packing):
     assert set(tensor.sha256) == {"0"}
     with codesfile.create(path, header) as writer, writer.tensor("z") as out:
         out.append(packed(np.array(GOLDEN_BITS, bool), tensor))
-    assert path.read_bytes() == GOLDEN[packing]
+    assert path.read_bytes() == with_header_digest(GOLDEN[packing])
+
+
+def with_header_digest(golden):
+    """The golden file as lfq has written it since it writes `header_sha256`."""
+    length = int.from_bytes(golden[:8], "little")
+    container = json.loads(golden[8 : 8 + length])
+    told = json.loads(container["__metadata__"]["lfq"])
+    text = json.dumps(told, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    told["header_sha256"] = hashlib.sha256(text.encode()).hexdigest()
+    container["__metadata__"]["lfq"] = json.dumps(told, separators=(",", ":"), ensure_ascii=False)
+    head = json.dumps(container, separators=(",", ":"), ensure_ascii=False).encode()
+    head += b" " * (-len(head) % 8)
+    return len(head).to_bytes(8, "little") + head + golden[8 + length :]
+
+
+def test_a_header_that_is_not_what_it_was_is_refused(path):
+    lfq = json.loads(json.dumps(GOOD))
+    text = json.dumps(lfq, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    lfq["header_sha256"] = hashlib.sha256(text.encode()).hexdigest()
+    lie(path, lfq)
+    open_codes(path).close()
+    for wrong in ("0" * 64, None, 1, ""):
+        lie(path, lfq | {"header_sha256": wrong})
+        assert "sha256" in refused(path)
+    lie(path, lfq | {"compute_dtype": "bfloat16"})
+    assert "damaged" in refused(path)
+    lie(path, lfq | {"newer": 1})
+    assert "unknown keys 'newer'" in refused(path)
 
 
 # Files of any kind

@@ -111,8 +111,11 @@ def test_what_the_system_refuses_while_writing_is_told_with_the_path(tmp_path):
 def test_a_failing_last_step_leaves_nothing(tmp_path, monkeypatch, step):
     owner = os if step == "fsync" else Path
     monkeypatch.setattr(owner, step, fail_with(OSError(errno.EIO, os.strerror(errno.EIO))))
-    with pytest.raises(OutputError, match="Input/output error"):
-        write(tmp_path / "out", b"all of it")
+    with (
+        pytest.raises(OutputError, match="Input/output error"),
+        atomic_output(tmp_path / "out", overwrite=step == "replace") as file,
+    ):
+        file.write(b"all of it")
     monkeypatch.undo()
     assert held(tmp_path) == {}
 

@@ -84,7 +84,12 @@ def test_the_file_is_a_safetensors_file(tmp_path):
     with safetensors.safe_open(path, "np") as file:
         assert list(file.metadata()) == ["lfq"]
         description = json.loads(file.metadata()["lfq"])
-    assert description == {"format": "lfq-checkpoint", "version": 1, "config": LINEAR.config()}
+    assert description == {
+        "format": "lfq-checkpoint",
+        "version": 1,
+        "config": LINEAR.config(),
+        "sha256": LINEAR.digest,
+    }
     stored = safetensors.numpy.load_file(path)
     assert set(stored) == set(LINEAR.weights)
     assert all(np.array_equal(stored[name], weight) for name, weight in LINEAR.weights.items())
@@ -94,7 +99,12 @@ def test_the_folder_is_the_same_thing(tmp_path):
     native.write(LINEAR, tmp_path / "a")
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["config.json", "model.safetensors"]
     description = json.loads((tmp_path / "a" / "config.json").read_text(encoding="utf-8"))
-    assert description == {"format": "lfq-checkpoint", "version": 1, "config": LINEAR.config()}
+    assert description == {
+        "format": "lfq-checkpoint",
+        "version": 1,
+        "config": LINEAR.config(),
+        "sha256": LINEAR.digest,
+    }
     stored = safetensors.numpy.load_file(tmp_path / "a" / "model.safetensors")
     assert all(np.array_equal(stored[name], weight) for name, weight in LINEAR.weights.items())
 
@@ -118,6 +128,23 @@ def test_golden_file(tmp_path):
         "project_in.weight": [[1.0]],
         "project_out.weight": [[-2.0]],
     }
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_weight_or_fact_that_changed_is_damage(tmp_path, form):
+    native.write(LINEAR, tmp_path / form)
+    model = tmp_path / form if form.endswith(".safetensors") else tmp_path / form / "model.safetensors"
+    config = model if model.name == form else model.with_name("config.json")
+    whole, described = model.read_bytes(), config.read_bytes()
+    model.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(CheckpointError, match="damaged"):
+        checkpoints.load(tmp_path / form)
+    model.write_bytes(whole)
+    config.write_bytes(described.replace(b"false", b"true ", 1))
+    with pytest.raises(CheckpointError):
+        checkpoints.load(tmp_path / form)
+    config.write_bytes(described)
+    assert checkpoints.load(tmp_path / form).digest == LINEAR.digest
 
 
 @pytest.mark.parametrize("form", FORMS)

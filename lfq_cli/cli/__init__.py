@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from contextlib import suppress
-from typing import Annotated
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Annotated, Any
 
 import typer
 
-from lfq_cli.cli import decode, encode, export_codebook, import_checkpoint, inspect, messages, stats
+from lfq_cli.cli import decode, encode, export_codebook, import_checkpoint, inspect, messages, stats, verify
 from lfq_cli.cli.interrupts import Interrupted, raise_on_signals
-from lfq_cli.errors import LfqError, OptionError
+from lfq_cli.errors import LfqError, LfqNote, OptionError
 from lfq_cli.version import __version__
 
 EXIT_FAILED, EXIT_USAGE, EXIT_BUG = 1, 2, 70
@@ -34,6 +36,7 @@ COMMANDS = {
     "export-codebook": export_codebook.export_codebook,
     "inspect": inspect.inspect,
     "import": import_checkpoint.import_checkpoint,
+    "verify": verify.verify,
 }
 for _name, _command in COMMANDS.items():
     app.command(_name, no_args_is_help=True)(_command)
@@ -57,7 +60,7 @@ def _root(
 def main() -> None:
     """Runs the command line and exits with its code."""
     messages.make_printable(sys.stdout, sys.stderr)
-    with raise_on_signals():
+    with raise_on_signals(), _notes_as_lines():
         try:
             app()
         except LfqError as error:
@@ -78,6 +81,23 @@ def main() -> None:
             told = messages.printable(f"{type(bug).__name__}: {bug}")
             typer.echo(f"lfq: bug: {told} (LFQ_TRACEBACK=1 shows where)", err=True)
             sys.exit(EXIT_BUG)
+
+
+@contextmanager
+def _notes_as_lines() -> Iterator[None]:
+    """Notes of the library become lines on stderr; other warnings stay what they are."""
+    show = warnings.showwarning
+
+    def tell(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
+        if issubclass(category, LfqNote):
+            typer.echo(f"lfq: note: {messages.printable(str(message))}", err=True)
+        else:
+            show(message, category, *rest, **more)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", LfqNote)
+        warnings.showwarning = tell
+        yield
 
 
 def _forget_stdout() -> None:

@@ -47,6 +47,7 @@ def decode(
     overwrite: options.Overwrite = False,
     fsync: options.Fsync = True,
     dry_run: options.DryRun = False,
+    fail_fast: options.FailFast = False,
     *,
     display: Display,
     facts: Any,
@@ -84,6 +85,7 @@ def decode(
         overwrite=overwrite,
         durable=fsync,
         dry_run=dry_run,
+        fail_fast=fail_fast,
     )
     tell = once(tell_assumptions)
     run_jobs("decode", jobs, lambda progress: decode_jobs(quantizer, jobs, chosen, progress, tell), display)

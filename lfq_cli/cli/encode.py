@@ -47,6 +47,7 @@ def encode(
     overwrite: options.Overwrite = False,
     fsync: options.Fsync = True,
     dry_run: options.DryRun = False,
+    fail_fast: options.FailFast = False,
     *,
     display: Display,
     facts: Any,
@@ -90,5 +91,6 @@ def encode(
         overwrite=overwrite,
         durable=fsync,
         dry_run=dry_run,
+        fail_fast=fail_fast,
     )
     run_jobs("encode", jobs, lambda progress: encode_jobs(quantizer, jobs, chosen, progress), display)

@@ -48,6 +48,9 @@ Fsync: TypeAlias = Annotated[
         help="Wait for the disk after each output; without, a power cut may lose outputs of the last seconds.",
     ),
 ]
+FailFast: TypeAlias = Annotated[
+    bool, typer.Option("--fail-fast", help="Stop at the first input that fails; unset: go on with the rest.")
+]
 DryRun: TypeAlias = Annotated[bool, typer.Option("--dry-run", help="Show what would be done and write nothing.")]
 
 

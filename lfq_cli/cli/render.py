@@ -26,10 +26,12 @@ from lfq_cli.jobs.inspect import CheckpointView, CodesView, QuantizerView, Tenso
 from lfq_cli.jobs.outcome import Outcome
 from lfq_cli.jobs.plan import Job
 from lfq_cli.jobs.stats import Report, TensorUsage
+from lfq_cli.jobs.verify import Verdict
+from lfq_cli.jobs.verify import as_json as verdict_json
 from lfq_cli.quantizer import Quantizer
 from lfq_cli.stats import Usage
 
-EXIT_SOME_FAILED = 3
+EXIT_FAILED, EXIT_SOME_FAILED, EXIT_DIFFERENT = 1, 3, 4
 _MOST_ROWS = 20
 
 
@@ -48,6 +50,9 @@ def run_jobs(
     failed = {outcome.source: outcome.error for outcome in outcomes if outcome.error is not None}
     if not failed or display.json or len(jobs) > 1:
         show_outcomes(outcomes, time.perf_counter() - started, display)
+    if len(outcomes) < len(jobs):
+        note(f"lfq: stopped at the first that failed: {len(jobs) - len(outcomes)} inputs were not tried")
+        raise typer.Exit(EXIT_FAILED)
     exit_if_failed(failed, len(jobs))
 
 
@@ -214,6 +219,53 @@ def show_export(plan: ExportPlan, display: Display, *, written: bool) -> None:
         _stdout().print(table)
 
 
+def show_verdicts(verdicts: Sequence[Verdict], display: Display) -> None:
+    """A row per file, figures per bit where the source was encoded again; exits with 4 for damage or a difference."""
+    bad = [verdict for verdict in verdicts if verdict.status in ("damaged", "different")]
+    failed = [verdict for verdict in verdicts if verdict.status == "failed"]
+    if display.json:
+        _print_json({"files": [verdict_json(verdict) for verdict in verdicts]})
+    else:
+        for verdict in (*bad, *failed):
+            if verdict.error is not None:
+                note(error_lines(verdict.error))
+        if not display.quiet:
+            _show_verdict_table(verdicts, display)
+    if bad:
+        raise typer.Exit(EXIT_DIFFERENT)
+    if failed:
+        raise typer.Exit(EXIT_SOME_FAILED if len(failed) < len(verdicts) else EXIT_FAILED)
+
+
+def _show_verdict_table(verdicts: Sequence[Verdict], display: Display) -> None:
+    table = _table("codes", "vectors", "status", "indices differ", "bits differ", "|z| < 1e-5", right=(1, 3, 4, 5))
+    shown = verdicts if display.verbose or len(verdicts) <= _MOST_ROWS else [v for v in verdicts if v.status != "whole"]
+    for verdict in shown[: None if display.verbose else _MOST_ROWS]:
+        row = [printable(str(verdict.path)), f"{verdict.vectors:,}", verdict.status]
+        figures = [comparison.figures() for comparison in verdict.comparisons.values()]
+        if figures:
+            worst = {key: max(figure[key] for figure in figures) for key in ("indices_differ", "bits_differ")}
+            row += [f"{share:.3%}" for share in worst.values()]
+            row.append(f"{max(figure['margin']['1e-05'] for figure in figures):.3%}")
+        table.add_row(*row)
+    _stdout().print(table)
+    for verdict in verdicts:
+        if verdict.status == "different" or (verdict.comparisons and display.verbose):
+            _show_bits(verdict)
+    counts = {v.status: sum(o.status == v.status for o in verdicts) for v in verdicts}
+    note("lfq: " + ", ".join(f"{count} {status}" for status, count in counts.items()))
+
+
+def _show_bits(verdict: Verdict) -> None:
+    for name, comparison in verdict.comparisons.items():
+        figures = comparison.figures()
+        _heading(f"{verdict.path}: {name}, {comparison.vectors:,} vectors encoded again")
+        table = _table("bit", "differ", *(f"|z| < {margin}" for margin in figures["margin_by_bit"]), right=range(9))
+        for bit, share in enumerate(figures["bits_differ_by_bit"]):
+            table.add_row(str(bit), f"{share:.3%}", *(f"{m[bit]:.3%}" for m in figures["margin_by_bit"].values()))
+        _stdout().print(table)
+
+
 def show_import(output: Path, quantizer: Quantizer, display: Display, *, written: bool) -> None:
     """The native checkpoint that was written, or would be."""
     status = "written" if written else "planned"
@@ -269,7 +321,7 @@ def _show_quantizer(view: QuantizerView) -> None:
 
 def _facts_of(quantizer: Quantizer) -> dict[str, str]:
     facts = {key: "not set" if value is None else str(value) for key, value in quantizer.full_config().items()}
-    facts |= {key: f"{facts[key]} (assumed, the file does not say)" for key in sorted(quantizer.assumed)}
+    facts |= {key: f"{facts.get(key, 'not set')} (assumed, the file does not say)" for key in sorted(quantizer.assumed)}
     facts["bits per vector"] = f"{quantizer.bits_per_vector}: {'+'.join(map(str, quantizer.codebook_dims))}"
     facts["tensors"] = ", ".join(f"{name} {shape(w.shape)}" for name, w in quantizer.weights.items()) or "none needed"
     return facts | {"sha256": quantizer.digest}

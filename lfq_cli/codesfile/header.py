@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass, field, replace
 from math import prod
@@ -11,15 +12,18 @@ from typing import Any, get_args
 import numpy as np
 
 from lfq_cli.bits import MAX_INDEX_BITS, PACKINGS, BitOrder, index_dtype, stream_bytes
-from lfq_cli.container import DTYPES, Header
+from lfq_cli.container import DTYPES, Header, no_duplicates
 from lfq_cli.errors import CodesFileError, OptionError
 from lfq_cli.layout import Layout, positions_shape
+from lfq_cli.quantizer import canonical_json
 
 FORMAT = "lfq-codes"
 VERSION = 1
 SUFFIX = ".codes.safetensors"
 
 _NO_DIGEST = "0" * 64
+_HEADER_DIGEST = "header_sha256"
+_KEYS = {"format", "version", "quantizer", "checkpoint_sha256", "compute_dtype", "assumed", "tensors", _HEADER_DIGEST}
 _INT_NAMES = {DTYPES[name]: name for name in ("U8", "I16", "I32", "I64", "U64")}
 
 
@@ -125,7 +129,7 @@ class CodesHeader:
         if self.assumed:
             value["assumed"] = self.assumed
         value["tensors"] = {name: tensor.entry() for name, tensor in self.tensors.items()}
-        return value
+        return value | {_HEADER_DIGEST: _digest_of(value)}
 
 
 def stored_dtype(packing: str, dims: tuple[int, ...], requested: str | None) -> str:
@@ -147,7 +151,7 @@ def stored_dtype(packing: str, dims: tuple[int, ...], requested: str | None) -> 
 def parse_header(container: Header, path: Path) -> CodesHeader:
     """The codes header in a container's; raises CodesFileError where it is missing, wrong or of another version."""
     try:
-        value = json.loads(container.metadata["lfq"])
+        value = json.loads(container.metadata["lfq"], object_pairs_hook=no_duplicates)
     except KeyError:
         raise CodesFileError(f"{path}: not a codes file: its metadata has no 'lfq'", "lfq encode writes them") from None
     except (ValueError, RecursionError) as reason:
@@ -167,6 +171,11 @@ def _header_of(value: Any, container: Header) -> CodesHeader:
     version = value.get("version")
     _need(type(version) is int, "version is no integer")
     _need(version == VERSION, f"it has version {version}, this lfq reads version {VERSION}: update lfq")
+    surplus = sorted(set(value) - _KEYS)
+    _need(not surplus, f"it has unknown keys {', '.join(map(repr, surplus))}")
+    if _HEADER_DIGEST in value:
+        rest = {key: item for key, item in value.items() if key != _HEADER_DIGEST}
+        _need(value[_HEADER_DIGEST] == _digest_of(rest), "its header has another sha256 than it says: it is damaged")
     quantizer, digest, compute = (value.get(key) for key in ("quantizer", "checkpoint_sha256", "compute_dtype"))
     _need(isinstance(quantizer, dict), "quantizer is no object")
     _need(_is_digest(digest), "checkpoint_sha256 is no sha256")
@@ -221,6 +230,11 @@ def _tensor_of(name: str, value: Any, container: Header) -> CodesTensor:
     )
     _need(entry.shape == tensor.stored_shape, f"{name!r} is stored as {entry.shape}, expected {tensor.stored_shape}")
     return tensor
+
+
+def _digest_of(value: dict[str, Any]) -> str:
+    """sha256 of a JSON object: sorted keys, no spaces, UTF-8."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()
 
 
 def _need(holds: bool, otherwise: str) -> None:

@@ -13,10 +13,10 @@ from lfq_cli import backends, codesfile
 from lfq_cli.backends import Backend
 from lfq_cli.codesfile import CodesFile, CodesTensor
 from lfq_cli.container import read_header
-from lfq_cli.errors import CodesFileError, OutputError, TensorError
+from lfq_cli.errors import CodesFileError, ExistsError, TensorError
 from lfq_cli.files import atomic_output, write_all
 from lfq_cli.floats import FORMATS
-from lfq_cli.jobs.outcome import Outcome, each, refuse_older
+from lfq_cli.jobs.outcome import Outcome, clear_leftovers, each, refuse_older
 from lfq_cli.jobs.plan import Job
 from lfq_cli.layout import insert_channels
 from lfq_cli.pipeline import DecodeTask, Progress, Workers, start_workers, write_decoded
@@ -39,6 +39,7 @@ class DecodeOptions:
     overwrite: bool = False
     durable: bool = True
     dry_run: bool = False
+    fail_fast: bool = False
 
 
 def decode(
@@ -53,8 +54,14 @@ def decode(
     `tell` is called with the quantizer that a file's codes are decoded with, before they are.
     """
     select = _Backends(options)
+    if not options.dry_run:
+        clear_leftovers(jobs)
     with start_workers() as workers:
-        yield from each(jobs, lambda job: _decode_file(job, quantizer, options, select, workers, progress, tell))
+        yield from each(
+            jobs,
+            lambda job: _decode_file(job, quantizer, options, select, workers, progress, tell),
+            fail_fast=options.fail_fast,
+        )
 
 
 class _Backends:
@@ -104,25 +111,36 @@ def _decode_file(
             return replace(outcome, status="up to date")
         if options.dry_run:
             return replace(outcome, status="planned")
-        backend = select(quantizer)
-        with atomic_output(job.output, overwrite=options.overwrite, durable=options.durable) as file:
-            write_all(file, head.data)
-            for info in infos:
-                intact = workers.start(codes[info.name].check_digest)
-                start = head.starts[info.name]
-                task = DecodeTask(
-                    codes=codes[info.name],
-                    file=file,
-                    start=start,
-                    channels=channels,
-                    backend=backend,
-                    spec=spec,
-                    project_out=options.project_out,
-                    kept_bits=stored.bits_of_levels(options.levels),
-                )
-                write_decoded(task, workers, progress)
-                intact()  # the file gets its name only if this does not raise
+        tasks = [
+            DecodeTask(
+                codes=codes[info.name],
+                start=head.starts[info.name],
+                channels=channels,
+                backend=select(quantizer),
+                spec=spec,
+                project_out=options.project_out,
+                kept_bits=stored.bits_of_levels(options.levels),
+            )
+            for info in infos
+        ]
+        try:
+            _write(job, head, tasks, options, workers, progress)
+        except ExistsError:
+            if not _is_current(job, head):  # another run made the same meanwhile
+                raise
+            return replace(outcome, status="up to date")
     return outcome
+
+
+def _write(
+    job: Job, head: Head, tasks: Sequence[DecodeTask], options: DecodeOptions, workers: Workers, progress: Progress
+) -> None:
+    with atomic_output(job.output, overwrite=options.overwrite, durable=options.durable) as file:
+        write_all(file, head.data)
+        for task in tasks:
+            intact = workers.start(task.codes.check_digest)
+            write_decoded(task, file, workers, progress)
+            intact()  # the file gets its name only if this does not raise
 
 
 def matching_quantizer(codes: CodesFile, quantizer: Quantizer) -> Quantizer:
@@ -162,11 +180,11 @@ def _made_of(codes: CodesFile, infos: Sequence[CodesTensor], options: DecodeOpti
 
 
 def _is_current(job: Job, head: Head) -> bool:
-    """Whether the output begins as this run's would. Raises OutputError where something else is in its place."""
+    """Whether the output begins as this run's would. Raises ExistsError where something else is in its place."""
     if not job.output.exists():
         return False
     if not head.tells_origin or not _begins_with(job.output, head):
-        raise OutputError(f"{job.output}: exists, and is not what this run would make", "--overwrite replaces it")
+        raise ExistsError(f"{job.output}: exists, and is not what this run would make", "--overwrite replaces it")
     refuse_older(job)
     return True
 

@@ -9,9 +9,9 @@ from math import prod
 
 from lfq_cli import backends, codesfile
 from lfq_cli.codesfile import CodesHeader, CodesTensor, SourceInfo
-from lfq_cli.errors import CodesFileError, OutputError
+from lfq_cli.errors import CodesFileError, ExistsError
 from lfq_cli.floats import FORMATS
-from lfq_cli.jobs.outcome import Outcome, each, refuse_older
+from lfq_cli.jobs.outcome import Outcome, clear_leftovers, each, refuse_older
 from lfq_cli.jobs.plan import Job
 from lfq_cli.layout import Layout, positions_shape
 from lfq_cli.matching import select_tensors
@@ -34,6 +34,7 @@ class EncodeOptions:
     overwrite: bool = False
     durable: bool = True
     dry_run: bool = False
+    fail_fast: bool = False
 
 
 def encode(
@@ -48,8 +49,14 @@ def encode(
         if quantizer.soft_clamp_input_value is not None:
             quantizer.require("cosine_sim_project_in_scale")
     backend = backends.select(options.device, quantizer, options.compute_dtype, decoding=False)
+    if not options.dry_run:
+        clear_leftovers(jobs)
     with start_workers() as workers:
-        yield from each(jobs, lambda job: _encode_file(job, options, backend, workers, progress))
+        yield from each(
+            jobs,
+            lambda job: _encode_file(job, options, backend, workers, progress),
+            fail_fast=options.fail_fast,
+        )
 
 
 def _encode_file(
@@ -73,14 +80,33 @@ def _encode_file(
             return replace(outcome, status="up to date")
         if options.dry_run:
             return replace(outcome, status="planned")
-        with codesfile.create(job.output, header, overwrite=options.overwrite, durable=options.durable) as writer:
-            for tensor, layout in selection.chosen:
-                task = EncodeTask(job.source, tensor, layout, backend, zero_nan=options.zero_nan)
-                runs = packed_runs(task, header.tensors[tensor.name], workers, progress)
-                with writer.tensor(tensor.name) as out, closing(runs):
-                    for codes in runs:
-                        out.append(codes)
+        tasks = [
+            EncodeTask(job.source, tensor, layout, backend, zero_nan=options.zero_nan)
+            for tensor, layout in selection.chosen
+        ]
+        try:
+            _write(job, header, tasks, options, workers, progress)
+        except ExistsError:
+            if not _is_current(job, header):  # another run made the same meanwhile
+                raise
+            return replace(outcome, status="up to date")
     return outcome
+
+
+def _write(
+    job: Job,
+    header: CodesHeader,
+    tasks: Sequence[EncodeTask],
+    options: EncodeOptions,
+    workers: Workers,
+    progress: Progress,
+) -> None:
+    with codesfile.create(job.output, header, overwrite=options.overwrite, durable=options.durable) as writer:
+        for task in tasks:
+            runs = packed_runs(task, header.tensors[task.tensor.name], workers, progress)
+            with writer.tensor(task.tensor.name) as out, closing(runs):
+                for codes in runs:
+                    out.append(codes)
 
 
 def _header(quantizer: Quantizer, chosen: Sequence[tuple[StoredTensor, Layout]], options: EncodeOptions) -> CodesHeader:
@@ -102,21 +128,38 @@ def _header(quantizer: Quantizer, chosen: Sequence[tuple[StoredTensor, Layout]],
 
 
 def _is_current(job: Job, header: CodesHeader) -> bool:
-    """Whether the output is what this run would make. Raises OutputError where something else is in its place."""
+    """Whether the output is what this run would make. Raises ExistsError where something else is in its place."""
     if not job.output.exists():
         return False
     try:
         with codesfile.open_codes(job.output) as existing:
             found = existing.header
     except CodesFileError as error:
-        raise OutputError(f"{job.output}: exists and is no codes file", "--overwrite replaces it") from error
+        raise ExistsError(f"{job.output}: exists and is no whole codes file", "--overwrite replaces it") from error
     if found.without_digests() != header:
-        raise OutputError(
-            f"{job.output}: exists, made by another checkpoint, with other options or from another input",
-            "--overwrite replaces it",
-        )
+        raise ExistsError(f"{job.output}: exists, {_difference(found, header)}", "--overwrite replaces it")
     refuse_older(job)
     return True
+
+
+def _difference(found: CodesHeader, wanted: CodesHeader) -> str:
+    """In what the codes that are there are not those that this run would make."""
+    if found.checkpoint_sha256 != wanted.checkpoint_sha256:
+        return "made by another checkpoint, or with other facts told of it"
+    if found.compute_dtype != wanted.compute_dtype:
+        return f"computed in {found.compute_dtype}, not {wanted.compute_dtype}"
+    if set(found.tensors) != set(wanted.tensors):
+        return f"with the tensors {', '.join(map(repr, found.tensors))}, not {', '.join(map(repr, wanted.tensors))}"
+    for name, tensor in wanted.tensors.items():
+        other = found.tensors[name]
+        if other.source != tensor.source:
+            return (
+                f"{name!r} made from {other.source.dtype} {list(other.source.shape)} ({other.source.layout}), the input"
+                f" has {tensor.source.dtype} {list(tensor.source.shape)} ({tensor.source.layout})"
+            )
+        if (other.packing, other.dtype) != (tensor.packing, tensor.dtype):
+            return f"{name!r} packed as {other.packing} ({other.dtype}), not {tensor.packing} ({tensor.dtype})"
+    return "made with other facts told of the checkpoint"
 
 
 def _float_bytes(tensor: StoredTensor) -> int:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from lfq_cli.errors import LfqError, OutputError
+from lfq_cli.errors import ExistsError, LfqError, LfqNote
+from lfq_cli.files import remove_leftovers
 from lfq_cli.jobs.plan import Job
 
 
@@ -17,7 +19,7 @@ class Outcome:
 
     source: Path
     output: Path
-    status: Literal["written", "up to date", "planned", "failed"]
+    status: Literal["written", "up to date", "planned", "refused", "failed"]
     tensors: int = 0
     vectors: int = 0
     bytes_in: int = 0
@@ -26,19 +28,35 @@ class Outcome:
     error: LfqError | None = None
 
 
-def each(jobs: Sequence[Job], work: Callable[[Job], Outcome]) -> Iterator[Outcome]:
-    """The outcome of every job, in order, as soon as it is there."""
+def each(jobs: Sequence[Job], work: Callable[[Job], Outcome], *, fail_fast: bool) -> Iterator[Outcome]:
+    """The outcome of every job, in order, as soon as it is there; `fail_fast`: up to the first that fails."""
     for job in jobs:
-        try:
-            yield work(job)
-        except LfqError as error:
-            yield Outcome(job.source, job.output, "failed", error=error)
-        except OSError as reason:  # a name too long, a folder that may not be entered
-            refused = LfqError(f"{reason.filename or job.source}: {reason.strerror or reason}")
-            yield Outcome(job.source, job.output, "failed", error=refused)
+        outcome = _outcome(job, work)
+        yield outcome
+        if fail_fast and outcome.error is not None:
+            return
+
+
+def _outcome(job: Job, work: Callable[[Job], Outcome]) -> Outcome:
+    try:
+        return work(job)
+    except ExistsError as error:
+        return Outcome(job.source, job.output, "refused", error=error)
+    except LfqError as error:
+        return Outcome(job.source, job.output, "failed", error=error)
+    except OSError as reason:  # a name too long, a folder that may not be entered
+        refused = LfqError(f"{reason.filename or job.source}: {reason.strerror or reason}")
+        return Outcome(job.source, job.output, "failed", error=refused)
+
+
+def clear_leftovers(jobs: Sequence[Job]) -> None:
+    """Removes what runs that were killed left where the outputs go, and notes it."""
+    count = remove_leftovers(sorted({job.output.parent for job in jobs}))
+    if count:
+        warnings.warn(f"removed {count} unfinished file(s) of runs that were killed", LfqNote, stacklevel=2)
 
 
 def refuse_older(job: Job) -> None:
-    """Raises OutputError where the output is older than the input it should have been made from."""
+    """Raises ExistsError where the output is older than the input it should have been made from."""
     if job.output.stat().st_mtime_ns < job.source.stat().st_mtime_ns:
-        raise OutputError(f"{job.output}: exists and is older than {job.source}", "--overwrite replaces it")
+        raise ExistsError(f"{job.output}: exists and is older than {job.source}", "--overwrite replaces it")

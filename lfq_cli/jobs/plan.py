@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from lfq_cli.codesfile import SUFFIX
 from lfq_cli.errors import LfqError, OptionError, TensorError
 from lfq_cli.tensors import FORMATS
 
@@ -58,6 +59,24 @@ def plan_jobs(
     _refuse_collisions(jobs)
     refuse_to_replace([job.output for job in jobs], [*inputs_kept, *(job.source for job in jobs)])
     return jobs
+
+
+def source_jobs(
+    sources: Sequence[str], arguments: Sequence[str], codes: Sequence[Path], accepts: Callable[[Path], bool]
+) -> list[Job]:
+    """The jobs that would encode `sources` into `codes`, which `arguments` named; outputs as absolute paths.
+
+    One source and one codes file belong together. Otherwise the codes lie where `lfq encode SOURCES -o FOLDER` puts
+    them, FOLDER being the folder that was named, or the deepest that holds all codes files.
+    """
+    found = _find(sources, accepts, TensorError)
+    if len(found) == 1 and found[0].named and len(codes) == 1:
+        return [Job(found[0].path, codes[0].absolute())]
+    folders = [argument for argument in arguments if os.path.isdir(argument)]  # noqa: PTH112
+    if len(folders) > 1:
+        raise OptionError("several folders of codes cannot be paired with sources", "verify one folder at a time")
+    folder = Path(folders[0] if folders else os.path.commonpath([path.parent for path in codes]))
+    return _mirrored(found, folder.absolute(), lambda name: Path(name).stem + SUFFIX)
 
 
 def refuse_to_replace(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:

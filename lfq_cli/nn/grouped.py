@@ -63,6 +63,16 @@ class GroupedResidualLFQ(nn.Module):
         """Every code of every group and level [G, Q, 2^D, D]; raises LfqError where `LFQ.codebook` does."""
         return torch.stack([group.codebooks for group in self._groups()])
 
+    def project(self, x: Tensor) -> Tensor:
+        """x [n, dim] -> z [n, G * D]: `ResidualLFQ.project`, group by group."""
+        parts = zip(self._groups(), self._split(x, axis=-1), strict=True)
+        return torch.cat([group.project(part) for group, part in parts], dim=-1)
+
+    def unproject(self, codes: Tensor) -> Tensor:
+        """The sums of codes [n, G * D] -> vectors [n, dim]: `ResidualLFQ.unproject`, group by group."""
+        parts = zip(self._groups(), codes.chunk(self.groups, dim=-1), strict=True)
+        return torch.cat([group.unproject(part) for group, part in parts], dim=-1)
+
     def latents(self, x: Tensor, levels: int | None = None) -> Tensor:
         """x [n, dim] -> what each level of each group rounds [n, G * levels * D] float32: `ResidualLFQ.latents`.
 

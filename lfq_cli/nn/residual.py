@@ -105,6 +105,21 @@ class ResidualLFQ(nn.Module):
     # x -> z -> levels of bits
 
     @torch.no_grad()
+    def project(self, x: Tensor) -> Tensor:
+        """x [n, dim] -> z [n, D], what level 0 rounds, in `dtype`, whatever autocast says."""
+        check_features(x, dim=self.dim, axis=-1, channel_first=self.channel_first)
+        with without_autocast(x.device):
+            z: Tensor = self.project_in(x.to(self.dtype))
+        return z
+
+    @torch.no_grad()
+    def unproject(self, codes: Tensor) -> Tensor:
+        """The sum of codes [n, D] -> vectors [n, dim], in `dtype`."""
+        with without_autocast(codes.device):
+            vectors: Tensor = self.project_out(codes.to(self.dtype))
+        return vectors
+
+    @torch.no_grad()
     def latents(self, x: Tensor, levels: int | None = None) -> Tensor:
         """x [n, dim] -> what each level rounds [n, levels * D] float32, level 0 first; all levels if not told.
 
@@ -122,8 +137,7 @@ class ResidualLFQ(nn.Module):
 
     def _latents(self, x: Tensor, levels: int | None) -> Iterator[Tensor]:
         """x [n, dim] -> for one level after the other, what it rounds [n, D]."""
-        check_features(x, dim=self.dim, axis=-1, channel_first=self.channel_first)
-        z = self.project_in(x.to(self.dtype))
+        z = self.project(x)
         residual = z.to(self._residual_dtype(z.dtype))
         for layer in self._first(self._check_levels(levels)):
             latents = rearrange(layer.project(residual), "n 1 d -> n d")

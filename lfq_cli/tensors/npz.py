@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import lzma
 import zipfile
-import zlib
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,9 +12,10 @@ from lfq_cli.errors import TensorError
 from lfq_cli.regions import FileRegion, InputFile, Region
 from lfq_cli.tensors.npy import check_size, dtype_name, is_known, read_array_header, reordered
 from lfq_cli.tensors.source import Source, StoredTensor
-from lfq_cli.zipread import member_start
+from lfq_cli.zipread import BROKEN, member_start
 
-_BROKEN = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError)
+MAX_REORDERED_BYTES = 1 << 30
+"""Of a compressed array whose bytes are not in C order: it has to be held in memory, whatever its header claims."""
 
 
 class MemberRegion:
@@ -41,7 +40,7 @@ class MemberRegion:
                     raise TensorError(f"{self._where}: ends {len(view)} bytes early")
                 view[: len(part)] = part
                 view = view[len(part) :]
-        except _BROKEN as reason:
+        except BROKEN as reason:
             raise TensorError(f"{self._where}: damaged: {reason}") from reason
 
 
@@ -62,7 +61,7 @@ def open_source(path: Path) -> Source:
 def _open_archive(file: InputFile) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(file.file)  # does not close what it did not open
-    except _BROKEN as reason:
+    except BROKEN as reason:
         raise TensorError(f"{file.path}: not a whole npz file: {reason}") from reason
     except OSError as reason:
         raise file.refused(reason) from reason
@@ -75,7 +74,7 @@ def _tensor(archive: zipfile.ZipFile, info: zipfile.ZipInfo, file: InputFile) ->
     try:
         member = archive.open(info)
         shape, fortran_order, dtype = read_array_header(member, where)
-    except _BROKEN as reason:
+    except BROKEN as reason:
         raise TensorError(f"{where}: damaged: {reason}") from reason
     if not is_known(dtype):
         return dtype
@@ -85,6 +84,11 @@ def _tensor(archive: zipfile.ZipFile, info: zipfile.ZipInfo, file: InputFile) ->
     if info.compress_type == zipfile.ZIP_STORED:
         region = FileRegion(file, member_start(file, info) + header_bytes)
     if fortran_order or dtype.byteorder == ">":
+        if info.compress_type != zipfile.ZIP_STORED and info.file_size > MAX_REORDERED_BYTES:
+            raise TensorError(
+                f"{where}: compressed, not in C order, and larger than {MAX_REORDERED_BYTES >> 30} GiB",
+                "save it as .npy, or in C order",
+            )
         data = bytearray(info.file_size - header_bytes)
         region.read_into(0, memoryview(data))
         region = reordered(bytes(data), shape, dtype, fortran_order)

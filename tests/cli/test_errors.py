@@ -556,13 +556,58 @@ def test_existing_output_is_refused_and_kept(lfq):
     assert Path("out/x.codes.safetensors").read_text() == "kept"
 
 
-def test_output_made_with_other_options_is_refused(lfq):
+OTHERWISE_MADE = {
+    "packing": (("--packing", "rows"), "'data' packed as bits (U8), not rows (U8)"),
+    "integers": (("--packing", "ints", "--index-dtype", "int64"), "'data' packed as bits (U8), not ints (I64)"),
+    "precision": (("--compute-dtype", "bfloat16"), "computed in float32, not bfloat16"),
+}
+
+
+@pytest.mark.parametrize("case", OTHERWISE_MADE)
+def test_output_made_with_other_options_is_refused(lfq, case):
+    options, reason = OTHERWISE_MADE[case]
     array()
     made = codes(lfq, checkpoint())
     before = Path(made).read_bytes()
-    told = lfq("encode", "lfq.safetensors", "x.npy", "-o", made, "--packing", "rows")
-    assert_error(told, f"{made}: exists, made by another checkpoint, with other options", "--overwrite")
+    told = lfq("encode", "lfq.safetensors", "x.npy", "-o", made, *options)
+    assert_error(told, f"{made}: exists, {reason}", "--overwrite")
     assert Path(made).read_bytes() == before
+
+
+def test_output_made_from_something_else_is_refused(lfq):
+    array(values=floats()[:3])
+    made = codes(lfq, checkpoint())
+    array()
+    told = lfq("encode", "lfq.safetensors", "x.npy", "-o", made)
+    assert_error(told, f"{made}: exists, 'data' made from F32 [3,", "the input has F32", "--overwrite")
+    np.savez("x.npz", other=floats())
+    told = lfq("encode", "lfq.safetensors", "x.npz", "-o", made)
+    assert_error(told, "exists, with the tensors 'data', not 'other'")
+
+
+def test_a_plan_shows_what_is_refused(lfq):
+    for name in ("a.npy", "b.npy"):
+        array(name)
+    codes(lfq, checkpoint(), "a.npy", "out/a.codes.safetensors")
+    Path("out/b.codes.safetensors").write_text("not codes")
+    array("c.npy")
+    told = lfq("encode", "lfq.safetensors", "a.npy", "b.npy", "c.npy", "-o", "out", "--dry-run", "--json")
+    assert told.code == 3
+    statuses = {item["input"]: item["status"] for item in json.loads(told.out)["outputs"]}
+    assert statuses == {"a.npy": "up to date", "b.npy": "refused", "c.npy": "planned"}
+    assert not Path("out/c.codes.safetensors").exists()
+
+
+def test_fail_fast_stops_at_the_first_bad_input(lfq):
+    for name in ("a.npy", "c.npy"):
+        array(name)
+    Path("b.npy").write_text("no array")
+    told = lfq("encode", checkpoint(), "a.npy", "b.npy", "c.npy", "-o", "out", "--fail-fast")
+    assert told.code == 1
+    assert "1 inputs were not tried" in told.err
+    assert [path.name for path in Path("out").iterdir()] == ["a.codes.safetensors"]
+    assert lfq("encode", "lfq.safetensors", "a.npy", "b.npy", "c.npy", "-o", "out").code == 3
+    assert Path("out/c.codes.safetensors").exists()
 
 
 def test_output_older_than_its_input_is_refused(lfq):

@@ -1,0 +1,73 @@
+"""`lfq verify`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from lfq_cli.cli import options
+from lfq_cli.cli.options import Display, takes_display, takes_facts
+
+Inputs = Annotated[list[str], typer.Argument(metavar="CODES", help="Codes files, folders or globs.")]
+WithCheckpoint = Annotated[
+    Path | None,
+    typer.Option("--checkpoint", metavar="CHECKPOINT", help="Check that this checkpoint made them."),
+]
+Sources = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--source",
+        metavar="INPUT",
+        help="Encode these inputs (file, folder or glob) again and compare; needs --checkpoint; may be repeated.",
+    ),
+]
+Sample = Annotated[
+    int | None,
+    typer.Option("--sample", metavar="N", min=1, help="Vectors of each tensor to encode again, spread; unset: all."),
+]
+ComputeDtype = Annotated[
+    Literal["float32", "bfloat16", "float16"] | None,
+    typer.Option("--compute-dtype", help="Precision of projections; unset: what the codes file says."),
+]
+
+
+@takes_facts
+@takes_display
+def verify(
+    inputs: Inputs,
+    checkpoint: WithCheckpoint = None,
+    source: Sources = None,
+    sample: Sample = None,
+    tensor: options.Tensors = None,
+    device: options.Device = "auto",
+    compute_dtype: ComputeDtype = None,
+    *,
+    display: Display,
+    facts: Any,
+) -> None:
+    """Check that codes files are whole and, with --checkpoint and --source, that encoding again gives the same.
+
+    Shows the share of indices and bits that differ, and the margin: the share of |z| below 1e-6 to 1e-2, which tells
+    how far tokens depend on hardware and precision. Exit code 4 where something is damaged or differs.
+    """
+    from lfq_cli import checkpoints
+    from lfq_cli.cli import render
+    from lfq_cli.errors import CodesFileError, OptionError
+    from lfq_cli.jobs.kinds import is_codes_file, is_tensor_file
+    from lfq_cli.jobs.plan import find_inputs, source_jobs
+    from lfq_cli.jobs.verify import VerifyOptions, sources_of
+    from lfq_cli.jobs.verify import verify as verify_files
+
+    if source and checkpoint is None:
+        raise OptionError("--source needs --checkpoint", "the checkpoint that encoded it")
+    if sample is not None and not source:
+        raise OptionError("--sample belongs to --source", "leave it out, or name what to encode again")
+    paths = find_inputs(inputs, is_codes_file, CodesFileError)
+    quantizer = None if checkpoint is None else checkpoints.load(checkpoint, facts)
+    sources = sources_of(source_jobs(source, inputs, paths, is_tensor_file)) if source else None
+    chosen = VerifyOptions(tensors=tuple(tensor or ()), sample=sample, device=device, compute_dtype=compute_dtype)
+    with render.progress_bar("verify", render.total_size(paths), display) as progress:
+        verdicts = list(verify_files(paths, chosen, quantizer, sources, progress))
+    render.show_verdicts(verdicts, display)

@@ -1,0 +1,158 @@
+"""Whether codes files are whole, and whether they are what a checkpoint makes of their sources today."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from lfq_cli import backends, codesfile
+from lfq_cli.backends import Backend
+from lfq_cli.codesfile import CodesFile, CodesTensor
+from lfq_cli.errors import CodesFileError, LfqError
+from lfq_cli.jobs.decode import matching_quantizer
+from lfq_cli.jobs.plan import Job
+from lfq_cli.layout import channel_axis
+from lfq_cli.pipeline import Comparison, EncodeTask, Progress, check_indices, compare
+from lfq_cli.quantizer import Quantizer
+from lfq_cli.tensors import Source, StoredTensor, open_source
+
+
+@dataclass(frozen=True)
+class VerifyOptions:
+    """How to verify. sample: vectors of each tensor to encode again, spread over it; None: all."""
+
+    tensors: tuple[str, ...] = ()
+    sample: int | None = None
+    device: str = "auto"
+    compute_dtype: str | None = None
+    """None: as the file says."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was found of one codes file. `comparisons` by tensor, where its source was encoded again."""
+
+    path: Path
+    status: Literal["whole", "same", "different", "damaged", "failed"]
+    tensors: int = 0
+    vectors: int = 0
+    nbytes: int = 0
+    source: Path | None = None
+    comparisons: dict[str, Comparison] = field(default_factory=dict)
+    error: LfqError | None = None
+
+
+def verify(
+    paths: Sequence[Path],
+    options: VerifyOptions,
+    quantizer: Quantizer | None = None,
+    sources: Mapping[Path, Path] | None = None,
+    progress: Progress = lambda _: None,
+) -> Iterator[Verdict]:
+    """The verdict on every codes file: structure and sha256; with a quantizer, that it is the file's; with sources
+    (codes file -> tensor file), that it makes the same codes of them.
+    """
+    absent = sorted(set(sources or {}) - {path.absolute() for path in paths})
+    for path in absent:
+        assert sources is not None
+        yield Verdict(path, "failed", error=CodesFileError(f"{path}: is not there, but its source {sources[path]} is"))
+    for path in paths:
+        try:
+            yield _verify_file(path, options, quantizer, sources, progress)
+        except CodesFileError as error:
+            yield Verdict(path, "damaged", error=error)
+        except LfqError as error:
+            yield Verdict(path, "failed", error=error)
+        except OSError as reason:
+            refused = LfqError(f"{reason.filename or path}: {reason.strerror or reason}")
+            yield Verdict(path, "failed", error=refused)
+
+
+def sources_of(jobs: Sequence[Job]) -> dict[Path, Path]:
+    """Codes file, as an absolute path -> its source."""
+    return {job.output.absolute(): job.source for job in jobs}
+
+
+def _verify_file(
+    path: Path,
+    options: VerifyOptions,
+    quantizer: Quantizer | None,
+    sources: Mapping[Path, Path] | None,
+    progress: Progress,
+) -> Verdict:
+    with codesfile.open_codes(path) as codes:
+        infos = [codes.header.tensors[name] for name in codes.matching(options.tensors)]
+        for info in infos:
+            codes[info.name].check_digest()
+            check_indices(codes[info.name])
+            progress(info.stored_bytes)
+        comparisons: dict[str, Comparison] = {}
+        source = None
+        if quantizer is not None:
+            quantizer = matching_quantizer(codes, quantizer)
+            if sources is not None:
+                source = _source_of(path, sources)
+                comparisons = _compare(codes, infos, source, quantizer, options)
+        same = all(not comparison.differing_bits for comparison in comparisons.values())
+        return Verdict(
+            path,
+            ("same" if same else "different") if comparisons else "whole",
+            tensors=len(infos),
+            vectors=sum(info.vectors for info in infos),
+            nbytes=codes.nbytes,
+            source=source,
+            comparisons=comparisons,
+        )
+
+
+def _source_of(path: Path, sources: Mapping[Path, Path]) -> Path:
+    if path.absolute() not in sources:
+        raise LfqError(f"{path}: none of the sources would be encoded into it", "name the folder that it was made from")
+    return sources[path.absolute()]
+
+
+def _compare(
+    codes: CodesFile, infos: Sequence[CodesTensor], path: Path, quantizer: Quantizer, options: VerifyOptions
+) -> dict[str, Comparison]:
+    compute_dtype = options.compute_dtype or codes.header.compute_dtype
+    backend = backends.select(options.device, quantizer, compute_dtype, decoding=False)
+    with open_source(path) as source:
+        return {info.name: compare(_task(source, info, backend), codes[info.name], options.sample) for info in infos}
+
+
+def _task(source: Source, info: CodesTensor, backend: Backend) -> EncodeTask:
+    tensor = source.tensors.get(info.name)
+    if tensor is None:
+        raise LfqError(f"{source.path}: has no tensor {info.name!r}, from which the codes were made")
+    told, found = (info.source.shape, info.source.dtype), (tensor.shape, tensor.dtype)
+    if told != found:
+        raise LfqError(
+            f"{source.path}: {info.name!r} is {_described(tensor)}, the codes were made from {told[1]} {list(told[0])}"
+        )
+    axis = channel_axis(len(tensor.shape), info.source.layout)
+    if tensor.shape[axis] != backend.quantizer.dim:
+        raise LfqError(f"{source.path}: {info.name!r} has {tensor.shape[axis]} features on axis {axis}")
+    return EncodeTask(source.path, tensor, info.source.layout, backend, zero_nan=True)
+
+
+def _described(tensor: StoredTensor) -> str:
+    return f"{tensor.dtype} {list(tensor.shape)}"
+
+
+def as_json(verdict: Verdict) -> dict[str, Any]:
+    """The JSON object of `lfq verify --json` for one file."""
+    told: dict[str, Any] = {
+        "path": str(verdict.path),
+        "status": verdict.status,
+        "tensors": verdict.tensors,
+        "vectors": verdict.vectors,
+        "bytes": verdict.nbytes,
+    }
+    if verdict.source is not None:
+        told["source"] = str(verdict.source)
+        told["comparisons"] = {name: comparison.figures() for name, comparison in verdict.comparisons.items()}
+    if verdict.error is not None:
+        told |= {"error": verdict.error.message, "hint": verdict.error.hint}
+    return told

@@ -1,0 +1,30 @@
+"""Every loop over data, in constant memory: floats to codes, codes to floats, codes to counts, codes to a table.
+
+The road of a block: a worker reads it by position into a buffer of its own and computes; codes are handed to the caller
+in order, who writes them; floats are written by position where they belong. Workers run ahead by a few blocks, so that
+reading, computing and writing overlap. Knows blocks and backends; files are opened, named and finished by `jobs`.
+"""
+
+from __future__ import annotations
+
+from lfq_cli.pipeline.compare import Comparison, check_indices, compare
+from lfq_cli.pipeline.count import count
+from lfq_cli.pipeline.decode import DecodeTask, write_decoded
+from lfq_cli.pipeline.encode import EncodeTask, packed_runs
+from lfq_cli.pipeline.table import write_table
+from lfq_cli.pipeline.workers import Progress, Workers, start_workers
+
+__all__ = [
+    "Comparison",
+    "DecodeTask",
+    "EncodeTask",
+    "Progress",
+    "Workers",
+    "check_indices",
+    "compare",
+    "count",
+    "packed_runs",
+    "start_workers",
+    "write_decoded",
+    "write_table",
+]

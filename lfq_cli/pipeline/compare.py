@@ -1,0 +1,98 @@
+"""Codes against their source: what encoding again makes of it, bit by bit, and how near to 0 it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lfq_cli.bits import unpack
+from lfq_cli.codesfile import TensorCodes
+from lfq_cli.floats import Bools
+from lfq_cli.layout import Block
+from lfq_cli.pipeline.encode import EncodeTask, read_block
+
+MARGINS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
+_SAMPLED_RUN = 1 << 10  # vectors that are sampled at once
+_CHECKED_VECTORS = 1 << 17
+
+
+@dataclass
+class Comparison:
+    """Codes that were made again against those stored. Counts per bit are [B], in the order of the stream."""
+
+    dims: tuple[int, ...]
+    vectors: int
+    differing_indices: int
+    differing_bits_by_bit: NDArray[np.int64]
+    close_by_bit: NDArray[np.int64]
+    """How often |z| is below each of MARGINS: [len(MARGINS), B]."""
+
+    @property
+    def differing_bits(self) -> int:
+        """Bits that differ, of all."""
+        return int(self.differing_bits_by_bit.sum())
+
+    def figures(self) -> dict[str, Any]:
+        """Shares, for JSON."""
+        vectors = max(self.vectors, 1)
+        return {
+            "vectors": self.vectors,
+            "indices_differ": self.differing_indices / (vectors * len(self.dims)),
+            "bits_differ": self.differing_bits / (vectors * sum(self.dims)),
+            "bits_differ_by_bit": (self.differing_bits_by_bit / vectors).tolist(),
+            "margin": {
+                f"{m:g}": float(close.mean() / vectors) for m, close in zip(MARGINS, self.close_by_bit, strict=True)
+            },
+            "margin_by_bit": {
+                f"{m:g}": (close / vectors).tolist() for m, close in zip(MARGINS, self.close_by_bit, strict=True)
+            },
+        }
+
+
+def compare(task: EncodeTask, codes: TensorCodes, sample: int | None) -> Comparison:
+    """Encodes the task's tensor again, or about `sample` vectors of it, and compares."""
+    dims = codes.info.codebook_dims
+    bits = sum(dims)
+    counts = np.zeros(bits, np.int64)
+    total = Comparison(dims, 0, 0, counts, np.zeros((len(MARGINS), bits), np.int64))
+    for block in _sampled(task, sample):
+        raw = read_block(task.tensor, task.geometry, block, task.spec)
+        start = block.outer.start * task.geometry.inner + block.inner.start
+        stored = codes.stream(start, start + block.vectors)
+        made, _ = task.backend.encode(raw, task.spec)
+        differ = unpack(stored ^ made, block.vectors, bits)
+        total.vectors += block.vectors
+        total.differing_bits_by_bit += differ.sum(axis=0)
+        total.differing_indices += sum(int(field.any(axis=1).sum()) for field in _fields(differ, dims))
+        near = np.abs(task.backend.latents(raw, task.spec))
+        for k, margin in enumerate(MARGINS):
+            total.close_by_bit[k] += (near < np.float32(margin)).sum(axis=0)
+    return total
+
+
+def _fields(bits: Bools, dims: tuple[int, ...]) -> list[Bools]:
+    return np.split(bits, np.cumsum(dims)[:-1], axis=1)
+
+
+def _sampled(task: EncodeTask, sample: int | None) -> Iterator[Block]:
+    """All blocks; or runs at even distances, of `sample` vectors together (of whole items, if compressed)."""
+    if sample is None or sample >= task.geometry.vectors:
+        yield from task.blocks()
+        return
+    run = min(_SAMPLED_RUN, sample)
+    whole_items = not task.tensor.region.seekable
+    small = task.geometry.blocks(run * task.geometry.channels, whole_items=whole_items)
+    wanted, every = -(-sample // run), max(1, task.geometry.vectors // sample)
+    yield from islice(islice(small, 0, None, every), wanted)
+
+
+def check_indices(codes: TensorCodes) -> None:
+    """Reads every index. Raises CodesFileError for one outside its codebook, and for bits set that belong to none."""
+    if codes.info.packing != "bits":  # there is nothing else in a stream
+        for start in range(0, codes.info.vectors, _CHECKED_VECTORS):
+            codes.stream(start, min(start + _CHECKED_VECTORS, codes.info.vectors))

@@ -1,0 +1,73 @@
+"""Codes -> floats: every block is written where it belongs, in whatever order blocks are done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cached_property, partial
+from itertools import chain
+from typing import BinaryIO
+
+from lfq_cli.backends import Backend
+from lfq_cli.bits import pack, unpack
+from lfq_cli.codesfile import TensorCodes
+from lfq_cli.files import write_at
+from lfq_cli.floats import Bools, FloatFormat, Raw
+from lfq_cli.layout import Block, Geometry, geometry_of, insert_channels
+from lfq_cli.pipeline.workers import Progress, Workers, in_tasks
+from lfq_cli.regions import bytes_of
+
+
+@dataclass(frozen=True)
+class DecodeTask:
+    """One tensor's codes on their way back through a backend."""
+
+    codes: TensorCodes
+    start: int
+    """Where in the output the tensor's bytes begin."""
+    channels: int
+    backend: Backend
+    spec: FloatFormat
+    project_out: bool
+    kept_bits: Bools | None = None
+    """Which bits of a stored vector are decoded, [B] bool; None: all."""
+
+    @cached_property
+    def geometry(self) -> Geometry:
+        """The decoded tensor as [outer, channels, inner]."""
+        return geometry_of(
+            insert_channels(self.codes.info.positions, self.channels, self.codes.info.source.layout),
+            self.codes.info.source.layout,
+        )
+
+    def blocks(self) -> Iterator[Block]:
+        """The tensor in order, in blocks that suit the backend."""
+        return self.geometry.blocks(self.backend.block_values)
+
+    def run(self, blocks: list[Block], file: BinaryIO) -> list[Block]:
+        """Reads and decodes some blocks and writes them into `file`, one after the other."""
+        for block in blocks:
+            _write_block(file, self.start, self.geometry, block, self._decode(block))
+        return blocks
+
+    def _decode(self, block: Block) -> Raw:
+        start = block.outer.start * self.geometry.inner + block.inner.start
+        stream = self.codes.stream(start, start + block.vectors)
+        if self.kept_bits is not None:
+            stream = pack(unpack(stream, block.vectors, len(self.kept_bits))[:, self.kept_bits])
+        outer, inner = block.outer.stop - block.outer.start, block.inner.stop - block.inner.start
+        return self.backend.decode(stream, outer, inner, self.spec, project_out=self.project_out)
+
+
+def write_decoded(task: DecodeTask, file: BinaryIO, workers: Workers, progress: Progress) -> None:
+    """Decodes every block and writes it where it belongs; the order of the blocks in time does not matter."""
+    with closing(workers.in_order(partial(task.run, file=file), in_tasks(task.blocks()))) as done:
+        for block in chain.from_iterable(done):
+            progress(block.vectors * task.codes.info.bits_per_vector // 8)
+
+
+def _write_block(file: BinaryIO, start: int, geometry: Geometry, block: Block, raw: Raw) -> None:
+    """Writes [outer, channels, inner] into a tensor that begins at byte `start` of the file."""
+    for part, position in geometry.runs(block):
+        write_at(file, start + position * raw.itemsize, bytes_of(raw[part]))

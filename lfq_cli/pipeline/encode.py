@@ -1,0 +1,136 @@
+"""Floats -> codes: a tensor block by block through a backend, as packed bytes in order."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import chain
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lfq_cli import floats
+from lfq_cli.backends import Backend
+from lfq_cli.bits import PACKINGS, Packed, StreamJoiner
+from lfq_cli.codesfile import CodesTensor
+from lfq_cli.container import DTYPES
+from lfq_cli.errors import TensorError
+from lfq_cli.floats import FORMATS, FloatFormat, Raw
+from lfq_cli.layout import Block, Geometry, Layout, geometry_of
+from lfq_cli.pipeline.workers import Progress, Workers, in_tasks
+from lfq_cli.regions import bytes_of
+from lfq_cli.tensors import StoredTensor, open_source
+
+MAX_COMPRESSED_ITEM_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class EncodeTask:
+    """One tensor on its way through a backend."""
+
+    path: Path
+    tensor: StoredTensor
+    layout: Layout
+    backend: Backend
+    zero_nan: bool
+
+    @property
+    def spec(self) -> FloatFormat:
+        """How the values are stored."""
+        return FORMATS[self.tensor.dtype]
+
+    @cached_property
+    def geometry(self) -> Geometry:
+        """The tensor as [outer, channels, inner]."""
+        return geometry_of(self.tensor.shape, self.layout)
+
+    def blocks(self) -> Iterator[Block]:
+        """The tensor in order, in blocks that suit the backend."""
+        seekable = self.tensor.region.seekable
+        item_bytes = self.geometry.channels * self.geometry.inner * self.spec.itemsize
+        if not seekable and item_bytes > MAX_COMPRESSED_ITEM_BYTES:
+            raise TensorError(
+                f"{self.path}: {self.tensor.name!r} is compressed in items of {item_bytes / 2**30:.3g} GiB, which can"
+                " only be read whole",
+                "save it as .npy or .safetensors, which can be read in parts",
+            )
+        return self.geometry.blocks(self.backend.block_values, whole_items=not seekable)
+
+    def run(self, blocks: list[Block]) -> list[tuple[Block, Packed]]:
+        """Reads and encodes some blocks, one after the other while it is in cache."""
+        return [(block, self._encode(block)) for block in blocks]
+
+    def _encode(self, block: Block) -> Packed:
+        raw = read_block(self.tensor, self.geometry, block, self.spec)
+        stream, has_nan = self.backend.encode(raw, self.spec)
+        if has_nan and not self.zero_nan:
+            raise _NanFoundError
+        return stream
+
+
+class _NanFoundError(Exception):
+    """A block holds NaN; where and how many is found out afterwards."""
+
+
+def packed_runs(task: EncodeTask, info: CodesTensor, workers: Workers, progress: Progress) -> Generator[NDArray[Any]]:
+    """The tensor's codes as they are stored, run by run. Raises TensorError for NaN unless it counts as zero."""
+    packing = PACKINGS[info.packing]
+    joiner = StreamJoiner()
+    item_bytes = task.geometry.channels * task.spec.itemsize
+    parallel = task.tensor.region.seekable
+    try:
+        done = workers.in_order(task.run, in_tasks(task.blocks()), parallel=parallel)
+        for block, stream in chain.from_iterable(done):
+            if info.packing == "bits":
+                yield joiner.join(stream, block.vectors * info.bits_per_vector)
+            else:
+                yield packing.pack(stream, block.vectors, info.codebook_dims, info.bit_order, DTYPES[info.dtype])
+            progress(block.vectors * item_bytes)
+    except _NanFoundError:
+        raise _nan_error(task) from None
+    yield joiner.finish()
+
+
+def _nan_error(task: EncodeTask) -> TensorError:
+    """Reads the tensor again to count its NaN and find the first, in C order of the tensor."""
+    count, first = 0, prod(task.tensor.shape)
+    with open_source(task.path) as again:
+        task = replace(task, tensor=again.tensors[task.tensor.name])
+        for block in task.blocks():
+            where = floats.is_nan(read_block(task.tensor, task.geometry, block, task.spec), task.spec)
+            if where.any():
+                count += int(where.sum())
+                first = min(first, _first_position(task.geometry, block, where))
+    position = [int(axis) for axis in np.unravel_index(first, task.tensor.shape)]
+    return TensorError(
+        f"{task.path}: {task.tensor.name!r} holds {count} NaN, the first at {position}",
+        "--nan zero encodes NaN as bit 0, as the reference does",
+    )
+
+
+def _first_position(geometry: Geometry, block: Block, where: floats.Bools) -> int:
+    """The position in the flat tensor of the first that is true in a block [outer, channels, inner]."""
+    outer, channel, inner = (int(axis[0]) for axis in np.nonzero(where))
+    channels_before = (block.outer.start + outer) * geometry.channels + channel
+    return int(channels_before * geometry.inner + block.inner.start + inner)
+
+
+_buffers = threading.local()
+
+
+def read_block(tensor: StoredTensor, geometry: Geometry, block: Block, spec: FloatFormat) -> Raw:
+    """The block's values [outer, channels, inner] as stored, in this thread's reused buffer."""
+    outer, inner = block.outer.stop - block.outer.start, block.inner.stop - block.inner.start
+    needed = outer * geometry.channels * inner * spec.itemsize
+    buffer: NDArray[Any] | None = getattr(_buffers, "block", None)
+    if buffer is None or buffer.size < needed:
+        buffer = _buffers.block = np.empty(needed, np.uint8)
+    raw = buffer[:needed].view(spec.storage).reshape(outer, geometry.channels, inner)
+    for part, start in geometry.runs(block):
+        tensor.region.read_into(start * spec.itemsize, bytes_of(raw[part]))
+    return raw

@@ -1,0 +1,72 @@
+"""Worker threads: what is read, computed and written overlaps, results come in order."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from itertools import chain, islice
+from typing import TypeVar
+
+from lfq_cli.layout import Block
+from lfq_cli.regions import CPUS
+
+T = TypeVar("T")
+R = TypeVar("R")
+Progress = Callable[[int], None]
+"""Called with the bytes done since the last call."""
+
+
+class Workers:
+    """Runs a function over items in threads, and gives the results in order."""
+
+    def __init__(self, pool: ThreadPoolExecutor, threads: int) -> None:
+        self._pool = pool
+        self._ahead = 2 * threads
+
+    def start(self, work: Callable[[], R]) -> Callable[[], R]:
+        """Begins `work` beside everything else; the call that is returned waits for its result or raises its error."""
+        return self._pool.submit(work).result
+
+    def in_order(self, work: Callable[[T], R], items: Iterable[T], *, parallel: bool = True) -> Generator[R]:
+        """work(item) for every item; a few items ahead of the caller, or one by one if not `parallel`."""
+        if not parallel:
+            yield from map(work, items)
+            return
+        items = iter(items)
+        first = list(islice(items, 2))
+        if len(first) < 2:  # nothing to overlap: not worth a thread's time
+            yield from map(work, first)
+            return
+        running: deque[Future[R]] = deque()
+        try:
+            for item in chain(first, items):
+                running.append(self._pool.submit(work, item))
+                if len(running) > self._ahead:
+                    yield running.popleft().result()
+            while running:
+                yield running.popleft().result()
+        finally:
+            for future in running:
+                future.cancel()
+            wait(running)  # the caller is about to close what they read from
+
+
+BLOCKS_AT_ONCE = 4  # handing over costs more than what stays in cache gains: of the read floor 1 reaches 0.4, 4 0.6
+
+
+def in_tasks(blocks: Iterator[Block]) -> Iterator[list[Block]]:
+    """The blocks in runs, each of which a worker takes at once."""
+    while run := list(islice(blocks, BLOCKS_AT_ONCE)):
+        yield run
+
+
+THREADS = CPUS
+
+
+@contextmanager
+def start_workers() -> Iterator[Workers]:
+    """A worker thread for every core, for as long as the block lasts."""
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="lfq") as pool:
+        yield Workers(pool, THREADS)

@@ -1,0 +1,183 @@
+"""`lfq import`, `--num-quantizers`, `--codebook-dims` and `lfq inspect` on foreign checkpoints, as commands."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from families import kronos, lucidrains, open_magvit2, refused, residual
+from safetensors.numpy import load_file
+
+from lfq_cli import checkpoints, open_codes
+from lfq_cli.cli import main
+
+TOLD = ("--codebook-scale", "1", "--no-spherical", "--soft-clamp", "none")
+
+
+@pytest.fixture
+def lfq(monkeypatch, capsys, tmp_path):
+    """lfq(*arguments) -> (exit code, stdout, stderr), in this process and an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["lfq", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        told = capsys.readouterr()
+        return ended.value.code or 0, told.out, told.err
+
+    return call
+
+
+def floats(*shape):
+    return np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+
+
+STATES = {
+    "lucidrains": (lucidrains.state_dict(1, codebook_dim=6, dim=16), (50, 16)),
+    "plain": (lucidrains.state_dict(1, codebook_dim=6), (50, 6)),
+    "residual": (residual.state_dict(1, levels=4, dim=9), (50, 9)),
+    "grouped": (residual.state_dict(1, levels=4, groups=2), (50, 8)),
+    "kronos": (kronos.state_dict(1), (5, 10, 20)),
+    "open-magvit2": (open_magvit2.state_dict(1), (2, 18, 4, 4)),
+}
+
+
+@pytest.mark.parametrize("output", ["native.safetensors", "native"])
+@pytest.mark.parametrize("name", STATES)
+def test_an_imported_checkpoint_is_the_foreign_one(lfq, name, output):
+    """The same digest, bytes and values; codes of one decode with the other, and nothing else of the model is in it."""
+    state, shape = STATES[name]
+    torch.save({"state_dict": state}, "foreign.ckpt")
+    np.save("x.npy", floats(*shape))
+    code, out, _ = lfq("import", "foreign.ckpt", "-o", output, "--json")
+    assert code == 0
+    told = json.loads(out)
+    foreign, native = checkpoints.load(Path("foreign.ckpt")), checkpoints.load(Path(output))
+    assert told["checkpoint_sha256"] == foreign.digest == native.digest
+    assert told["assumed"] == native.assumptions() == foreign.assumptions()
+    assert told["config"] == native.full_config()
+    for checkpoint, folder in (("foreign.ckpt", "a"), (output, "b")):
+        assert lfq("encode", checkpoint, "x.npy", "-o", folder, "-q")[0] == 0
+    assert Path("a/x.codes.safetensors").read_bytes() == Path("b/x.codes.safetensors").read_bytes()
+    assert lfq("decode", "foreign.ckpt", "b", "-o", "c", "-q")[0] == 0
+    assert lfq("decode", output, "a", "-o", "d", "-q")[0] == 0
+    assert Path("c/x.safetensors").read_bytes() == Path("d/x.safetensors").read_bytes()
+
+
+def test_import_refuses_what_exists_and_plans(lfq):
+    torch.save(STATES["plain"][0], "foreign.pt")
+    code, out, err = lfq("import", "foreign.pt", "-o", "n.safetensors", "--dry-run")
+    assert code == 0
+    assert "planned" in out
+    assert "assumed" in err
+    assert not Path("n.safetensors").exists()
+    assert lfq("import", "foreign.pt", "-o", "n.safetensors", *TOLD)[0] == 0
+    first = Path("n.safetensors").read_bytes()
+    code, _, err = lfq("import", "foreign.pt", "-o", "n.safetensors", "--spherical")
+    assert code == 1
+    assert "exists" in err
+    assert Path("n.safetensors").read_bytes() == first
+    assert lfq("import", "foreign.pt", "-o", "n.safetensors", "--overwrite", "--spherical")[0] == 0
+    assert checkpoints.load(Path("n.safetensors")).spherical
+    assert lfq("import", "foreign.pt", "-o", "foreign.pt", "--overwrite")[0] == 2
+
+
+def test_import_keeps_the_layout(lfq):
+    torch.save(STATES["plain"][0], "foreign.pt")
+    assert lfq("import", "foreign.pt", "-o", "n.safetensors", "--layout", "channel-first", *TOLD)[0] == 0
+    np.save("x.npy", floats(3, 6, 11))
+    assert lfq("encode", "n.safetensors", "x.npy", "-o", "out")[0] == 0
+    with open_codes("out/x.codes.safetensors") as codes:
+        assert codes["data"].shape == (3, 11)
+
+
+@pytest.mark.parametrize("name", ["residual", "grouped"])
+@pytest.mark.parametrize("levels", [1, 3, 4])
+def test_the_first_levels_are_those_of_the_whole(lfq, name, levels):
+    state, shape = STATES[name]
+    torch.save(state, "r.pt")
+    np.save("x.npy", floats(*shape))
+    groups = 2 if name == "grouped" else 1
+    assert lfq("encode", "r.pt", "x.npy", "-o", "all", *TOLD[2:])[0] == 0
+    assert lfq("encode", "r.pt", "x.npy", "-o", "few", "--num-quantizers", levels, *TOLD[2:])[0] == 0
+    with open_codes("all/x.codes.safetensors") as codes, open_codes("few/x.codes.safetensors") as few:
+        whole = codes["data"][...].reshape(50, groups, 4)
+        assert np.array_equal(few["data"][...], whole[..., :levels].reshape(50, -1))
+        assert few.header.quantizer["num_quantizers"] == levels
+    for source, options in (("all", ("--num-quantizers", levels)), ("few", ())):
+        told = lfq("decode", "r.pt", f"{source}/x.codes.safetensors", "-o", f"d-{source}", *options, *TOLD[2:])
+        assert told[0] == 0, told[2]
+    assert np.array_equal(*(load_file(f"d-{source}/x.safetensors")["data"] for source in ("all", "few")))
+    if levels < 4:
+        code, _, err = lfq("decode", "r.pt", "few/x.codes.safetensors", "-o", "e", "--num-quantizers", 4, *TOLD[2:])
+        assert code == 1
+        assert f"has {levels} levels, 4 were asked for" in err
+
+
+def test_only_a_residual_quantizer_has_levels(lfq):
+    torch.save(STATES["plain"][0], "p.pt")
+    np.save("x.npy", floats(5, 6))
+    code, _, err = lfq("encode", "p.pt", "x.npy", "-o", "out", "--num-quantizers", 2)
+    assert code == 1
+    assert "no residual quantizer" in err
+
+
+@pytest.mark.parametrize("wrong", ["", "6,", "6;12", "0,18", "65", "x", "6,-12", "1.5"])
+def test_dims_that_are_no_list(lfq, wrong):
+    code, _, err = lfq("encode", "p.pt", "x.npy", "-o", "out", "--codebook-dims", wrong)
+    assert code == 2
+    assert "--codebook-dims" in err
+
+
+@pytest.mark.parametrize("told_at", ["encode", "decode", "neither"])
+def test_codebook_dims_may_be_told_at_either_end(lfq, told_at):
+    """Cut or whole, the packed bytes are the same; only the indices are others."""
+    state, shape = STATES["open-magvit2"]
+    torch.save(state, "m.pt")
+    np.save("x.npy", floats(*shape))
+    options = {told_at: ("--codebook-dims", "6,12", "--bit-order", "lsb")}
+    assert lfq("encode", "m.pt", "x.npy", "-o", "out", *options.get("encode", ()))[0] == 0
+    code, _, err = lfq("decode", "m.pt", "out", "-o", "back", *options.get("decode", ()))
+    assert code == 0, err
+    assert np.array_equal(load_file("back/x.safetensors")["data"], np.where(floats(*shape) > 0, 1, -1))
+    with open_codes("out/x.codes.safetensors") as codes:
+        assert codes["data"].shape == ((2, 4, 4, 2) if told_at == "encode" else (2, 4, 4))
+        assert set(codes.header.assumed) == (set() if told_at == "encode" else {"bit_order", "factorized_bits"})
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_inspect_says_what_was_read_and_what_is_assumed(lfq, name):
+    torch.save({"state_dict": STATES[name][0]}, "foreign.ckpt")
+    code, out, _ = lfq("inspect", "foreign.ckpt", "--json")
+    assert code == 0
+    (told,) = json.loads(out)["paths"][0]["quantizers"]
+    quantizer = checkpoints.load(Path("foreign.ckpt"))
+    assert told["assumed"] == quantizer.assumptions()
+    assert told["config"] == quantizer.full_config()
+    assert set(told["shown_by"]) <= {f"state_dict.{key}" for key in STATES[name][0]}
+    assert told["shown_by"]
+    assert told["codebook_dims"] == list(quantizer.codebook_dims)
+    code, out, _ = lfq("inspect", "foreign.ckpt")
+    assert code == 0
+    assert told["shown_by"][0] in out
+    assert f"family {told['family']}" in out
+    for fact in told["assumed"]:
+        assert re.search(rf"{fact} .*assumed", out), fact
+
+
+@pytest.mark.parametrize("name", ["ibq", "fsq", "cast_mask", "maskbit_generator", "kronos_predictor"])
+def test_inspect_says_why_there_is_no_quantizer(lfq, name):
+    torch.save(refused.CASES[name].make(1), "foreign.ckpt")
+    torch.save(refused.CASES[name].make(1), "foreign.pt")
+    code, _, err = lfq("inspect", "foreign.ckpt")
+    assert code == 1
+    assert "no lookup-free quantizer in it; it looks like" in err
+    code, out, _ = lfq("inspect", "foreign.pt")  # it may be a file of tensors all the same
+    assert code == 0
+    assert "no lookup-free quantizer in it; it looks like" in out

@@ -1,0 +1,212 @@
+"""`lfq verify`: whole, same, different, damaged; the figures against numpy; what belongs to what."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from families import residual
+from safetensors.numpy import save_file
+
+from lfq_cli import native
+from lfq_cli.cli import main
+from lfq_cli.quantizer import Quantizer
+
+DIM, BITS = 12, 5
+
+
+@pytest.fixture
+def lfq(monkeypatch, capsys, tmp_path):
+    """lfq(*arguments) -> (exit code, stdout, stderr), in this process and an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["lfq", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        told = capsys.readouterr()
+        return ended.value.code or 0, told.out, told.err
+
+    return call
+
+
+def floats(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def checkpoint(name="c.safetensors", *, plain=False):
+    weights = {
+        "project_in.weight": floats(BITS, DIM, seed=1),
+        "project_out.weight": floats(DIM, BITS, seed=2),
+        "project_in.bias": floats(BITS, seed=3),
+    }
+    quantizer = Quantizer(dim=DIM, codebook_dim=DIM if plain else BITS, weights={} if plain else weights)
+    native.write(quantizer, Path(name), overwrite=True)
+    return name
+
+
+def encoded(lfq, *, plain=False, options=()):
+    """A tree of sources and its codes: c.safetensors, in/, out/."""
+    for name, seed in (("a.npy", 1), ("sub/b.npy", 2)):
+        Path("in", name).parent.mkdir(parents=True, exist_ok=True)
+        np.save(Path("in", name), floats(300, DIM, seed=seed))
+    assert lfq("encode", checkpoint(plain=plain), "in", "-o", "out", "-q", *options)[0] == 0
+
+
+def verdicts(lfq, *arguments):
+    code, out, _ = lfq("verify", *arguments, "--json")
+    return code, {item["path"]: item for item in json.loads(out)["files"]}
+
+
+@pytest.mark.parametrize("packing", ["bits", "rows", "ints"])
+@pytest.mark.parametrize("plain", [True, False])
+def test_what_was_encoded_is_whole_and_the_same(lfq, plain, packing):
+    encoded(lfq, plain=plain, options=("--packing", packing))
+    code, found = verdicts(lfq, "out")
+    assert code == 0
+    assert {item["status"] for item in found.values()} == {"whole"}
+    code, found = verdicts(lfq, "out", "--checkpoint", "c.safetensors", "--source", "in")
+    assert code == 0
+    assert len(found) == 2
+    for item in found.values():
+        assert item["status"] == "same"
+        assert item["comparisons"]["data"]["vectors"] == 300
+        assert item["comparisons"]["data"]["bits_differ"] == 0
+
+
+def test_margins_are_numpys(lfq):
+    encoded(lfq, plain=True)
+    x = np.load("in/a.npy")
+    x[:30, 0], x[:10, 1] = 5e-6, 5e-7
+    np.save("in/a.npy", x)
+    assert lfq("encode", "c.safetensors", "in/a.npy", "-o", "out/a.codes.safetensors", "--overwrite")[0] == 0
+    _, found = verdicts(lfq, "out/a.codes.safetensors", "--checkpoint", "c.safetensors", "--source", "in/a.npy")
+    figures = found["out/a.codes.safetensors"]["comparisons"]["data"]
+    for margin in ("1e-06", "1e-05", "0.0001", "0.001", "0.01"):
+        expected = (np.abs(x) < np.float32(margin)).mean(axis=0)
+        assert figures["margin_by_bit"][margin] == pytest.approx(expected.tolist())
+        assert figures["margin"][margin] == pytest.approx(expected.mean())
+
+
+def test_differences_are_counted_by_index_and_bit(lfq):
+    encoded(lfq, plain=True)
+    x = np.load("in/a.npy")
+    x[:45, 3] *= -1
+    x[:9, 7] *= -1
+    np.save("in/a.npy", x)
+    code, found = verdicts(lfq, "out", "--checkpoint", "c.safetensors", "--source", "in")
+    assert code == 4
+    assert found["out/sub/b.codes.safetensors"]["status"] == "same"
+    item = found["out/a.codes.safetensors"]
+    assert item["status"] == "different"
+    figures = item["comparisons"]["data"]
+    assert figures["indices_differ"] == pytest.approx(45 / 300)
+    assert figures["bits_differ"] == pytest.approx(54 / (300 * DIM))
+    expected = [0.0] * DIM
+    expected[3], expected[7] = 45 / 300, 9 / 300
+    assert figures["bits_differ_by_bit"] == pytest.approx(expected)
+    code, out, err = lfq("verify", "out", "--checkpoint", "c.safetensors", "--source", "in")
+    assert code == 4
+    assert "different" in out
+    assert "15.000%" in out
+    assert "1 different" in err
+
+
+@pytest.mark.parametrize("sample", [1, 7, 100, 299, 300, 5000])
+def test_a_sample_is_spread_over_the_tensor(lfq, sample):
+    encoded(lfq, plain=True)
+    arguments = ("out", "--checkpoint", "c.safetensors", "--source", "in", "--sample", sample)
+    code, found = verdicts(lfq, *arguments)
+    assert code == 0
+    for item in found.values():
+        assert min(sample, 300) <= item["comparisons"]["data"]["vectors"] <= min(2 * sample, 300)
+
+
+def test_a_residual_quantizer_and_several_tensors(lfq):
+    torch.save(residual.state_dict(1, levels=5), "r.pt")
+    save_file({"a": floats(4, 50, 4), "b": floats(70, 4, seed=5)}, "x.safetensors")
+    assert lfq("encode", "r.pt", "x.safetensors", "-o", "x.codes.safetensors")[0] == 0
+    arguments = ("--checkpoint", "r.pt", "--source", "x.safetensors")
+    code, found = verdicts(lfq, "x.codes.safetensors", *arguments)
+    assert code == 0
+    (item,) = found.values()
+    assert set(item["comparisons"]) == {"a", "b"}
+    assert len(item["comparisons"]["a"]["bits_differ_by_bit"]) == 20
+    code, found = verdicts(lfq, "x.codes.safetensors", *arguments, "--tensor", "b")
+    assert set(next(iter(found.values()))["comparisons"]) == {"b"}
+
+
+def damage(path, position, value=None):
+    data = bytearray(Path(path).read_bytes())
+    data[position] = data[position] ^ 0x04 if value is None else value
+    Path(path).write_bytes(data)
+
+
+def test_damage_is_named_and_does_not_stop_the_rest(lfq):
+    encoded(lfq)
+    damage("out/a.codes.safetensors", -3)
+    code, out, err = lfq("verify", "out")
+    assert code == 4
+    assert "out/a.codes.safetensors: 'data' is damaged" in err
+    assert "whole" in out
+    code, found = verdicts(lfq, "out")
+    assert {path: item["status"] for path, item in found.items()} == {
+        "out/a.codes.safetensors": "damaged",
+        "out/sub/b.codes.safetensors": "whole",
+    }
+    assert "damaged" in found["out/a.codes.safetensors"]["error"]
+
+
+def test_every_byte_counts(lfq):
+    """No bit of a codes file can change without verify seeing it, but for the kind of white space in its header."""
+    encoded(lfq)
+    path = Path("out/a.codes.safetensors")
+    whole = path.read_bytes()
+    for position in range(0, len(whole), 3):
+        damage(path, position)
+        assert lfq("verify", path, "-q")[0] == 4, (position, whole[position - 20 : position + 20])
+        path.write_bytes(whole)
+
+
+def test_another_checkpoint_is_no_source_of_these_codes(lfq):
+    encoded(lfq)
+    checkpoint("plain.safetensors", plain=True)
+    code, found = verdicts(lfq, "out", "--checkpoint", "plain.safetensors")
+    assert code == 4
+    assert all("another checkpoint" in item["error"] for item in found.values())
+
+
+def test_what_does_not_belong_together(lfq):
+    encoded(lfq)
+    np.save("in/a.npy", floats(299, DIM))
+    code, found = verdicts(lfq, "out", "--checkpoint", "c.safetensors", "--source", "in")
+    assert code == 3
+    assert "299" in found["out/a.codes.safetensors"]["error"]
+    Path("in/a.npy").unlink()
+    code, found = verdicts(lfq, "out", "--checkpoint", "c.safetensors", "--source", "in")
+    assert code == 3
+    assert "none of the sources" in found["out/a.codes.safetensors"]["error"]
+    Path("out/sub/b.codes.safetensors").unlink()
+    code, found = verdicts(lfq, "out", "--checkpoint", "c.safetensors", "--source", "in")
+    assert "is not there, but its source in/sub/b.npy is" in str(found)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [(("--source", "in"), "--source needs --checkpoint"), (("--sample", "3"), "--sample belongs to --source")],
+)
+def test_options_that_need_each_other(lfq, options, told):
+    encoded(lfq)
+    code, _, err = lfq("verify", "out", *options)
+    assert code == 2
+    assert told in err
+
+
+def test_nothing_to_verify(lfq):
+    code, _, err = lfq("verify", "gone.codes.safetensors")
+    assert code == 4 or "no such file" in err
+    assert "Traceback" not in err

@@ -1,0 +1,263 @@
+"""Broken files of every kind that lfq reads, made from whole ones: test_fuzz.py runs some, `make fuzz` as many as one
+likes.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from families import kronos, lucidrains, maskbit, residual
+from safetensors.numpy import save as save_safetensors
+from safetensors.torch import save as save_torch_safetensors
+
+from lfq_cli import checkpoints, native, open_codes
+from lfq_cli.errors import LfqError
+from lfq_cli.jobs.decode import DecodeOptions, decode
+from lfq_cli.jobs.encode import EncodeOptions, encode
+from lfq_cli.jobs.inspect import as_json, inspect
+from lfq_cli.jobs.plan import Job
+from lfq_cli.jobs.stats import stats
+from lfq_cli.jobs.verify import VerifyOptions, verify
+from lfq_cli.quantizer import Quantizer
+
+DIM = 4
+PLAIN = Quantizer(dim=DIM, codebook_dim=DIM)
+NUMBERS = [b"0", b"-1", b"1", b"99", b"4294967296", b"18446744073709551616", b"1e400", b"NaN", b"null", b'"x"', b"[]"]
+BYTES = [0x00, 0xFF, 0x7F, 0x80, ord("{"), ord('"'), ord("0"), ord("9"), ord("-"), ord("\n"), 0x1B]
+
+
+@dataclass(frozen=True)
+class Target:
+    """One kind of file: whole examples, and what is done with a broken one. `read` raises LfqError or nothing."""
+
+    suffix: str
+    seeds: list[bytes]
+    read: Callable[[Path], None]
+
+
+def floats(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+
+
+def saved(value: object) -> bytes:
+    file = io.BytesIO()
+    torch.save(value, file)
+    return file.getvalue()
+
+
+def numpy_file(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def numpy_archive(compressed: bool) -> bytes:
+    file = io.BytesIO()
+    (np.savez_compressed if compressed else np.savez)(file, a=floats(9, DIM), b=np.arange(3))
+    return file.getvalue()
+
+
+def native_file(folder: Path, quantizer: Quantizer) -> bytes:
+    path = folder / "native.safetensors"
+    native.write(quantizer, path, overwrite=True)
+    return path.read_bytes()
+
+
+def codes_files(folder: Path) -> list[bytes]:
+    (folder / "x.safetensors").write_bytes(save_safetensors({"a": floats(5, 9, DIM), "b": floats(3, DIM)}))
+    found = []
+    for packing in ("bits", "rows", "ints"):
+        out = folder / f"{packing}.codes.safetensors"
+        (outcome,) = encode(PLAIN, [Job(folder / "x.safetensors", out)], EncodeOptions(packing=packing, overwrite=True))
+        assert outcome.error is None
+        found.append(out.read_bytes())
+    return found
+
+
+def read_tensors(path: Path) -> None:
+    """Encodes; what comes out is whole."""
+    out = path.with_suffix(".codes.safetensors")
+    out.unlink(missing_ok=True)
+    (outcome,) = encode(PLAIN, [Job(path, out)], EncodeOptions(durable=False))
+    if outcome.error is not None:
+        assert not out.exists()
+        raise outcome.error
+    with open_codes(out) as codes:
+        for name in codes.header.tensors:
+            codes[name].check_digest()
+    as_json(inspect(path, checkpoints.Facts(), PLAIN))
+
+
+def read_checkpoint(path: Path) -> None:
+    for found in checkpoints.survey(path):
+        checkpoints.load_found(path, found, checkpoints.Facts())
+    checkpoints.load(path)
+
+
+def codes_reader(wholes: list[bytes], folder: Path) -> Callable[[Path], None]:
+    """Verifies, counts and decodes. What passes verify decodes to the floats of a whole file."""
+    expected = set()
+    for whole in wholes:
+        path = folder / "whole.codes.safetensors"
+        path.write_bytes(whole)
+        expected.add(decoded(path))
+
+    def read(path: Path) -> None:
+        (verdict,) = verify([path], VerifyOptions())
+        for error in stats([path]).failed.values():
+            assert isinstance(error, LfqError)
+        if verdict.error is not None:
+            raise verdict.error
+        assert decoded(path) in expected, "a damaged file passed as whole"
+
+    return read
+
+
+def decoded(path: Path) -> bytes:
+    out = path.with_suffix(".decoded.safetensors")
+    (outcome,) = decode(PLAIN, [Job(path, out)], DecodeOptions(durable=False, overwrite=True))
+    if outcome.error is not None:
+        raise outcome.error
+    data = out.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    shapes = {key: value for key, value in json.loads(data[8 : 8 + length]).items() if key != "__metadata__"}
+    return json.dumps(shapes).encode() + data[8 + length :]
+
+
+def targets(folder: Path) -> dict[str, Target]:
+    """Every reader of lfq by name."""
+    projected = Quantizer(
+        dim=6,
+        codebook_dim=DIM,
+        weights={"project_in.weight": floats(DIM, 6), "project_out.weight": floats(6, DIM)},
+    )
+    wholes = codes_files(folder)
+    states = [lucidrains.state_dict(1, dim=6), residual.state_dict(1), maskbit.state_dict(1, bits=4)]
+    return {
+        "safetensors": Target(
+            ".safetensors",
+            [save_safetensors({"a": floats(3, DIM), "b": np.arange(5)}), save_safetensors({"x": floats(2, DIM, 3, 3)})],
+            read_tensors,
+        ),
+        "npy": Target(
+            ".npy", [numpy_file(floats(5, DIM)), numpy_file(floats(5, DIM).astype(np.float16))], read_tensors
+        ),
+        "npz": Target(".npz", [numpy_archive(False), numpy_archive(True)], read_tensors),
+        "pt": Target(".pt", [saved({"a": torch.ones(3, DIM), "n": 3}), saved(torch.ones(2, DIM))], read_tensors),
+        "native": Target(".safetensors", [native_file(folder, PLAIN), native_file(folder, projected)], read_checkpoint),
+        "foreign safetensors": Target(
+            ".safetensors",
+            [save_torch_safetensors(kronos.state_dict(1)), *map(save_torch_safetensors, states)],
+            read_checkpoint,
+        ),
+        "foreign pt": Target(".pt", [saved({"state_dict": state, "epoch": 1}) for state in states], read_checkpoint),
+        "codes": Target(".codes.safetensors", wholes, codes_reader(wholes, folder)),
+    }
+
+
+def mutated(data: bytes, rng: random.Random) -> bytes:
+    """One to four changes: bytes, bits, cuts, repeats, numbers in headers, lengths, order."""
+    for _ in range(rng.choice([1, 1, 1, 2, 4])):
+        data = rng.choice(CHANGES)(data, rng)
+    return data
+
+
+def _spot(data: bytes, rng: random.Random) -> int:
+    """A position; headers, where the decisions are, more often."""
+    return rng.randrange(max(1, min(len(data), rng.choice([16, 200, 1000, len(data)]))))
+
+
+def _byte(data: bytes, rng: random.Random) -> bytes:
+    at = _spot(data, rng)
+    return data[:at] + bytes([rng.choice(BYTES)]) + data[at + 1 :]
+
+
+def _bit(data: bytes, rng: random.Random) -> bytes:
+    at = _spot(data, rng)
+    return data[:at] + bytes([(data[at] if data else 0) ^ (1 << rng.randrange(8))]) + data[at + 1 :]
+
+
+def _cut(data: bytes, rng: random.Random) -> bytes:
+    return data[: _spot(data, rng)]
+
+
+def _remove(data: bytes, rng: random.Random) -> bytes:
+    at = _spot(data, rng)
+    return data[:at] + data[at + rng.choice([1, 2, 8, 100]) :]
+
+
+def _repeat(data: bytes, rng: random.Random) -> bytes:
+    at, length = _spot(data, rng), rng.choice([1, 8, 64, 1000])
+    return data[:at] + data[at : at + length] + data[at:]
+
+
+def _swap(data: bytes, rng: random.Random) -> bytes:
+    a, b, length = _spot(data, rng), _spot(data, rng), rng.choice([1, 4, 8, 40])
+    a, b = min(a, b), max(a, b)
+    return data[:a] + data[b : b + length] + data[a + length : b] + data[a : a + length] + data[b + length :]
+
+
+def _number(data: bytes, rng: random.Random) -> bytes:
+    """Another number where the text has one."""
+    digits = [k for k in range(min(len(data), 4000)) if chr(data[k]).isdigit()]
+    if not digits:
+        return data
+    at = rng.choice(digits)
+    end = at
+    while end < len(data) and chr(data[end]).isdigit():
+        end += 1
+    return data[:at] + rng.choice(NUMBERS) + data[end:]
+
+
+def _length(data: bytes, rng: random.Random) -> bytes:
+    """Another header length in the first eight bytes."""
+    value = rng.choice([0, 1, 2**16, 2**31, 2**63, 2**64 - 1, len(data), len(data) - 8, len(data) - 9])
+    return (value % 2**64).to_bytes(8, "little") + data[8:]
+
+
+def _word(data: bytes, rng: random.Random) -> bytes:
+    old, new = rng.choice(
+        [
+            (b"F32", b"F64"), (b"F32", b"BF16"), (b"F32", b"F8_E4M3"), (b"U8", b"I8"), (b"I64", b"U64"),
+            (b"msb", b"lsb"), (b"bits", b"rows"), (b"rows", b"ints"), (b"channel-last", b"channel-first"),
+            (b"shape", b"shapes"), (b'"a"', b'"b"'), (b'"a"', b'"../a"'), (b'"a"', b'"\\n\\u001b[31m"'),
+            (b"false", b"true"), (b"<f4", b"|O"), (b"<f4", b">f4"), (b"False", b"True"), (b"mask", b"Mask"),
+        ]
+    )  # fmt: skip
+    return data.replace(old, new, rng.choice([1, -1]))
+
+
+CHANGES = (_byte, _bit, _cut, _remove, _repeat, _swap, _number, _length, _word)
+
+
+def broken(target: Target, seed: int) -> Iterator[bytes]:
+    """Broken files of a kind, without end; the same for the same seed."""
+    rng = random.Random(seed)
+    while True:
+        data = mutated(rng.choice(target.seeds), rng)
+        if target.suffix in (".npz", ".pt") and rng.random() < 0.5:
+            data = _rezipped(rng.choice(target.seeds), rng) or data
+        yield data
+
+
+def _rezipped(data: bytes, rng: random.Random) -> bytes | None:
+    """An archive that is whole, with one member's content broken: what a checksum would otherwise catch."""
+    out = io.BytesIO()
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as source, zipfile.ZipFile(out, "w") as target:
+            names = source.namelist()
+            chosen = rng.choice(names)
+            for name in names:
+                content = source.read(name)
+                target.writestr(name, mutated(content, rng) if name == chosen else content)
+    except zipfile.BadZipFile:
+        return None
+    return out.getvalue()

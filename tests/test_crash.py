@@ -1,0 +1,82 @@
+"""SIGKILL at a hundred random moments of an encode and a decode: nothing under a final name is ever not whole, and the
+same command run again goes on to the bytes of an undisturbed run."""
+
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lfq_cli import native
+from lfq_cli.codesfile import open_codes
+from lfq_cli.container import read_header
+from lfq_cli.errors import TensorError
+from lfq_cli.quantizer import Quantizer
+from lfq_cli.regions import InputFile
+
+KILLS = 50  # for each of encode and decode
+FILES = 60
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sources, a checkpoint, and what undisturbed runs make of them: codes/ and floats/."""
+    folder = tmp_path_factory.mktemp("crash")
+    native.write(Quantizer(dim=16, codebook_dim=16), folder / "c.safetensors")
+    for k in range(FILES):
+        path = folder / "in" / str(k % 3) / f"{k}.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, np.random.default_rng(k).standard_normal((20_000, 16)).astype(np.float32))
+    run("encode", folder / "c.safetensors", folder / "in", "-o", folder / "codes").wait()
+    run("decode", folder / "c.safetensors", folder / "codes", "-o", folder / "floats").wait()
+    return folder
+
+
+def run(*arguments: object) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "lfq_cli", *map(str, arguments), "--no-progress", "-q"]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def check_whole(folder: Path) -> int:
+    """Every file under its final name passes; how many there are."""
+    count = 0
+    for path in folder.rglob("*.safetensors") if folder.exists() else ():
+        count += 1
+        if path.name.endswith(".codes.safetensors"):
+            with open_codes(path) as codes:
+                codes["data"].check_digest()
+        else:
+            file = InputFile(path, TensorError)
+            read_header(file, TensorError)
+            file.close()
+    return count
+
+
+def bytes_in(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("command", ["encode", "decode"])
+def test_a_killed_run_goes_on(command: str, tree: Path, tmp_path: Path) -> None:
+    source, expected = (tree / "in", tree / "codes") if command == "encode" else (tree / "codes", tree / "floats")
+    out = tmp_path / "out"
+    arguments = (command, tree / "c.safetensors", source, "-o", out)
+    started = time.perf_counter()
+    assert run(*arguments, "--dry-run").wait(timeout=60) == 0
+    start_up = time.perf_counter() - started
+    moments, killed, seen = random.Random(0), 0, []
+    while killed < KILLS:
+        process = run(*arguments)
+        time.sleep(moments.uniform(0.5 * start_up, 1.2 * start_up))
+        process.kill()
+        killed += process.wait() == -9
+        seen.append(check_whole(out))
+        if seen[-1] == FILES:  # done, between two kills: from the start
+            for path in out.rglob("*.safetensors"):
+                path.unlink()
+    assert max(seen) > 0, "no kill came after the first output"
+    assert run(*arguments).wait(timeout=120) == 0
+    assert bytes_in(out) == bytes_in(expected)

@@ -37,6 +37,8 @@ class Backend(Protocol):
 
     block_values: int
     quantizer: Quantizer
+    forks: bool
+    """Whether a forked process can go on with it: not where torch has threads or a device."""
 
     def encode(self, raw: Raw, spec: FloatFormat) -> tuple[Packed, bool]:
         """raw [outer, dim, inner] as stored -> (stream of its outer * inner vectors, whether raw holds NaN).
@@ -82,6 +84,7 @@ class NumpyBackend:
     """Comparison and packing, a table look-up on the way back. Never imports torch."""
 
     block_values = BLOCK_VALUES
+    forks = True
 
     def __init__(self, quantizer: Quantizer) -> None:
         self.quantizer = quantizer
@@ -146,6 +149,7 @@ class ResidualNumpyBackend:
     """A comparison and a subtraction for every level, sums of ±2^-level on the way back. Never imports torch."""
 
     block_values = BLOCK_VALUES
+    forks = True
 
     def __init__(self, quantizer: Quantizer) -> None:
         self.quantizer = quantizer
@@ -169,6 +173,8 @@ class ResidualNumpyBackend:
 
 class TorchBackend:
     """The torch module of the quantizer on a device, in a compute dtype."""
+
+    forks = False
 
     def __init__(self, quantizer: Quantizer, device: torch.device, compute_dtype: str) -> None:
         import torch

@@ -30,13 +30,12 @@ def atomic_output(path: Path, *, overwrite: bool = False, durable: bool = True) 
     `durable` waits for the disk (fsync of file and folder). Raises ExistsError where something is at `path` at the end
     and may not be replaced, OutputError for whatever the system refuses.
     """
-    partial: Path | None = None
+    partial = path.parent / f"{PARTIAL_PREFIX}{secrets.token_hex(8)}{PARTIAL_SUFFIX}"
     made: list[Path] = []
     try:
         refuse_existing(path, overwrite=overwrite)
         made = _make_folders(path.parent)
-        partial, file = _create_partial(path.parent)
-        with file:  # mode 0o666 & ~umask, as for any new file
+        with _create_locked(partial) as file:  # mode 0o666 & ~umask, as for any new file
             yield file
             if durable:
                 os.fsync(file.fileno())
@@ -44,9 +43,8 @@ def atomic_output(path: Path, *, overwrite: bool = False, durable: bool = True) 
         if durable:
             _sync_folder(path.parent)
     except BaseException as error:
-        if partial is not None:
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)
+        with suppress(OSError):  # whatever signal came wherever, the name is known
+            partial.unlink(missing_ok=True)
         with suppress(OSError):  # another run may have come to use them
             for folder in made:
                 folder.rmdir()
@@ -103,21 +101,20 @@ def _make_folders(folder: Path) -> list[Path]:
     return missing
 
 
-def _create_partial(folder: Path) -> tuple[Path, BinaryIO]:
+def _create_locked(partial: Path) -> BinaryIO:
     """A new temporary file, locked: of this run as long as it lives."""
     while True:
-        partial = folder / f"{PARTIAL_PREFIX}{secrets.token_hex(8)}{PARTIAL_SUFFIX}"
         file = partial.open("x+b", buffering=0)
         try:
             if _lock(file.fileno()) and partial.exists():
-                return partial, file
+                return file
         except OSError as error:
             if error.errno in _NO_LOCKS:
-                return partial, file
+                return file
             file.close()
-            partial.unlink(missing_ok=True)
             raise
         file.close()  # another run took it for a leftover before it was locked
+        partial.unlink(missing_ok=True)
 
 
 def _lock(descriptor: int) -> bool:

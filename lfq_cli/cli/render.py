@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +36,14 @@ _MOST_ROWS = 20
 
 
 def run_jobs(
-    title: str, jobs: Sequence[Job], run: Callable[[Callable[[int], None]], Iterable[Outcome]], display: Display
+    title: str, jobs: Sequence[Job], run: Callable[[Callable[[int], None]], Generator[Outcome]], display: Display
 ) -> None:
     """Runs the jobs with a progress bar and shows what became of them; exits with 3 if some of several failed."""
     started = time.perf_counter()
     total = total_size([job.source for job in jobs])
     outcomes = []
-    with progress_bar(title, total, display) as progress:
-        for outcome in run(progress):
+    with progress_bar(title, total, display) as progress, closing(run(progress)) as running:
+        for outcome in running:
             outcomes.append(outcome)
             if outcome.error is not None and len(jobs) > 1:
                 note(error_lines(outcome.error))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -48,7 +48,7 @@ def decode(
     options: DecodeOptions,
     progress: Progress = lambda _: None,
     tell: Callable[[Quantizer], None] = lambda _: None,
-) -> Iterator[Outcome]:
+) -> Generator[Outcome]:
     """Decodes every job's codes into float tensors; an input that cannot be is an Outcome with its error.
 
     `tell` is called with the quantizer that a file's codes are decoded with, before they are.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from math import prod
@@ -13,6 +13,7 @@ from lfq_cli.errors import CodesFileError, ExistsError
 from lfq_cli.floats import FORMATS
 from lfq_cli.jobs.outcome import Outcome, clear_leftovers, each, refuse_older
 from lfq_cli.jobs.plan import Job
+from lfq_cli.jobs.processes import are_many_and_small, in_processes
 from lfq_cli.layout import Layout, positions_shape
 from lfq_cli.matching import select_tensors
 from lfq_cli.pipeline import EncodeTask, Progress, Workers, packed_runs, start_workers
@@ -39,7 +40,7 @@ class EncodeOptions:
 
 def encode(
     quantizer: Quantizer, jobs: Sequence[Job], options: EncodeOptions, progress: Progress = lambda _: None
-) -> Iterator[Outcome]:
+) -> Generator[Outcome]:
     """Encodes every job's tensors into a codes file; an input that cannot be is an Outcome with its error.
 
     Raises CheckpointError where a clamp that nobody told would be followed by a rotation: no bit would be sure.
@@ -51,12 +52,19 @@ def encode(
     backend = backends.select(options.device, quantizer, options.compute_dtype, decoding=False)
     if not options.dry_run:
         clear_leftovers(jobs)
-    with start_workers() as workers:
-        yield from each(
-            jobs,
-            lambda job: _encode_file(job, options, backend, workers, progress),
-            fail_fast=options.fail_fast,
-        )
+
+    def run(jobs: Sequence[Job], progress: Progress) -> Iterator[Outcome]:
+        with start_workers() as workers:
+            yield from each(
+                jobs,
+                lambda job: _encode_file(job, options, backend, workers, progress),
+                fail_fast=options.fail_fast,
+            )
+
+    if backend.forks and are_many_and_small(jobs):
+        yield from in_processes(jobs, run, progress, fail_fast=options.fail_fast)
+    else:
+        yield from run(jobs, progress)
 
 
 def _encode_file(

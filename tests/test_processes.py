@@ -1,0 +1,153 @@
+"""jobs/processes.py: many small files by several processes are those of one; what becomes of a process that dies."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+
+from lfq_cli import native
+from lfq_cli.errors import LfqError
+from lfq_cli.files import PARTIAL_PREFIX
+from lfq_cli.jobs import processes
+from lfq_cli.jobs.encode import EncodeOptions, encode
+from lfq_cli.jobs.outcome import Outcome
+from lfq_cli.jobs.plan import Job
+from lfq_cli.quantizer import Quantizer
+
+PLAIN = Quantizer(dim=8, codebook_dim=8)
+COUNT = processes.MANY_JOBS + 7
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere one process does it")
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint and many small files, number 5 of them no array."""
+    folder = tmp_path_factory.mktemp("many")
+    native.write(PLAIN, folder / "c.safetensors")
+    for k in range(COUNT):
+        np.save(folder / f"{k:03}.npy", np.random.default_rng(k).standard_normal((50, 8)).astype(np.float32))
+    (folder / "005.npy").write_text("no array")
+    return folder
+
+
+def jobs_of(tree: Path, out: Path) -> list[Job]:
+    return [Job(tree / f"{k:03}.npy", out / f"{k:03}.codes.safetensors") for k in range(COUNT)]
+
+
+def test_the_outputs_and_outcomes_are_those_of_one_process(tree: Path, tmp_path: Path) -> None:
+    with patch.object(processes, "CPUS", 1):
+        assert not processes.are_many_and_small(jobs_of(tree, tmp_path / "one"))
+        one = list(encode(PLAIN, jobs_of(tree, tmp_path / "one"), EncodeOptions(durable=False)))
+    done: list[int] = []
+    with patch.object(processes, "CPUS", 3), patch.object(processes.os, "fork", wraps=os.fork) as fork:
+        many = list(encode(PLAIN, jobs_of(tree, tmp_path / "many"), EncodeOptions(durable=False), done.append))
+    assert fork.call_count == 3
+    assert [(o.source, o.status, o.vectors, str(o.error)) for o in many] == [
+        (o.source, o.status, o.vectors, str(o.error)) for o in one
+    ]
+    assert [o.status for o in many].count("failed") == 1
+    assert isinstance(many[5].error, LfqError)
+    assert one[5].error is not None
+    assert many[5].error.hint == one[5].error.hint
+    assert sum(done) == sum(o.bytes_in for o in one)
+    names = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert len(names) == COUNT - 1
+    for name in names:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "many" / name).read_bytes()
+    no_child_is_left()
+
+
+def test_few_or_large_files_are_left_to_one_process(tree: Path, tmp_path: Path) -> None:
+    with patch.object(processes, "CPUS", 3):
+        assert processes.are_many_and_small(jobs_of(tree, tmp_path))
+        assert not processes.are_many_and_small(jobs_of(tree, tmp_path)[: processes.MANY_JOBS - 1])
+        with patch.object(processes, "SMALL_BYTES", 100):
+            assert not processes.are_many_and_small(jobs_of(tree, tmp_path))
+
+
+def no_child_is_left() -> None:
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+def slow(jobs, progress):  # type: ignore[no-untyped-def]
+    for job in jobs:
+        time.sleep(0.01)
+        yield Outcome(job.source, job.output, "written")
+
+
+def test_a_process_that_is_killed_fails_its_own_jobs(tree: Path, tmp_path: Path) -> None:
+    pids: list[int] = []
+
+    def fork() -> int:
+        pids.append(os_fork())
+        return pids[-1]
+
+    os_fork = os.fork
+    with patch.object(processes, "CPUS", 2), patch.object(processes.os, "fork", fork):
+        outcomes = processes.in_processes(jobs_of(tree, tmp_path), slow, lambda _: None, fail_fast=False)
+        first = [next(outcomes) for _ in range(10)]
+        os.kill(pids[1], signal.SIGKILL)
+        rest = list(outcomes)
+    assert len(first) + len(rest) == COUNT
+    assert all(outcome.status == "written" for outcome in (first + rest)[::2])
+    killed = [outcome for outcome in rest if outcome.status == "failed"]
+    assert len(killed) > COUNT // 3
+    assert all("was killed" in str(outcome.error) for outcome in killed)
+    no_child_is_left()
+
+
+def test_a_bug_in_a_process_is_one_in_the_caller(tree: Path, tmp_path: Path) -> None:
+    def broken(jobs, progress):  # type: ignore[no-untyped-def]
+        yield from slow(jobs[:3], progress)
+        raise ZeroDivisionError("a bug")
+
+    with patch.object(processes, "CPUS", 2), pytest.raises(RuntimeError, match="ZeroDivisionError: a bug"):
+        list(processes.in_processes(jobs_of(tree, tmp_path), broken, lambda _: None, fail_fast=False))
+    no_child_is_left()
+
+
+def test_who_wants_no_more_ends_the_processes(tree: Path, tmp_path: Path) -> None:
+    with (
+        patch.object(processes, "CPUS", 2),
+        closing(processes.in_processes(jobs_of(tree, tmp_path), slow, lambda _: None, fail_fast=False)) as outcomes,
+    ):
+        next(outcomes)
+    no_child_is_left()
+
+
+def test_fail_fast(tree: Path, tmp_path: Path) -> None:
+    options = EncodeOptions(durable=False, fail_fast=True)
+    with patch.object(processes, "CPUS", 2):
+        outcomes = list(encode(PLAIN, jobs_of(tree, tmp_path), options))
+    assert [outcome.status for outcome in outcomes] == ["written"] * 5 + ["failed"]
+    no_child_is_left()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_signals(number: int, code: int, tree: Path, tmp_path: Path) -> None:
+    """To the parent alone, and to all of them as ^C on a terminal does it; then the same command goes on."""
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "lfq_cli", "encode", str(tree / "c.safetensors"), str(tree), "-o", str(out), "-q"]
+    for to_all in (False, True):
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        before = len(list(out.glob("*.codes.safetensors")))
+        while len(list(out.glob("*.codes.safetensors"))) < before + 3 and process.poll() is None:
+            time.sleep(0.002)
+        (os.killpg if to_all else os.kill)(process.pid, number)
+        _, err = process.communicate(timeout=20)
+        assert process.returncode in (code, 3), err  # 3: it had ended
+        assert "Traceback" not in err
+        if number != signal.SIGKILL:
+            assert list(out.glob(f"{PARTIAL_PREFIX}*")) == []
+    assert subprocess.run(command, check=False, capture_output=True, timeout=60).returncode == 3
+    assert len(list(out.glob("*.codes.safetensors"))) == COUNT - 1
+    assert list(out.glob(f"{PARTIAL_PREFIX}*")) == []

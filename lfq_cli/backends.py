@@ -32,6 +32,11 @@ BLOCK_VALUES = 1 << 20
 """
 
 
+LARGE_ITEM = 64
+"""Positions of a channel-first item from which the product reads it as it lies, one item at a time: with 256 positions
+1.9 times as fast as turning the block's floats first, with 16 positions 0.8 times (512 -> 18, one thread)."""
+
+
 class Backend(Protocol):
     """One place to compute, in blocks of about `block_values` floats."""
 
@@ -199,8 +204,7 @@ class TorchBackend:
         import torch
 
         with torch.inference_mode():
-            x = rearrange(_as_tensor(raw, spec), "o c i -> (o i) c")
-            z = self._in_parts(self._projected if self._numpy_levels else self._latents, x)
+            z = self._of_vectors(self._projected if self._numpy_levels else self._latents, _as_tensor(raw, spec))
             nan = bool(z.isnan().any()) and has_nan(raw, spec)  # a NaN in x is one in z; few others are
             if self._numpy_levels:
                 return packed_bits.pack(residual_bits(z.numpy()[..., None], self.quantizer)), nan
@@ -213,8 +217,7 @@ class TorchBackend:
         import torch
 
         with torch.inference_mode():
-            z = self._in_parts(self._latents, rearrange(_as_tensor(raw, spec), "o c i -> (o i) c"))
-            return np.asarray(z.cpu().numpy())
+            return np.asarray(self._of_vectors(self._latents, _as_tensor(raw, spec)).cpu().numpy())
 
     def decode(self, stream: Packed, outer: int, inner: int, spec: FloatFormat, *, project_out: bool) -> Raw:
         """As in Backend."""
@@ -231,6 +234,14 @@ class TorchBackend:
                 y = self._in_parts(values, torch.from_numpy(by_vector))
             y = rearrange(y, "(o i) c -> o c i", o=outer).float().contiguous()
         return from_float32(y.cpu().numpy(), spec)
+
+    def _of_vectors(self, compute: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+        """compute(vectors) for x [outer, dim, inner], whose floats stay where they are if items are large enough."""
+        import torch
+
+        if self._device.type != "cpu" or x.shape[2] < LARGE_ITEM:
+            return self._in_parts(compute, rearrange(x.to(self._device), "o c i -> (o i) c"))
+        return torch.cat([self._in_parts(compute, rearrange(item, "c i -> i c")) for item in x])
 
     def _projected(self, x: torch.Tensor) -> torch.Tensor:
         z: torch.Tensor = self._module.project(x.to(self._dtype))

@@ -204,20 +204,19 @@ class TorchBackend:
         import torch
 
         with torch.inference_mode():
+            if self._device.type != "cpu":
+                return self._of_vectors(self._packed, _as_tensor(raw, spec)).numpy(), has_nan(raw, spec)
             z = self._of_vectors(self._projected if self._numpy_levels else self._latents, _as_tensor(raw, spec))
             nan = bool(z.isnan().any()) and has_nan(raw, spec)  # a NaN in x is one in z; few others are
-            if self._numpy_levels:
-                return packed_bits.pack(residual_bits(z.numpy()[..., None], self.quantizer)), nan
-            if self._device.type == "cpu":
-                return packed_bits.pack((z > 0).numpy()), nan
-            return pack_on_device(z > 0).cpu().numpy(), nan
+            bits = residual_bits(z.numpy()[..., None], self.quantizer) if self._numpy_levels else (z > 0).numpy()
+            return packed_bits.pack(bits), nan
 
     def latents(self, raw: Raw, spec: FloatFormat) -> Floats:
         """As in Backend."""
         import torch
 
         with torch.inference_mode():
-            return np.asarray(self._of_vectors(self._latents, _as_tensor(raw, spec)).cpu().numpy())
+            return np.asarray(self._of_vectors(self._latents, _as_tensor(raw, spec)).numpy())
 
     def decode(self, stream: Packed, outer: int, inner: int, spec: FloatFormat, *, project_out: bool) -> Raw:
         """As in Backend."""
@@ -232,15 +231,15 @@ class TorchBackend:
             else:
                 values = partial(self._values, project_out=project_out)
                 y = self._in_parts(values, torch.from_numpy(by_vector))
-            y = rearrange(y, "(o i) c -> o c i", o=outer).float().contiguous()
-        return from_float32(y.cpu().numpy(), spec)
+            y = rearrange(y, "(o i) c -> o c i", o=outer).contiguous()
+        return from_float32(y.numpy(), spec)
 
     def _of_vectors(self, compute: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
         """compute(vectors) for x [outer, dim, inner], whose floats stay where they are if items are large enough."""
         import torch
 
         if self._device.type != "cpu" or x.shape[2] < LARGE_ITEM:
-            return self._in_parts(compute, rearrange(x.to(self._device), "o c i -> (o i) c"))
+            return self._in_parts(compute, rearrange(x, "o c i -> (o i) c"))
         return torch.cat([self._in_parts(compute, rearrange(item, "c i -> i c")) for item in x])
 
     def _projected(self, x: torch.Tensor) -> torch.Tensor:
@@ -249,27 +248,35 @@ class TorchBackend:
 
     def _latents(self, x: torch.Tensor) -> torch.Tensor:
         latents: torch.Tensor = self._module.latents(x.to(self._device).to(self._dtype))
-        return latents
+        return latents.cpu()
+
+    def _packed(self, x: torch.Tensor) -> torch.Tensor:
+        """x [n, dim] -> the stream of its n vectors, packed on the device: an eighth of the bytes to move."""
+        return pack_on_device(self._module.latents(x.to(self._device).to(self._dtype)) > 0).cpu()
 
     def _values(self, bits: torch.Tensor, *, project_out: bool) -> torch.Tensor:
         values: torch.Tensor = self._module.decode_bits(bits.to(self._device), project_out=project_out)
-        return values
+        return values.float().cpu()
 
     def _in_parts(self, compute: Callable[[torch.Tensor], torch.Tensor], vectors: torch.Tensor) -> torch.Tensor:
-        """compute(vectors [n, ...]); where the device's memory is too small for them, of halves, and says so."""
+        """compute(vectors [n, ...]), on the CPU; of halves, with a note, where the device's memory is too small.
+
+        Halves are of whole eights of vectors, so that their streams can be joined.
+        """
         import torch
 
         try:
             return compute(vectors)
-        except torch.OutOfMemoryError as error:
+        except torch.cuda.OutOfMemoryError as error:  # on every device; torch.OutOfMemoryError from 2.5 on
             count = len(vectors)
-            if count <= 1:
-                raise DeviceError(f"{self._device}: out of memory for a single vector", "--device cpu") from error
+            if count <= 8:
+                raise DeviceError(f"{self._device}: out of memory for {count} vectors", "--device cpu") from error
         warnings.warn(f"{self._device}: out of memory for {count:,} vectors at once; halving", LfqNote, stacklevel=2)
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
         self.block_values = max(1, self.block_values // 2)  # for the tensors that follow
-        halves = vectors[: count // 2], vectors[count // 2 :]
+        half = -(-count // 16) * 8
+        halves = vectors[:half], vectors[half:]
         return torch.cat([self._in_parts(compute, half) for half in halves])
 
 

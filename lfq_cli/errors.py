@@ -28,6 +28,14 @@ class CodesFileError(LfqError):
     """A codes file that is damaged, of another version, or made by another checkpoint."""
 
 
+class CodesUnreadableError(CodesFileError):
+    """A codes file that the system does not let us read, or without the tensor that was asked for."""
+
+
+class OtherCheckpointError(CodesFileError):
+    """A codes file that another checkpoint made."""
+
+
 class OutputError(LfqError):
     """An output that cannot be written, or that stands in the way."""
 

@@ -19,8 +19,10 @@ from lfq_cli.errors import ExistsError, OutputError
 
 PARTIAL_PREFIX = ".lfq-"
 PARTIAL_SUFFIX = ".partial"
-_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 """What a file system without locks answers."""
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
+"""What a file system without hard links answers."""
 
 
 @contextmanager
@@ -134,8 +136,9 @@ def _give_name(partial: Path, path: Path, *, overwrite: bool) -> None:
             os.link(partial, path)
         except FileExistsError as error:
             raise _exists(path) from error
-        except OSError:  # a file system without hard links
-            pass
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
         else:
             partial.unlink()
             return

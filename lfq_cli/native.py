@@ -45,9 +45,13 @@ def write(quantizer: Quantizer, path: Path, *, overwrite: bool = False) -> None:
 
 def refuse_existing_checkpoint(path: Path, *, overwrite: bool = False) -> None:
     """Raises OutputError where `write` would replace something without being told to."""
-    files = [path] if path.suffix == ".safetensors" else [path / MODEL_NAME, path / CONFIG_NAME]
-    for file in files:
+    for file in written_files(path):
         refuse_existing(file, overwrite=overwrite)
+
+
+def written_files(path: Path) -> list[Path]:
+    """The files that `write` makes for a checkpoint at `path`."""
+    return [path] if path.suffix == ".safetensors" else [path / MODEL_NAME, path / CONFIG_NAME]
 
 
 def describe(quantizer: Quantizer) -> dict[str, Any]:

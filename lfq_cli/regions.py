@@ -43,9 +43,11 @@ class Region(Protocol):
 class InputFile:
     """A regular file open for reading; what the system refuses becomes `error`, with the path in it."""
 
-    def __init__(self, path: Path, error: type[LfqError]) -> None:
+    def __init__(self, path: Path, error: type[LfqError], unreadable: type[LfqError] | None = None) -> None:
+        """error: for what is wrong with the file; unreadable: for what the system does not allow, if told apart."""
         self.path = path
         self._error = error
+        self._unreadable = unreadable or error
         try:
             mode = path.stat().st_mode
             if not stat.S_ISREG(mode):  # opening a FIFO would wait for ever
@@ -76,8 +78,8 @@ class InputFile:
     def refused(self, reason: OSError) -> LfqError:
         """The system's refusal in one line."""
         if isinstance(reason, FileNotFoundError):
-            return self._error(f"{self.path}: no such file or folder")
-        return self._error(f"{self.path}: cannot be read: {reason.strerror or reason}")
+            return self._unreadable(f"{self.path}: no such file or folder")
+        return self._unreadable(f"{self.path}: cannot be read: {reason.strerror or reason}")
 
     def close(self) -> None:
         """Gives the descriptor back."""

@@ -15,6 +15,7 @@ from lfq_cli.bits import BitOrder, Indices
 from lfq_cli.errors import CodesFileError
 
 DENSE_BITS = 24
+ALWAYS_DENSE_BITS = 16  # 512 KiB
 MAX_SPARSE_CODES = 1 << 25
 """Distinct codes of one codebook that a sparse counter holds: 512 MiB of codes and counts."""
 
@@ -56,9 +57,11 @@ class Usage:
 class Counter:
     """Counts the indices of one codebook of `bits` bits."""
 
-    def __init__(self, bits: int) -> None:
+    def __init__(self, bits: int, expected: int | None = None) -> None:
+        """expected: how many indices there will be; for a few, no table of a large codebook is made."""
         self.bits = bits
-        self._counts: _Dense | _Sparse = _Dense(bits) if bits <= DENSE_BITS else _Sparse()
+        few = expected is not None and bits > ALWAYS_DENSE_BITS and expected << 6 < 1 << bits
+        self._counts: _Dense | _Sparse = _Sparse() if bits > DENSE_BITS or few else _Dense(bits)
 
     def add(self, indices: Indices) -> None:
         """Counts indices [n] of an integer type."""
@@ -66,10 +69,11 @@ class Counter:
 
     def merge(self, other: Counter) -> None:
         """Adds what another counter of the same codebook counted."""
-        if isinstance(self._counts, _Dense) and isinstance(other._counts, _Dense):
-            self._counts.table += other._counts.table
-        elif isinstance(self._counts, _Sparse):
-            self._counts.add_counts(*other._counts.pairs())
+        if isinstance(self._counts, _Sparse) and isinstance(other._counts, _Dense):
+            dense = _Dense(self.bits)
+            dense.add_counts(*self._counts.pairs())
+            self._counts = dense
+        self._counts.add_counts(*other._counts.pairs())
 
     def usage(self, order: BitOrder) -> Usage:
         """The figures so far; `order` says which channel is an index's most significant bit."""
@@ -94,6 +98,9 @@ class _Dense:
             self.table += np.bincount(positions, minlength=self.table.size)
         else:  # a table of its own for every run would cost more than the counting
             np.add.at(self.table, positions, 1)
+
+    def add_counts(self, codes: Indices, counts: NDArray[np.int64]) -> None:
+        self.table[codes.astype(np.int64)] += counts
 
     def pairs(self) -> tuple[Indices, NDArray[np.int64]]:
         """(codes used, their counts)."""

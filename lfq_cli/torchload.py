@@ -15,6 +15,9 @@ from lfq_cli.zipread import BROKEN, member_start
 if TYPE_CHECKING:
     from torch import Tensor
 
+MAX_NAMES = 1_000_000
+MAX_DEPTH = 100
+
 _LEGACY_MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19\x2e"
 """How files begin that torch.save wrote before version 1.6: its magic number as a pickle of protocol 2."""
 
@@ -30,6 +33,10 @@ def load_weights_only(file: InputFile, error: type[LfqError]) -> Any:
         if start.startswith(b"\x80"):
             raise _more_than_tensors(file, error)
         raise error(f"{file.path}: not a whole torch file", "copy or download it again; it may be cut off")
+    if archive and not _is_stored(file):  # a mapping would take compressed bytes for numbers
+        raise error(
+            f"{file.path}: its records are compressed", "save it again with torch.save, which does not compress"
+        )
     import torch
 
     try:
@@ -54,7 +61,7 @@ def named_values(file: InputFile, loaded: Any, sole: str, error: type[LfqError])
 
     Raises `error` where two values have one name.
     """
-    pairs = list(_pairs(loaded, ""))
+    pairs = list(_pairs(file, loaded, error))
     named = {name or sole: value for name, value in pairs}
     if len(named) != len(pairs):
         twice = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
@@ -62,12 +69,25 @@ def named_values(file: InputFile, loaded: Any, sole: str, error: type[LfqError])
     return named
 
 
-def _pairs(value: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-    if not isinstance(value, Mapping):
-        yield prefix, value
-        return
-    for key, item in value.items():
-        yield from _pairs(item, f"{prefix}.{key}" if prefix else str(key))
+def _pairs(file: InputFile, loaded: Any, error: type[LfqError]) -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of everything that is no mapping. Mappings may share and hold each other without end."""
+    pending: list[tuple[str, Any]] = [("", loaded)]
+    count = 0
+    while pending:
+        prefix, value = pending.pop()
+        if not isinstance(value, Mapping):
+            yield prefix, value
+            continue
+        count += len(value)
+        if count > MAX_NAMES or prefix.count(".") > MAX_DEPTH:
+            raise error(f"{file.path}: its mappings hold more than {MAX_NAMES:,} names, or one another without end")
+        try:
+            names = [f"{prefix}.{key}" if prefix else str(key) for key in value]
+            for name in names:
+                name.encode()
+        except (UnicodeEncodeError, RecursionError) as reason:
+            raise error(f"{file.path}: a name in it is no text") from reason
+        pending += reversed(list(zip(names, value.values(), strict=True)))
 
 
 def is_plain(value: Any) -> bool:
@@ -117,6 +137,15 @@ def record_offsets(file: InputFile, tensors: Sequence[Tensor]) -> dict[int, int]
     if len(fitting) != 1:
         return {}
     return {at: at - fitting[0] for at in storages}
+
+
+def _is_stored(file: InputFile) -> bool:
+    """Whether every record of the archive lies in it uncompressed; also where its directory cannot be read."""
+    try:
+        with zipfile.ZipFile(file.path) as archive:
+            return all(info.compress_type == zipfile.ZIP_STORED for info in archive.infolist())
+    except BROKEN:  # torch will say
+        return True
 
 
 def _records(file: InputFile) -> dict[int, int]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import time
 import warnings
+import zipfile
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -491,3 +493,72 @@ def test_load_gives_the_reference_s_module(suffix: str, options: dict[str, Any],
         assert torch.equal(quantized, expected)
         assert torch.equal(module.indices_to_codes(indices), ref.indices_to_codes(expected_indices))
         assert loss == expected_loss
+
+
+# What would be read wrong
+
+
+def rezipped(path: Path, compression: int) -> Path:
+    out = path.with_name(f"rezipped{path.suffix}")
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(out, "w", compression) as target:
+        for name in source.namelist():
+            target.writestr(name, source.read(name))
+    return out
+
+
+def test_an_archive_that_was_compressed_again_is_refused(tmp_path: Path) -> None:
+    path = save(reference(dim=16).state_dict(), tmp_path / "model.pt")
+    whole = checkpoints.load(path)
+    assert checkpoints.load(rezipped(path, zipfile.ZIP_STORED)).digest == whole.digest
+    with pytest.raises(CheckpointError, match="compressed"):
+        checkpoints.load(rezipped(path, zipfile.ZIP_DEFLATED))
+
+
+def test_a_list_of_quantizers_with_projections_of_their_own_is_no_residual_one(tmp_path: Path) -> None:
+    layers = torch.nn.ModuleDict({"layers": torch.nn.ModuleList([reference(dim=16), reference(dim=16)])})
+    with pytest.raises(CheckpointError, match="no projection of this kind of quantizer"):
+        checkpoints.load(save(layers.state_dict(), tmp_path / "model.pt"))
+
+
+@pytest.mark.parametrize("name", ["project_in.0.weight", "project_in.net.2.bias", "project_out.1.weight"])
+def test_a_projection_that_is_more_than_one_layer_is_refused(name: str, tmp_path: Path) -> None:
+    state = reference().state_dict() | {name: torch.ones(3, 3)}
+    with pytest.raises(CheckpointError, match="no projection of this kind of quantizer"):
+        checkpoints.load(save(prefixed(state, "quantizer."), tmp_path / "model.pt"))
+
+
+def test_of_an_ascending_and_a_descending_mask_module_chooses(tmp_path: Path) -> None:
+    state = {"a.mask": 2 ** torch.arange(4), "b.mask": 2 ** torch.arange(3, -1, -1)}
+    path = save(state, tmp_path / "model.pt")
+    with pytest.raises(CheckpointError, match="2 different quantizers"):
+        checkpoints.load(path)
+    assert checkpoints.load(path, Facts(module="b")).bit_order == "msb"
+
+
+def shared(depth: int) -> dict[str, Any]:
+    held: dict[str, Any] = {"mask": torch.tensor([2, 1])}
+    for _ in range(depth):
+        held = {"a": held, "b": held}
+    return held
+
+
+def endless() -> dict[str, Any]:
+    held: dict[str, Any] = {"mask": torch.tensor([2, 1])}
+    held["self"] = held
+    return held
+
+
+HOSTILE: dict[str, Any] = {
+    "shared": lambda: shared(26),
+    "endless": endless,
+    "no text": lambda: {"\ud800": torch.ones(2), "mask": torch.tensor([2, 1])},
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_mappings_that_hold_each_other(case: str, tmp_path: Path) -> None:
+    path = save(HOSTILE[case](), tmp_path / "model.pt")
+    start = time.perf_counter()
+    with pytest.raises(CheckpointError, match=r"without end|no text|not a whole torch file"):
+        checkpoints.load(path)
+    assert time.perf_counter() - start < 20

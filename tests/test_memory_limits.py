@@ -38,7 +38,7 @@ def out_of_memory_above(limit: int, compute: Any, seen: list[int]) -> Any:
     return limited
 
 
-@pytest.mark.parametrize("limit", [1, 7, 100, 999])
+@pytest.mark.parametrize("limit", [8, 17, 100, 999])
 @pytest.mark.parametrize("inner", [1, 10, 125])
 def test_halves_give_the_same(limit: int, inner: int) -> None:
     x = RNG.standard_normal((1000 // inner, 12, inner)).astype(np.float32)
@@ -67,5 +67,5 @@ def test_a_vector_that_does_not_fit_is_an_error() -> None:
     small = backend()
     module: Any = small._module
     module.latents = out_of_memory_above(0, module.latents, [])
-    with pytest.warns(LfqNote), pytest.raises(DeviceError, match="out of memory for a single vector"):
-        small.encode(RNG.standard_normal((8, 12, 1)).astype(np.float32), FORMATS["F32"])
+    with pytest.warns(LfqNote), pytest.raises(DeviceError, match="out of memory for 8 vectors"):
+        small.encode(RNG.standard_normal((16, 12, 1)).astype(np.float32), FORMATS["F32"])

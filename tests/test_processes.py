@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from unittest.mock import patch
@@ -38,18 +39,36 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """The processes that were started; afterwards none of them is left."""
+    pids: list[int] = []
+    fork = os.fork
+
+    def recorded() -> int:
+        pids.append(fork())
+        return pids[-1]
+
+    monkeypatch.setattr(processes.os, "fork", recorded)
+    yield pids
+    assert pids
+    for pid in pids:
+        with pytest.raises(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
+
+
 def jobs_of(tree: Path, out: Path) -> list[Job]:
     return [Job(tree / f"{k:03}.npy", out / f"{k:03}.codes.safetensors") for k in range(COUNT)]
 
 
-def test_the_outputs_and_outcomes_are_those_of_one_process(tree: Path, tmp_path: Path) -> None:
+def test_the_outputs_and_outcomes_are_those_of_one_process(forked: list[int], tree: Path, tmp_path: Path) -> None:
     with patch.object(processes, "CPUS", 1):
         assert not processes.are_many_and_small(jobs_of(tree, tmp_path / "one"))
         one = list(encode(PLAIN, jobs_of(tree, tmp_path / "one"), EncodeOptions(durable=False)))
     done: list[int] = []
-    with patch.object(processes, "CPUS", 3), patch.object(processes.os, "fork", wraps=os.fork) as fork:
+    with patch.object(processes, "CPUS", 3):
         many = list(encode(PLAIN, jobs_of(tree, tmp_path / "many"), EncodeOptions(durable=False), done.append))
-    assert fork.call_count == 3
+    assert len(forked) == 3
     assert [(o.source, o.status, o.vectors, str(o.error)) for o in many] == [
         (o.source, o.status, o.vectors, str(o.error)) for o in one
     ]
@@ -62,7 +81,6 @@ def test_the_outputs_and_outcomes_are_those_of_one_process(tree: Path, tmp_path:
     assert len(names) == COUNT - 1
     for name in names:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "many" / name).read_bytes()
-    no_child_is_left()
 
 
 def test_few_or_large_files_are_left_to_one_process(tree: Path, tmp_path: Path) -> None:
@@ -73,63 +91,47 @@ def test_few_or_large_files_are_left_to_one_process(tree: Path, tmp_path: Path) 
             assert not processes.are_many_and_small(jobs_of(tree, tmp_path))
 
 
-def no_child_is_left() -> None:
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
-
-
 def slow(jobs, progress):  # type: ignore[no-untyped-def]
     for job in jobs:
         time.sleep(0.01)
         yield Outcome(job.source, job.output, "written")
 
 
-def test_a_process_that_is_killed_fails_its_own_jobs(tree: Path, tmp_path: Path) -> None:
-    pids: list[int] = []
-
-    def fork() -> int:
-        pids.append(os_fork())
-        return pids[-1]
-
-    os_fork = os.fork
-    with patch.object(processes, "CPUS", 2), patch.object(processes.os, "fork", fork):
+def test_a_process_that_is_killed_fails_its_own_jobs(forked: list[int], tree: Path, tmp_path: Path) -> None:
+    with patch.object(processes, "CPUS", 2):
         outcomes = processes.in_processes(jobs_of(tree, tmp_path), slow, lambda _: None, fail_fast=False)
         first = [next(outcomes) for _ in range(10)]
-        os.kill(pids[1], signal.SIGKILL)
+        os.kill(forked[1], signal.SIGKILL)
         rest = list(outcomes)
     assert len(first) + len(rest) == COUNT
     assert all(outcome.status == "written" for outcome in (first + rest)[::2])
     killed = [outcome for outcome in rest if outcome.status == "failed"]
     assert len(killed) > COUNT // 3
     assert all("was killed" in str(outcome.error) for outcome in killed)
-    no_child_is_left()
 
 
-def test_a_bug_in_a_process_is_one_in_the_caller(tree: Path, tmp_path: Path) -> None:
+def test_a_bug_in_a_process_is_one_in_the_caller(forked: list[int], tree: Path, tmp_path: Path) -> None:
     def broken(jobs, progress):  # type: ignore[no-untyped-def]
         yield from slow(jobs[:3], progress)
         raise ZeroDivisionError("a bug")
 
     with patch.object(processes, "CPUS", 2), pytest.raises(RuntimeError, match="ZeroDivisionError: a bug"):
         list(processes.in_processes(jobs_of(tree, tmp_path), broken, lambda _: None, fail_fast=False))
-    no_child_is_left()
 
 
-def test_who_wants_no_more_ends_the_processes(tree: Path, tmp_path: Path) -> None:
+def test_who_wants_no_more_ends_the_processes(forked: list[int], tree: Path, tmp_path: Path) -> None:
     with (
         patch.object(processes, "CPUS", 2),
         closing(processes.in_processes(jobs_of(tree, tmp_path), slow, lambda _: None, fail_fast=False)) as outcomes,
     ):
         next(outcomes)
-    no_child_is_left()
 
 
-def test_fail_fast(tree: Path, tmp_path: Path) -> None:
+def test_fail_fast(forked: list[int], tree: Path, tmp_path: Path) -> None:
     options = EncodeOptions(durable=False, fail_fast=True)
     with patch.object(processes, "CPUS", 2):
         outcomes = list(encode(PLAIN, jobs_of(tree, tmp_path), options))
     assert [outcome.status for outcome in outcomes] == ["written"] * 5 + ["failed"]
-    no_child_is_left()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])

@@ -179,3 +179,21 @@ def test_more_codes_than_are_unpacked_at_once():
     usage = counter.usage("lsb")
     ones = [((indices >> k & 1).sum() + (indices[-1] >> k & 1)) / 70_001 for k in range(32)]
     assert usage.ones == pytest.approx(ones, rel=1e-12)
+
+
+@pytest.mark.parametrize("bits", [17, 20, 24])
+def test_a_few_indices_of_a_large_codebook_need_no_table(bits):
+    """A header may name thousands of codebooks; what is counted is what there is."""
+    few, many = Counter(bits, 100), Counter(bits, 1 << bits)
+    assert isinstance(few._counts, stats._Sparse)
+    assert isinstance(many._counts, stats._Dense)
+    indices = np.random.default_rng(bits).integers(0, 1 << bits, 100)
+    few.add(indices)
+    many.add(indices)
+    assert few.usage("msb") == many.usage("msb")
+    both = Counter(bits)
+    both.merge(few)
+    few.merge(many)
+    both.merge(many)
+    assert few.usage("lsb") == both.usage("lsb")
+    assert few.usage("lsb").count == 200

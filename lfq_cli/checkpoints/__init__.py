@@ -24,12 +24,12 @@ from lfq_cli.checkpoints import (
 )
 from lfq_cli.checkpoints.facts import Facts, check_agreement
 from lfq_cli.checkpoints.family import Family
-from lfq_cli.checkpoints.files import checkpoint_files, open_tensors, parse_json, read_json
+from lfq_cli.checkpoints.files import checkpoint_files, open_tensors, parse_json, read_files, read_json
 from lfq_cli.checkpoints.statefile import StateFile
 from lfq_cli.errors import CheckpointError, LfqError, OptionError
 from lfq_cli.quantizer import Quantizer
 
-__all__ = ["FAMILIES", "Facts", "Found", "load", "load_found", "survey"]
+__all__ = ["FAMILIES", "Facts", "Found", "load", "load_found", "read_files", "survey"]
 
 FAMILIES: Mapping[str, Family] = {
     "residual": residual,
@@ -155,10 +155,17 @@ def _load_native(state: StateFile, description: dict[str, Any], facts: Facts) ->
     }
     if wrong:
         raise CheckpointError(f"its tensors have dtypes {wrong}, expected floats")
+    if facts.family is not None:
+        raise OptionError("it is a native checkpoint, which has no family", "leave --family out")
     quantizer = native.parse(description, {name: tensor.read() for name, tensor in tensors.items()})
     given = facts.config()
-    check_agreement(quantizer.full_config(), {key: given[key] for key in given if key not in quantizer.assumed})
+    if facts.codebook_dims not in (None, quantizer.codebook_dims):
+        given["factorized_bits"] = facts.codebook_dims
+    config = quantizer.full_config()
+    check_agreement(config, {key: given[key] for key in given if key not in quantizer.assumed})
     told = {key: given[key] for key in given if key in quantizer.assumed}
+    if facts.channel_first is not None:
+        told["channel_first"] = facts.channel_first
     return replace(quantizer, **told, assumed=quantizer.assumed - set(told))
 
 

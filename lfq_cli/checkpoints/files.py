@@ -50,6 +50,17 @@ def checkpoint_files(path: Path) -> CheckpointFiles:
     )
 
 
+def read_files(path: Path) -> list[Path]:
+    """Every file that loading the checkpoint at `path` reads; `path` itself where there is none."""
+    try:
+        files = checkpoint_files(path)
+        index = files.tensors
+        shards = [index.with_name(name) for name in _shards(index)] if index.name.endswith(INDEX_SUFFIX) else []
+    except CheckpointError:
+        return [path]
+    return [path, index, *shards, *([] if files.config is None else [files.config])]
+
+
 def open_tensors(path: Path) -> StateFile:
     """The state dict in the file at `path`, or in the shards that an index there names."""
     if not path.name.endswith(INDEX_SUFFIX):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from lfq_cli.checkpoints import lucidrains
 from lfq_cli.checkpoints.facts import Facts, cut_codes, settle
-from lfq_cli.checkpoints.powers import joined, owner_of
+from lfq_cli.checkpoints.powers import joined, order_of, owner_of
 from lfq_cli.checkpoints.statefile import StateFile
 from lfq_cli.errors import CheckpointError
 from lfq_cli.quantizer import Quantizer
@@ -24,7 +24,8 @@ def find(state: StateFile) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for module in lucidrains.find(state):
         name = next((name for name in _NAMES if f".{module}".endswith(f".{name}")), None)
-        if name is None or joined(module, "project_in.weight") in state.tensors:
+        mask = state.tensors[joined(module, "mask")]
+        if name is None or order_of(mask) != "msb" or joined(module, "project_in.weight") in state.tensors:
             continue  # an LFQ with a projection of its own is no part of Infinity
         names = [joined(owner_of(module, name), both) for both in _NAMES]
         masks = [joined(own, "mask") for own in names if joined(own, "mask") in state.tensors]

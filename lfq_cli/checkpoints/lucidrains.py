@@ -26,8 +26,7 @@ DEFAULTS = {"codebook_scale": 1.0, "spherical": False, "soft_clamp_input_value":
 def find(state: StateFile) -> dict[str, list[str]]:
     """Module path ("" for the top) of each of this family's quantizers -> the buffer that shows it."""
     masks = {module: joined(module, "mask") for module in owners(state, "mask")}
-    descending = {module: [mask] for module, mask in masks.items() if order_of(state.tensors[mask]) == "msb"}
-    return descending or {module: [mask] for module, mask in masks.items()}
+    return {module: [mask] for module, mask in masks.items()}
 
 
 def build(state: StateFile, module: str, facts: Facts) -> Quantizer:
@@ -45,6 +44,7 @@ def build(state: StateFile, module: str, facts: Facts) -> Quantizer:
     cut = cut_codes(facts.codebook_dims, codebook_dim, told.get("num_codebooks", facts.num_codebooks))
     assumed = DEFAULTS | ({"cosine_sim_project_in_scale": None} if told["cosine_sim_project_in"] else {})
     config = settle(facts, told=told | cut, usual={"num_codebooks": 1}, assumed=assumed)
+    refuse_other_projections(state, module, WEIGHTS)
     return Quantizer(
         dim=codebook_dim * config["num_codebooks"] if dim is None else dim,
         codebook_dim=codebook_dim,
@@ -58,6 +58,16 @@ def read_weights(state: StateFile, module: str, names: tuple[str, ...]) -> dict[
     """Those of a module's tensors that are there, float32, by their name within the module."""
     there = [name for name in names if joined(module, name) in state.tensors]
     return {name: state.tensors[joined(module, name)].read().astype(np.float32, copy=False) for name in there}
+
+
+def refuse_other_projections(state: StateFile, module: str, names: tuple[str, ...]) -> None:
+    """Raises CheckpointError where the module has project_... tensors that are none of `names`: it is another kind."""
+    prefix = joined(module, "project_")
+    other = [name for name in state.tensors if name.startswith(prefix) and name.removeprefix(f"{module}.") not in names]
+    if other:
+        raise CheckpointError(
+            f"{other[0]} is no projection of this kind of quantizer", "lfq knows single linear layers"
+        )
 
 
 def _told(shapes: dict[str, tuple[int, ...]], codebook_dim: int, facts: Facts) -> tuple[dict[str, Any], int | None]:

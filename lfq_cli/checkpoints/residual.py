@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from lfq_cli.checkpoints import lucidrains
 from lfq_cli.checkpoints.facts import Facts, settle
-from lfq_cli.checkpoints.powers import joined
+from lfq_cli.checkpoints.powers import joined, order_of
 from lfq_cli.checkpoints.statefile import StateFile
 from lfq_cli.errors import CheckpointError, OptionError
 from lfq_cli.quantizer import Quantizer
@@ -40,6 +40,9 @@ def build(state: StateFile, module: str, facts: Facts) -> Quantizer:
     parts = _lists(residual, "rvqs").get(module)
     groups = None if parts is None else _count(module, parts, "rvqs")
     parts = [module] if parts is None else parts
+    for layer in (layer for part in parts for layer in residual[part]):
+        if order_of(state.tensors[joined(layer, "mask")]) != "msb":
+            raise CheckpointError(f"{layer}.mask ascends, the reference's descends", "lfq does not know this fork")
     sizes = {(_count(part, residual[part], "layers"), _bits(state, residual[part])) for part in parts}
     if len(sizes) != 1:
         raise CheckpointError(f"the groups of {module!r} differ in levels or bits, expected equal ones")
@@ -48,6 +51,10 @@ def build(state: StateFile, module: str, facts: Facts) -> Quantizer:
     first = joined(parts[0], "project_in.weight")
     features = state.tensors[first].shape[-1] if first in state.tensors else codebook_dim
     config = settle(facts, told={"codebook_scale": 1.0}, assumed={"spherical": False, "soft_clamp_input_value": None})
+    for part in parts:
+        lucidrains.refuse_other_projections(state, part, lucidrains.WEIGHTS)
+        for layer in residual[part]:
+            lucidrains.refuse_other_projections(state, layer, ())
     shape = Quantizer(dim=codebook_dim * len(parts), codebook_dim=codebook_dim, num_quantizers=levels, groups=groups)
     return Quantizer(
         dim=features * len(parts),

@@ -73,7 +73,7 @@ def decode(
         rename=lambda name: f"{name.removesuffix(SUFFIX).removesuffix('.safetensors')}.{format}",
         file_suffixes=(".safetensors", ".npy"),
         error=CodesFileError,
-        inputs_kept=[checkpoint],
+        inputs_kept=checkpoints.read_files(checkpoint),
     )
     chosen = DecodeOptions(
         dtype=options.STORED_FLOATS[dtype],

@@ -78,7 +78,7 @@ def encode(
         accepts=is_tensor_file,
         rename=lambda name: Path(name).stem + SUFFIX,
         file_suffixes=(".safetensors",),
-        inputs_kept=[checkpoint],
+        inputs_kept=checkpoints.read_files(checkpoint),
     )
     chosen = EncodeOptions(
         packing=packing,

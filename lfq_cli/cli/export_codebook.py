@@ -51,7 +51,7 @@ def export_codebook(
     from lfq_cli.jobs.export import plan_export, require_room
     from lfq_cli.jobs.plan import refuse_to_replace
 
-    refuse_to_replace([output], [checkpoint])
+    refuse_to_replace([output], checkpoints.read_files(checkpoint))
     quantizer = checkpoints.load(checkpoint, facts)
     render.tell_assumptions(quantizer)
     plan = plan_export(

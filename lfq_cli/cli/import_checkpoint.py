@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -20,13 +20,18 @@ Native = Annotated[
     Path, typer.Option("--output", "-o", metavar="NATIVE", help="A name in .safetensors, or a folder that is made.")
 ]
 
+Layout = Annotated[
+    Literal["auto", "channel-first", "channel-last"],
+    typer.Option("--layout", help="Where inputs have their features; kept in the checkpoint. auto: not said."),
+]
+
 
 @takes_facts
 @takes_display
 def import_checkpoint(
     foreign: Foreign,
     output: Native,
-    layout: options.LayoutOption = "auto",
+    layout: Layout = "auto",
     num_quantizers: options.Levels = None,
     overwrite: options.Overwrite = False,
     dry_run: options.DryRun = False,
@@ -44,9 +49,9 @@ def import_checkpoint(
     from lfq_cli import checkpoints
     from lfq_cli.cli import render
     from lfq_cli.jobs.plan import refuse_to_replace
-    from lfq_cli.native import refuse_existing_checkpoint, write
+    from lfq_cli.native import refuse_existing_checkpoint, write, written_files
 
-    refuse_to_replace([output], [foreign])
+    refuse_to_replace([output, *written_files(output)], checkpoints.read_files(foreign))
     told = replace(facts, channel_first=None if layout == "auto" else layout == "channel-first")
     quantizer = checkpoints.load(foreign, told)
     if num_quantizers is not None:

@@ -119,7 +119,7 @@ _FACT_OPTIONS: dict[str, Any] = {
 }
 _DISPLAY_OPTIONS: dict[str, Any] = {
     "json": Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")],
-    "quiet": Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")],
+    "quiet": Annotated[bool, typer.Option("--quiet", "-q", help="Print errors, and what had to be assumed, only.")],
     "verbose": Annotated[bool, typer.Option("--verbose", "-v", help="Print every file and what was left alone.")],
     "no_progress": Annotated[bool, typer.Option("--no-progress", help="No progress bar, even on a terminal.")],
 }

@@ -234,7 +234,7 @@ def show_verdicts(verdicts: Sequence[Verdict], display: Display) -> None:
     if bad:
         raise typer.Exit(EXIT_DIFFERENT)
     if failed:
-        raise typer.Exit(EXIT_SOME_FAILED if len(failed) < len(verdicts) else EXIT_FAILED)
+        raise typer.Exit(EXIT_SOME_FAILED if len(verdicts) > 1 else EXIT_FAILED)
 
 
 def _show_verdict_table(verdicts: Sequence[Verdict], display: Display) -> None:

@@ -50,7 +50,9 @@ def verify(
     """Check that codes files are whole and, with --checkpoint and --source, that encoding again gives the same.
 
     Shows the share of indices and bits that differ, and the margin: the share of |z| below 1e-6 to 1e-2, which tells
-    how far tokens depend on hardware and precision. Exit code 4 where something is damaged or differs.
+    how far tokens depend on hardware and precision. One source belongs to one codes file; folders are paired as
+    `lfq encode SOURCES -o CODES` pairs them. Exit code 4 where something is damaged or differs; a file that cannot be
+    read, or that another checkpoint made, is an error.
     """
     from lfq_cli import checkpoints
     from lfq_cli.cli import render

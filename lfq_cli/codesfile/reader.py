@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from lfq_cli.bits import MAX_INDEX_BITS, PACKINGS, Indices, Packed, cut_stream, stream_to_indices
 from lfq_cli.codesfile.header import CodesTensor, parse_header
 from lfq_cli.container import DTYPES, read_header
-from lfq_cli.errors import CodesFileError
+from lfq_cli.errors import CodesFileError, CodesUnreadableError
 from lfq_cli.regions import InputFile, bytes_of
 
 _CHUNK_BYTES = 1 << 20
@@ -27,7 +27,7 @@ class CodesFile(Mapping[str, "TensorCodes"]):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = InputFile(path, CodesFileError)
+        self._file = InputFile(path, CodesFileError, CodesUnreadableError)
         try:
             container = read_header(self._file, CodesFileError)
             self.header = parse_header(container, path)
@@ -56,7 +56,7 @@ class CodesFile(Mapping[str, "TensorCodes"]):
         """The names that match one of the glob patterns; all if there are none. Raises CodesFileError for no name."""
         names = [name for name in self if not patterns or any(fnmatchcase(name, pattern) for pattern in patterns)]
         if not names and patterns:
-            raise CodesFileError(f"{self.path}: no tensor matches", f"it holds {', '.join(map(repr, self))}")
+            raise CodesUnreadableError(f"{self.path}: no tensor matches", f"it holds {', '.join(map(repr, self))}")
         return names
 
     def close(self) -> None:

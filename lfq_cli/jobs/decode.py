@@ -13,7 +13,7 @@ from lfq_cli import backends, codesfile
 from lfq_cli.backends import Backend
 from lfq_cli.codesfile import CodesFile, CodesTensor
 from lfq_cli.container import read_header
-from lfq_cli.errors import CodesFileError, ExistsError, TensorError
+from lfq_cli.errors import ExistsError, OtherCheckpointError, TensorError
 from lfq_cli.files import atomic_output, write_all
 from lfq_cli.floats import FORMATS
 from lfq_cli.jobs.outcome import Outcome, clear_leftovers, each, refuse_older
@@ -95,7 +95,7 @@ def _decode_file(
         infos = [codes.header.tensors[name] for name in codes.matching(options.tensors)]
         channels = quantizer.dim if options.project_out else quantizer.code_dim
         shapes = {info.name: insert_channels(info.positions, channels, info.source.layout) for info in infos}
-        head = head_for(job.output, options.dtype, shapes, {"lfq": _made_of(codes, infos, options)})
+        head = head_for(job.output, options.dtype, shapes, {"lfq": _made_of(codes, infos, quantizer, options)})
         spec = FORMATS[options.dtype]
         outcome = Outcome(
             job.source,
@@ -157,7 +157,7 @@ def matching_quantizer(codes: CodesFile, quantizer: Quantizer) -> Quantizer:
     quantizer = replace(quantizer, **stated, assumed=quantizer.assumed - set(stated))
     digest = quantizer.assuming(set(header.assumed) & set(OPTIONS)).digest
     if digest != header.checkpoint_sha256:
-        raise CodesFileError(
+        raise OtherCheckpointError(
             f"{codes.path}: made by another checkpoint (sha256 {header.checkpoint_sha256[:12]}…, this one's is"
             f" {digest[:12]}…), or with other options",
             "decode with the checkpoint and options that encoded it; lfq inspect shows both",
@@ -165,12 +165,13 @@ def matching_quantizer(codes: CodesFile, quantizer: Quantizer) -> Quantizer:
     return quantizer
 
 
-def _made_of(codes: CodesFile, infos: Sequence[CodesTensor], options: DecodeOptions) -> str:
+def _made_of(codes: CodesFile, infos: Sequence[CodesTensor], quantizer: Quantizer, options: DecodeOptions) -> str:
     """Where decoded tensors come from, for their file's metadata: tells an output that is current from any other."""
     value: dict[str, Any] = {
         "format": "lfq-decoded",
         "version": 1,
         "checkpoint_sha256": codes.header.checkpoint_sha256,
+        "quantizer": quantizer.full_config(),
         "compute_dtype": options.compute_dtype,
         "project_out": options.project_out,
         **({} if options.levels is None else {"levels": options.levels}),

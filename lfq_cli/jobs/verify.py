@@ -10,7 +10,7 @@ from typing import Any, Literal
 from lfq_cli import backends, codesfile
 from lfq_cli.backends import Backend
 from lfq_cli.codesfile import CodesFile, CodesTensor
-from lfq_cli.errors import CodesFileError, LfqError
+from lfq_cli.errors import CodesFileError, CodesUnreadableError, LfqError, OtherCheckpointError
 from lfq_cli.jobs.decode import matching_quantizer
 from lfq_cli.jobs.plan import Job
 from lfq_cli.layout import channel_axis
@@ -54,13 +54,14 @@ def verify(
     """The verdict on every codes file: structure and sha256; with a quantizer, that it is the file's; with sources
     (codes file -> tensor file), that it makes the same codes of them.
     """
-    absent = sorted(set(sources or {}) - {path.absolute() for path in paths})
-    for path in absent:
-        assert sources is not None
-        yield Verdict(path, "failed", error=CodesFileError(f"{path}: is not there, but its source {sources[path]} is"))
+    for path, source in sorted((sources or {}).items()):
+        if not path.exists():
+            yield Verdict(path, "failed", error=LfqError(f"{path}: is not there, but its source {source} is"))
     for path in paths:
         try:
             yield _verify_file(path, options, quantizer, sources, progress)
+        except (CodesUnreadableError, OtherCheckpointError) as error:
+            yield Verdict(path, "failed", error=error)
         except CodesFileError as error:
             yield Verdict(path, "damaged", error=error)
         except LfqError as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,8 @@ from lfq_cli.layout import Block
 from lfq_cli.pipeline.encode import EncodeTask, read_block
 
 MARGINS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
-_SAMPLED_RUN = 1 << 10  # vectors that are sampled at once
+_SAMPLED_RUN = 1 << 10  # vectors that are sampled at once: enough to be worth reading a block for
+_LEAST_RUNS = 16
 _CHECKED_VECTORS = 1 << 17
 
 
@@ -84,11 +84,18 @@ def _sampled(task: EncodeTask, sample: int | None) -> Iterator[Block]:
     if sample is None or sample >= task.geometry.vectors:
         yield from task.blocks()
         return
-    run = min(_SAMPLED_RUN, sample)
     whole_items = not task.tensor.region.seekable
-    small = task.geometry.blocks(run * task.geometry.channels, whole_items=whole_items)
-    wanted, every = -(-sample // run), max(1, task.geometry.vectors // sample)
-    yield from islice(islice(small, 0, None, every), wanted)
+    run = min(_SAMPLED_RUN, -(-sample // _LEAST_RUNS))
+    blocks = list(task.geometry.blocks(run * task.geometry.channels, whole_items=whole_items))
+    wanted = min(len(blocks), -(-sample // run))
+    while wanted < len(blocks) and sum(blocks[k].vectors for k in _spread(len(blocks), wanted)) < sample:
+        wanted += 1  # blocks at the end of an item are smaller
+    yield from (blocks[k] for k in _spread(len(blocks), wanted))
+
+
+def _spread(count: int, wanted: int) -> list[int]:
+    """`wanted` of the numbers below `count` at even distances, the first and the last among them."""
+    return [count // 2] if wanted == 1 else [k * (count - 1) // (wanted - 1) for k in range(wanted)]
 
 
 def check_indices(codes: TensorCodes) -> None:

@@ -204,7 +204,11 @@ class Quantizer:
             for fact, value in self.assumptions().items()
         ]
         deciding = sorted(self.assumed - self.open)
-        weight = f"TOKENS DEPEND ON {' and '.join(deciding)}" if deciding else "packed tokens do not depend on it"
+        weight = "the bits do not depend on it"
+        if self.assumed & {"bit_order", "factorized_bits"}:
+            weight += ", the integers made of them do"
+        if deciding:
+            weight = f"TOKENS DEPEND ON {' and '.join(deciding)}"
         options = ", ".join(OPTIONS[fact] for fact in sorted(self.assumed))
         return (
             f"{self.origin} does not say everything; assumed ({self.usual_of}): {', '.join(told)}",

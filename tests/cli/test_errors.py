@@ -498,7 +498,7 @@ def test_what_a_checkpoint_does_not_say_is_assumed_aloud(lfq, command):
     assert told.code == 0
     assert told.err.count("codebook_scale 1.0, soft_clamp_input_value none, spherical false") == 1
     assert "foreign.safetensors does not say everything" in told.err
-    assert "packed tokens do not depend on it" in told.err
+    assert "the bits do not depend on it" in told.err
     for option in ("--codebook-scale", "--soft-clamp", "--spherical or --no-spherical"):
         assert option in told.err
     everything = ("--codebook-scale", "1", "--no-spherical", "--soft-clamp", "none", "--overwrite")

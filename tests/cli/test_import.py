@@ -88,6 +88,62 @@ def test_import_refuses_what_exists_and_plans(lfq):
     assert lfq("import", "foreign.pt", "-o", "foreign.pt", "--overwrite")[0] == 2
 
 
+def test_import_never_replaces_what_it_reads(lfq):
+    Path("hf").mkdir()
+    torch.save(STATES["plain"][0], "hf/pytorch_model.bin")
+    Path("hf/config.json").write_text('{"model_type": "x"}')
+    code, _, err = lfq("import", "hf", "-o", "hf", "--overwrite")
+    assert code == 2
+    assert "would be replaced" in err
+    assert Path("hf/config.json").read_text() == '{"model_type": "x"}'
+    assert lfq("import", "hf", "-o", "n.safetensors")[0] == 0
+    Path("native").mkdir()
+    assert lfq("import", "n.safetensors", "-o", "native", "--overwrite")[0] == 0
+    assert lfq("import", "native/model.safetensors", "-o", "native", "--overwrite")[0] == 2
+    np.save("x.npy", floats(5, 6))
+    assert lfq("encode", "native", "x.npy", "-o", "native/model.safetensors", "--overwrite")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--codebook-dims", "5,5"), "factorized_bits"),
+        (("--family", "lucidrains"), "no family"),
+        (("--num-codebooks", "2"), "num_codebooks"),
+        (("--bit-order", "lsb"), "bit_order"),
+    ],
+)
+def test_an_option_that_contradicts_a_native_checkpoint(lfq, options, told):
+    torch.save(STATES["plain"][0], "p.pt")
+    np.save("x.npy", floats(5, 6))
+    assert lfq("import", "p.pt", "-o", "n.safetensors")[0] == 0
+    code, _, err = lfq("encode", "n.safetensors", "x.npy", "-o", "out", *options)
+    assert code == 2
+    assert told in err
+
+
+def test_what_a_native_checkpoint_assumes_can_be_told(lfq):
+    state, shape = STATES["open-magvit2"]
+    torch.save(state, "m.pt")
+    np.save("x.npy", floats(*shape))
+    assert lfq("import", "m.pt", "-o", "n.safetensors")[0] == 0
+    assert lfq("encode", "n.safetensors", "x.npy", "-o", "out", "--codebook-dims", "6,12")[0] == 0
+    with open_codes("out/x.codes.safetensors") as codes:
+        assert codes["data"].shape == (2, 4, 4, 2)
+        assert set(codes.header.assumed) == {"bit_order"}
+
+
+def test_decoding_again_with_other_facts_is_another_output(lfq):
+    torch.save(STATES["plain"][0], "p.pt")
+    np.save("x.npy", floats(5, 6))
+    assert lfq("encode", "p.pt", "x.npy", "-o", "out")[0] == 0
+    assert lfq("decode", "p.pt", "out", "-o", "back", *TOLD)[0] == 0
+    assert "up to date" in lfq("decode", "p.pt", "out", "-o", "back", *TOLD)[2]
+    code, _, err = lfq("decode", "p.pt", "out", "-o", "back", "--codebook-scale", "2", "--spherical")
+    assert code == 1
+    assert "is not what this run would make" in err
+
+
 def test_import_keeps_the_layout(lfq):
     torch.save(STATES["plain"][0], "foreign.pt")
     assert lfq("import", "foreign.pt", "-o", "n.safetensors", "--layout", "channel-first", *TOLD)[0] == 0

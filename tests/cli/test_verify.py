@@ -126,6 +126,38 @@ def test_a_sample_is_spread_over_the_tensor(lfq, sample):
         assert min(sample, 300) <= item["comparisons"]["data"]["vectors"] <= min(2 * sample, 300)
 
 
+@pytest.mark.parametrize("sample", [16, 100, 1000])
+@pytest.mark.parametrize("layout", ["last", "first"])
+def test_a_sample_sees_what_changed_in_any_tenth(lfq, sample, layout):
+    checkpoint(plain=True)
+    x = floats(20_000, DIM) if layout == "last" else floats(10, DIM, 2100)
+    np.save("x.npy", x)
+    options = () if layout == "last" else ("--layout", "channel-first")
+    assert lfq("encode", "c.safetensors", "x.npy", "-o", "x.codes.safetensors", *options)[0] == 0
+    flat = np.moveaxis(x, 1, -1) if layout == "first" else x
+    vectors = flat.reshape(-1, DIM)
+    for tenth in range(10):
+        changed = vectors.copy()
+        changed[tenth * len(vectors) // 10 : (tenth + 1) * len(vectors) // 10] *= -1
+        changed = changed.reshape(flat.shape)
+        np.save("x.npy", np.moveaxis(changed, -1, 1) if layout == "first" else changed)
+        arguments = ("x.codes.safetensors", "--checkpoint", "c.safetensors", "--source", "x.npy", "--sample", sample)
+        code, found = verdicts(lfq, *arguments)
+        assert code == 4, tenth
+        figures = found["x.codes.safetensors"]["comparisons"]["data"]
+        assert figures["indices_differ"] == pytest.approx(0.1, abs=0.08)
+
+
+def test_codes_that_were_not_named_are_not_missed(lfq):
+    encoded(lfq)
+    np.save("in/c.npy", floats(30, DIM))
+    assert lfq("encode", "c.safetensors", "in", "-o", "out", "-q")[0] == 0
+    paths = ("out/a.codes.safetensors", "out/sub/b.codes.safetensors")
+    code, found = verdicts(lfq, *paths, "--checkpoint", "c.safetensors", "--source", "in")
+    assert code == 0
+    assert set(found) == set(paths)
+
+
 def test_a_residual_quantizer_and_several_tensors(lfq):
     torch.save(residual.state_dict(1, levels=5), "r.pt")
     save_file({"a": floats(4, 50, 4), "b": floats(70, 4, seed=5)}, "x.safetensors")
@@ -176,7 +208,8 @@ def test_another_checkpoint_is_no_source_of_these_codes(lfq):
     encoded(lfq)
     checkpoint("plain.safetensors", plain=True)
     code, found = verdicts(lfq, "out", "--checkpoint", "plain.safetensors")
-    assert code == 4
+    assert code == 3
+    assert {item["status"] for item in found.values()} == {"failed"}  # the files themselves are whole
     assert all("another checkpoint" in item["error"] for item in found.values())
 
 
@@ -208,5 +241,9 @@ def test_options_that_need_each_other(lfq, options, told):
 
 def test_nothing_to_verify(lfq):
     code, _, err = lfq("verify", "gone.codes.safetensors")
-    assert code == 4 or "no such file" in err
-    assert "Traceback" not in err
+    assert code == 1
+    assert "no such file" in err
+    encoded(lfq)
+    code, _, err = lfq("verify", "out", "--tensor", "other")
+    assert code == 3
+    assert "no tensor matches" in err

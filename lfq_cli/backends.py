@@ -32,6 +32,7 @@ BLOCK_VALUES = 1 << 20
 """
 
 
+COMPUTE_DTYPES = ("float32", "bfloat16", "float16")
 LARGE_ITEM = 64
 """Positions of a channel-first item from which the product reads it as it lies, one item at a time: with 256 positions
 1.9 times as fast as turning the block's floats first, with 16 positions 0.8 times (512 -> 18, one thread)."""
@@ -66,6 +67,8 @@ class Backend(Protocol):
 
 def select(device: str, quantizer: Quantizer, compute_dtype: str, *, decoding: bool) -> Backend:
     """The backend for `device` ("auto", "cpu", "cuda", "cuda:N", "mps"). Raises DeviceError where it is not there."""
+    if compute_dtype not in COMPUTE_DTYPES:
+        raise DeviceError(f"cannot compute in {compute_dtype!r}", f"expected {', '.join(COMPUTE_DTYPES)}")
     if device in ("auto", "cpu"):
         if _is_plain_residual(quantizer):
             return ResidualNumpyBackend(quantizer)

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from math import prod
 
 from lfq_cli.errors import TensorError
 from lfq_cli.floats import FORMATS
 from lfq_cli.layout import Layout, channel_axis, layout_of
 from lfq_cli.quantizer import Quantizer
 from lfq_cli.tensors import Source, StoredTensor
+
+MAX_VALUES = 1 << 59
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,8 @@ def fitting_layout(source: Source, tensor: StoredTensor, quantizer: Quantizer, l
     where = f"{source.path}: {tensor.name!r}"
     if not tensor.shape:
         raise TensorError(f"{where} is a single number, expected {quantizer.dim} features", "--tensor chooses others")
+    if prod(max(size, 1) for size in tensor.shape) >= MAX_VALUES:
+        raise TensorError(f"{where} has sizes that no memory holds", "--tensor chooses others")
     told = quantizer.channel_first if layout is None else layout == "channel-first"
     found = layout_of(len(tensor.shape), told)
     axis = channel_axis(len(tensor.shape), found)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 MAX_NAMES = 1_000_000
 MAX_DEPTH = 100
+MAX_EXPANDED_BYTES = 1 << 28
 
 _LEGACY_MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19\x2e"
 """How files begin that torch.save wrote before version 1.6: its magic number as a pickle of protocol 2."""
@@ -94,9 +95,15 @@ def is_plain(value: Any) -> bool:
     """Whether a loaded value is a tensor with data of its own: not sparse, nested, or only a shape."""
     import torch
 
-    if not isinstance(value, torch.Tensor) or value.is_nested:
+    if not isinstance(value, torch.Tensor) or value.is_nested or value.is_quantized:
         return False
     return value.layout == torch.strided and value.device.type == "cpu"
+
+
+def is_blown_up(tensor: Tensor) -> bool:
+    """Whether a tensor is far larger than what is stored of it: one number expanded to any size."""
+    nbytes = tensor.numel() * tensor.element_size()
+    return bool(nbytes > MAX_EXPANDED_BYTES and nbytes > 2 * tensor.untyped_storage().nbytes())
 
 
 def dtype_name(tensor: Tensor) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from lfq_cli import native
 from lfq_cli.checkpoints.statefile import StateFile, StateTensor, open_state
 from lfq_cli.errors import CheckpointError
+from lfq_cli.regions import InputFile
 
 INDEX_SUFFIX = ".index.json"
 FOLDER_NAMES = (
@@ -95,12 +96,15 @@ def _shards(index: Path) -> list[str]:
 
 def read_json(path: Path) -> Any:
     """The JSON value in a file. Raises CheckpointError where there is none."""
+    file = InputFile(path, CheckpointError)
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
+        if file.size > MAX_JSON_BYTES:
             raise CheckpointError(f"{path}: is larger than any config or index ({MAX_JSON_BYTES >> 20} MiB at most)")
-        return parse_json(path, path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as reason:
+        return parse_json(path, file.read(0, file.size).decode("utf-8"))
+    except UnicodeDecodeError as reason:
         raise CheckpointError(f"{path}: cannot be read: {reason}") from reason
+    finally:
+        file.close()
 
 
 def parse_json(path: Path, text: str) -> Any:

@@ -49,7 +49,11 @@ def build(state: StateFile, module: str, facts: Facts) -> Quantizer:
     ((levels, codebook_dim),) = sizes
     _refuse_codebooks(facts)
     first = joined(parts[0], "project_in.weight")
-    features = state.tensors[first].shape[-1] if first in state.tensors else codebook_dim
+    features = codebook_dim
+    if first in state.tensors:
+        if len(state.tensors[first].shape) != 2:
+            raise CheckpointError(f"{first} has shape {state.tensors[first].shape}, expected two axes")
+        features = state.tensors[first].shape[1]
     config = settle(facts, told={"codebook_scale": 1.0}, assumed={"spherical": False, "soft_clamp_input_value": None})
     for part in parts:
         lucidrains.refuse_other_projections(state, part, lucidrains.WEIGHTS)

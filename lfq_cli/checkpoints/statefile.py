@@ -16,7 +16,7 @@ from lfq_cli import floats
 from lfq_cli.container import DTYPES, Entry, read_header
 from lfq_cli.errors import CheckpointError
 from lfq_cli.regions import InputFile
-from lfq_cli.torchload import dtype_name, is_plain, load_weights_only, named_values
+from lfq_cli.torchload import dtype_name, is_blown_up, is_plain, load_weights_only, named_values
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -88,7 +88,11 @@ def _from_torch(path: Path) -> StateFile:
         held = load_weights_only(file, CheckpointError)
     finally:
         file.close()
-    flat = {name: value for name, value in named_values(file, held, "", CheckpointError).items() if is_plain(value)}
+    flat = {
+        name: value
+        for name, value in named_values(file, held, "", CheckpointError).items()
+        if is_plain(value) and not is_blown_up(value)
+    }
     if not flat:
         raise CheckpointError(f"{path}: holds no tensors by name", "save the module's state_dict()")
     tensors = {
@@ -99,6 +103,6 @@ def _from_torch(path: Path) -> StateFile:
 
 
 def _to_numpy(tensor: Tensor) -> NDArray[Any]:
-    plain = tensor.detach()
+    plain = tensor.detach().resolve_neg().resolve_conj()
     values: NDArray[Any] = (plain.float() if plain.is_floating_point() else plain).contiguous().numpy()
     return values

@@ -17,18 +17,26 @@ class Interrupted(BaseException):
         self.exit_code = 128 + signum
 
 
+_seen: list[Interrupted] = []
+
+
+def check() -> None:
+    """Raises again what a signal raised where exceptions get lost: a callback, an import that tolerates failure."""
+    if _seen:
+        raise _seen[0]
+
+
 @contextmanager
 def raise_on_signals() -> Iterator[None]:
     """SIGINT and SIGTERM raise Interrupted in the main thread; the second one ends the process at once."""
-    seen = False
 
     def handler(signum: int, frame: FrameType | None) -> None:
-        nonlocal seen
-        if seen:
+        if _seen:
             os._exit(128 + signum)
-        seen = True
-        raise Interrupted(signum)
+        _seen.append(Interrupted(signum))
+        raise _seen[0]
 
+    _seen.clear()
     previous = {signum: signal.signal(signum, handler) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield

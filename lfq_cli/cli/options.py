@@ -173,7 +173,7 @@ def _dims(value: str | None) -> tuple[int, ...] | None:
     if value is None:
         return None
     parts = value.split(",")
-    if not all(part.strip().isdecimal() and 1 <= int(part) <= 64 for part in parts):
+    if not all(part.strip().isdecimal() and len(part) <= 8 and 1 <= int(part) <= 64 for part in parts):
         raise typer.BadParameter(f"{value!r} is no list of 1 to 64 bits, as 6,12", param_hint="--codebook-dims")
     return tuple(int(part) for part in parts)
 

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
+from lfq_cli.cli import interrupts
 from lfq_cli.cli.messages import assumption_lines, error_lines, printable, shape, size
 from lfq_cli.cli.options import Display
 from lfq_cli.errors import LfqError
@@ -359,7 +360,7 @@ def progress_bar(title: str, total: int, display: Display) -> Iterator[Callable[
     """A callback that takes bytes done; drawn on stderr, only on a terminal and if wanted."""
     console = Console(stderr=True)
     if not console.is_terminal or display.quiet or display.no_progress:
-        yield lambda _: None
+        yield lambda _: interrupts.check()
         return
     columns = (
         TextColumn(title),
@@ -370,7 +371,12 @@ def progress_bar(title: str, total: int, display: Display) -> Iterator[Callable[
     )
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(title, total=total)
-        yield lambda nbytes: progress.advance(task, nbytes)
+
+        def advance(nbytes: int) -> None:
+            interrupts.check()
+            progress.advance(task, nbytes)
+
+        yield advance
 
 
 def tell_assumptions(quantizer: Quantizer) -> None:

@@ -158,7 +158,7 @@ def parse_header(container: Header, path: Path) -> CodesHeader:
         raise CodesFileError(f"{path}: not a codes file: its 'lfq' metadata is no JSON: {reason}") from reason
     try:
         return _header_of(value, container)
-    except (_InvalidError, CodesFileError) as reason:
+    except (_InvalidError, CodesFileError, UnicodeEncodeError) as reason:
         raise CodesFileError(f"{path}: not a valid codes file: {reason}") from reason
 
 
@@ -194,6 +194,7 @@ def _tensor_of(name: str, value: Any, container: Header) -> CodesTensor:
     source = value.get("source")
     _need(isinstance(source, dict), f"{name!r}: source is no object")
     _need(_is_shape(value.get("shape")) and _is_shape(source.get("shape")), f"{name!r}: shape is no list of sizes")
+    _need(prod(max(size, 1) for size in source["shape"]) < 2**59, f"{name!r}: sizes that no memory holds")
     _need(len(source["shape"]) >= 1, f"{name!r}: its source has no axis")
     _need(source.get("layout") in get_args(Layout), f"{name!r}: layout is {source.get('layout')!r}")
     _need(isinstance(source.get("dtype"), str), f"{name!r}: the source's dtype is no string")

@@ -13,14 +13,14 @@ from lfq_cli import backends, codesfile
 from lfq_cli.backends import Backend
 from lfq_cli.codesfile import CodesFile, CodesTensor
 from lfq_cli.container import read_header
-from lfq_cli.errors import ExistsError, OtherCheckpointError, TensorError
+from lfq_cli.errors import CodesFileError, ExistsError, OtherCheckpointError, TensorError
 from lfq_cli.files import atomic_output, write_all
 from lfq_cli.floats import FORMATS
 from lfq_cli.jobs.outcome import Outcome, clear_leftovers, each, refuse_older
 from lfq_cli.jobs.plan import Job
-from lfq_cli.layout import insert_channels
+from lfq_cli.layout import channel_axis, insert_channels
 from lfq_cli.pipeline import DecodeTask, Progress, Workers, start_workers, write_decoded
-from lfq_cli.quantizer import OPTIONS, Quantizer
+from lfq_cli.quantizer import LAYOUT_KEYS, OPTIONS, Quantizer
 from lfq_cli.regions import InputFile
 from lfq_cli.tensors import Head, head_for
 
@@ -155,14 +155,36 @@ def matching_quantizer(codes: CodesFile, quantizer: Quantizer) -> Quantizer:
     told = {fact: header.quantizer.get(fact) for fact in quantizer.assumed - set(header.assumed)}
     stated: dict[str, Any] = {fact: tuple(value) if isinstance(value, list) else value for fact, value in told.items()}
     quantizer = replace(quantizer, **stated, assumed=quantizer.assumed - set(stated))
-    digest = quantizer.assuming(set(header.assumed) & set(OPTIONS)).digest
+    agreed = quantizer.assuming(set(header.assumed) & set(OPTIONS))
+    digest = agreed.digest
     if digest != header.checkpoint_sha256:
         raise OtherCheckpointError(
             f"{codes.path}: made by another checkpoint (sha256 {header.checkpoint_sha256[:12]}…, this one's is"
             f" {digest[:12]}…), or with other options",
             "decode with the checkpoint and options that encoded it; lfq inspect shows both",
         )
+    _check_header(codes, agreed)
     return quantizer
+
+
+def _check_header(codes: CodesFile, quantizer: Quantizer) -> None:
+    """Raises CodesFileError where the header says other things than the checkpoint whose digest it names."""
+    told, known = codes.header.quantizer, quantizer.config()
+    differing = {key for key in {*told, *known} - set(LAYOUT_KEYS) if told.get(key) != known.get(key)}
+    for info in codes.header.tensors.values():
+        if "factorized_bits" not in quantizer.open and info.codebook_dims != quantizer.codebook_dims:
+            differing.add(f"codebook_dims of {info.name!r}")
+        if sum(info.codebook_dims) != quantizer.bits_per_vector:
+            differing.add(f"bits of {info.name!r}")
+        if "bit_order" not in quantizer.open and info.bit_order != quantizer.bit_order:
+            differing.add(f"bit_order of {info.name!r}")
+        if info.source.shape[channel_axis(len(info.source.shape), info.source.layout)] != quantizer.dim:
+            differing.add(f"source of {info.name!r}")
+    if differing:
+        raise CodesFileError(
+            f"{codes.path}: contradicts the checkpoint that it names: {', '.join(sorted(differing))}",
+            "it is damaged or was changed; encode its source again",
+        )
 
 
 def _made_of(codes: CodesFile, infos: Sequence[CodesTensor], quantizer: Quantizer, options: DecodeOptions) -> str:

@@ -6,10 +6,11 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from math import prod
+from pathlib import Path
 
 from lfq_cli import backends, codesfile
 from lfq_cli.codesfile import CodesHeader, CodesTensor, SourceInfo
-from lfq_cli.errors import CodesFileError, ExistsError
+from lfq_cli.errors import CodesFileError, ExistsError, TensorError
 from lfq_cli.floats import FORMATS
 from lfq_cli.jobs.outcome import Outcome, clear_leftovers, each, refuse_older
 from lfq_cli.jobs.plan import Job
@@ -70,6 +71,7 @@ def encode(
 def _encode_file(
     job: Job, options: EncodeOptions, backend: backends.Backend, workers: Workers, progress: Progress
 ) -> Outcome:
+    before = _state_of(job.source)
     with open_source(job.source) as source:
         selection = select_tensors(source, backend.quantizer, patterns=options.tensors, layout=options.layout)
         header = _header(backend.quantizer, selection.chosen, options)
@@ -93,7 +95,7 @@ def _encode_file(
             for tensor, layout in selection.chosen
         ]
         try:
-            _write(job, header, tasks, options, workers, progress)
+            _write(job, header, tasks, options, workers, progress, before)
         except ExistsError:
             if not _is_current(job, header):  # another run made the same meanwhile
                 raise
@@ -108,6 +110,7 @@ def _write(
     options: EncodeOptions,
     workers: Workers,
     progress: Progress,
+    before: tuple[int, ...] | None,
 ) -> None:
     with codesfile.create(job.output, header, overwrite=options.overwrite, durable=options.durable) as writer:
         for task in tasks:
@@ -115,6 +118,17 @@ def _write(
             with writer.tensor(task.tensor.name) as out, closing(runs):
                 for codes in runs:
                     out.append(codes)
+        if _state_of(job.source) != before:
+            raise TensorError(f"{job.source}: changed while it was read", "run again when nothing writes to it")
+
+
+def _state_of(path: Path) -> tuple[int, ...] | None:
+    """What changes when a file is written to, replaced or removed; None where it is not there."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _header(quantizer: Quantizer, chosen: Sequence[tuple[StoredTensor, Layout]], options: EncodeOptions) -> CodesHeader:

@@ -14,6 +14,7 @@ from lfq_cli import backends, floats
 from lfq_cli.errors import OptionError, OutputError
 from lfq_cli.files import atomic_output, refuse_existing, write_all
 from lfq_cli.floats import FORMATS
+from lfq_cli.matching import MAX_VALUES
 from lfq_cli.pipeline import Progress, write_table
 from lfq_cli.quantizer import Quantizer
 from lfq_cli.regions import bytes_of
@@ -53,6 +54,10 @@ def plan_export(
 ) -> ExportPlan:
     """What an export would write. Raises OptionError for rows that are not there or a format that cannot hold it."""
     first, last = _row_range(rows, quantizer.codebook_size)
+    if (last - first) * quantizer.dim * len(quantizer.codebook_dims) >= MAX_VALUES:
+        raise OutputError(
+            f"{output}: 2^{quantizer.codebook_dim} codes are more than any disk holds", "--range A:B exports a part"
+        )
     tables = _tables(quantizer, project_out=project_out)
     bias = _bias(quantizer) if project_out else None
     shapes = _shapes(tables, last - first, bias)

@@ -116,6 +116,8 @@ def _find(arguments: Sequence[str], accepts: Callable[[Path], bool], error: type
 
 def _expand(argument: str, accepts: Callable[[Path], bool], error: type[LfqError]) -> list[_Found]:
     path = Path(argument)
+    if not argument:
+        raise OptionError("an input is named '', which is no path")
     if os.path.isdir(argument):  # noqa: PTH112 - Path.is_dir raises for a name that is too long
         files = [_Found(file, path) for file in _walk(path) if accepts(file)]
         if not files:

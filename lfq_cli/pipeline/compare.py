@@ -80,13 +80,12 @@ def _fields(bits: Bools, dims: tuple[int, ...]) -> list[Bools]:
 
 
 def _sampled(task: EncodeTask, sample: int | None) -> Iterator[Block]:
-    """All blocks; or runs at even distances, of `sample` vectors together (of whole items, if compressed)."""
-    if sample is None or sample >= task.geometry.vectors:
+    """All blocks; or runs at even distances, of `sample` vectors together, where the source can be read anywhere."""
+    if sample is None or sample >= task.geometry.vectors or not task.tensor.region.seekable:
         yield from task.blocks()
         return
-    whole_items = not task.tensor.region.seekable
     run = min(_SAMPLED_RUN, -(-sample // _LEAST_RUNS))
-    blocks = list(task.geometry.blocks(run * task.geometry.channels, whole_items=whole_items))
+    blocks = list(task.geometry.blocks(run * task.geometry.channels))
     wanted = min(len(blocks), -(-sample // run))
     while wanted < len(blocks) and sum(blocks[k].vectors for k in _spread(len(blocks), wanted)) < sample:
         wanted += 1  # blocks at the end of an item are smaller

@@ -106,7 +106,10 @@ def _nan_error(task: EncodeTask) -> TensorError:
             if where.any():
                 count += int(where.sum())
                 first = min(first, _first_position(task.geometry, block, where))
-    position = [int(axis) for axis in np.unravel_index(first, task.tensor.shape)]
+    position: list[int] = []
+    for size in reversed(task.tensor.shape):  # numpy's own stops at 64 axes
+        first, index = divmod(first, size)
+        position.insert(0, index)
     return TensorError(
         f"{task.path}: {task.tensor.name!r} holds {count} NaN, the first at {position}",
         "--nan zero encodes NaN as bit 0, as the reference does",

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from lfq_cli.quantizer.config import bits_of_size, canonical_json, from_config
-from lfq_cli.quantizer.record import OPTIONS, Quantizer
+from lfq_cli.quantizer.record import LAYOUT_KEYS, OPTIONS, Quantizer
 
-__all__ = ["OPTIONS", "Quantizer", "bits_of_size", "canonical_json", "from_config"]
+__all__ = ["LAYOUT_KEYS", "OPTIONS", "Quantizer", "bits_of_size", "canonical_json", "from_config"]

@@ -16,14 +16,16 @@ if TYPE_CHECKING:
 _LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 _SMALLEST_FLOAT32 = float(np.finfo(np.float32).smallest_subnormal)
 MAX_LEVELS = 128  # 2^-q is a normal float32 up to q = 126
-MAX_CODEBOOKS = 1 << 16
+MAX_CODEBOOKS = 1 << 16  # indices of one vector
 
 
 def check_types(q: Quantizer) -> None:
     """Raises CheckpointError naming the first fact that is not of its type."""
     sizes = ("dim", "codebook_dim", "num_codebooks")
-    _expect(q, sizes, lambda v: type(v) is int and v >= 1, "a natural number")
-    _expect(q, ("num_quantizers", "groups"), lambda v: v is None or (type(v) is int and v >= 1), "a natural number")
+    _expect(q, sizes, lambda v: type(v) is int and 1 <= v < 2**31, "a natural number below 2^31")
+    _expect(
+        q, ("num_quantizers", "groups"), lambda v: v is None or (type(v) is int and 1 <= v < 2**31), "a natural number"
+    )
     _expect(q, ("codebook_scale",), _is_positive_number, "a positive number")
     _expect(q, ("spherical", "cosine_sim_project_in"), lambda v: type(v) is bool, "true or false")
     layout = ("channel_first", "keep_num_codebooks_dim")
@@ -108,6 +110,8 @@ def _check_factors(q: Quantizer, factors: tuple[int, ...]) -> None:
 def _check_residual(q: Quantizer, levels: int) -> None:
     if levels > MAX_LEVELS:
         raise CheckpointError(f"num_quantizers is {levels}, expected at most {MAX_LEVELS}")
+    if (q.groups or 1) * levels > MAX_CODEBOOKS:
+        raise CheckpointError(f"groups and num_quantizers make more than {MAX_CODEBOOKS} indices of one vector")
     if q.groups is not None and q.dim % q.groups:
         raise CheckpointError(f"dim {q.dim} is no multiple of groups {q.groups}")
     fixed = {"num_codebooks": 1, "codebook_scale": 1.0, "cosine_sim_project_in": False, "keep_num_codebooks_dim": None}

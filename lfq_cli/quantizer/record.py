@@ -34,7 +34,7 @@ OPTIONS = {
 }
 """Facts that may be assumed, and the option that tells each."""
 
-_LAYOUT_KEYS = ("channel_first", "keep_num_codebooks_dim")
+LAYOUT_KEYS = ("channel_first", "keep_num_codebooks_dim")
 _LEFT_OUT_IF_NONE = ("num_quantizers", "groups", "factorized_bits")
 
 
@@ -166,7 +166,7 @@ class Quantizer:
     @cached_property
     def digest(self) -> str:
         """sha256 of what decides tokens and decoded values: config (without layout and open facts) and weights."""
-        config = {key: value for key, value in self.config().items() if key not in _LAYOUT_KEYS}
+        config = {key: value for key, value in self.config().items() if key not in LAYOUT_KEYS}
         digest = hashlib.sha256(canonical_json({"config": config, "unknown": sorted(self.open)}))
         for name, weight in self.weights.items():
             digest.update(canonical_json({"name": name, "dtype": "F32", "shape": list(weight.shape)}))

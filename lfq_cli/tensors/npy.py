@@ -13,6 +13,8 @@ from lfq_cli.errors import TensorError
 from lfq_cli.regions import FileRegion, InputFile, MemoryRegion, Region, bytes_of
 from lfq_cli.tensors.source import SOLE_TENSOR, Source, StoredTensor
 
+MAX_HEADER_BYTES = 1 << 16  # numpy refuses what is above 10,000, having read it
+
 _NAMES = {
     **{f"f{size}": f"F{8 * size}" for size in (2, 4, 8)},
     **{f"i{size}": f"I{8 * size}" for size in (1, 2, 4, 8)},
@@ -43,12 +45,22 @@ def read_array_header(file: IO[bytes], where: str) -> tuple[tuple[int, ...], boo
         readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
         if version not in readers:
             raise ValueError(f"format version {version} is unknown")
+        _check_header_length(file, version)
         shape, fortran_order, dtype = readers[version](file)
     except (ValueError, EOFError, SyntaxError, TypeError, RecursionError, MemoryError, tokenize.TokenError) as reason:
         raise TensorError(f"{where}: not a whole npy array: {_one_line(reason)}") from reason
-    if any(size < 0 for size in shape):
-        raise TensorError(f"{where}: has the shape {shape}")
+    if any(type(size) is not int or not 0 <= size < 2**63 for size in shape):
+        raise TensorError(f"{where}: has a shape of other things than sizes")
     return shape, fortran_order, dtype
+
+
+def _check_header_length(file: IO[bytes], version: tuple[int, int]) -> None:
+    """Raises ValueError for a header that numpy would read whole before it found it too long."""
+    here, width = file.tell(), 2 if version == (1, 0) else 4
+    length = int.from_bytes(file.read(width), "little")
+    if length > MAX_HEADER_BYTES:
+        raise ValueError(f"its header claims {length} bytes")
+    file.seek(here)
 
 
 def check_size(where: str, shape: tuple[int, ...], dtype: np.dtype[Any], nbytes: int) -> None:
@@ -58,7 +70,7 @@ def check_size(where: str, shape: tuple[int, ...], dtype: np.dtype[Any], nbytes:
     needed = prod(shape) * dtype.itemsize
     if needed != nbytes:
         raise TensorError(
-            f"{where}: shape {shape} in {dtype} needs {needed} bytes, the file has {nbytes}: it is cut off"
+            f"{where}: shape {shape} in {dtype} needs {needed} bytes, the file has {nbytes}: it is not whole"
         )
 
 

@@ -79,6 +79,9 @@ def _tensor(archive: zipfile.ZipFile, info: zipfile.ZipInfo, file: InputFile) ->
     if not is_known(dtype):
         return dtype
     header_bytes = member.tell()
+    stored = info.compress_type == zipfile.ZIP_STORED
+    if stored and (info.compress_size != info.file_size or info.file_size > file.size):
+        raise TensorError(f"{where}: damaged: its size is not what the archive's directory says")
     check_size(where, shape, dtype, info.file_size - header_bytes)
     region: Region = MemberRegion(member, where)
     if info.compress_type == zipfile.ZIP_STORED:

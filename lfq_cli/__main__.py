@@ -1,6 +1,24 @@
-"""`python -m lfq_cli`: the command `lfq`."""
+"""`lfq` and `python -m lfq_cli`: signals end the process quietly from here on, before anything else is imported."""
 
-from lfq_cli.cli import main
+from __future__ import annotations
+
+import os
+import signal
+from types import FrameType
+
+
+def main() -> None:
+    """Runs the command line. Until it takes signals over, nothing is written that would have to be cleaned up."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _end)
+    from lfq_cli.cli import main as run
+
+    run()
+
+
+def _end(signum: int, frame: FrameType | None) -> None:
+    os._exit(128 + signum)
+
 
 if __name__ == "__main__":
     main()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
@@ -84,13 +85,13 @@ def packed_runs(task: EncodeTask, info: CodesTensor, workers: Workers, progress:
     item_bytes = task.geometry.channels * task.spec.itemsize
     parallel = task.tensor.region.seekable
     try:
-        done = workers.in_order(task.run, in_tasks(task.blocks()), parallel=parallel)
-        for block, stream in chain.from_iterable(done):
-            if info.packing == "bits":
-                yield joiner.join(stream, block.vectors * info.bits_per_vector)
-            else:
-                yield packing.pack(stream, block.vectors, info.codebook_dims, info.bit_order, DTYPES[info.dtype])
-            progress(block.vectors * item_bytes)
+        with closing(workers.in_order(task.run, in_tasks(task.blocks()), parallel=parallel)) as done:
+            for block, stream in chain.from_iterable(done):
+                if info.packing == "bits":
+                    yield joiner.join(stream, block.vectors * info.bits_per_vector)
+                else:
+                    yield packing.pack(stream, block.vectors, info.codebook_dims, info.bit_order, DTYPES[info.dtype])
+                progress(block.vectors * item_bytes)
     except _NanFoundError:
         raise _nan_error(task) from None
     yield joiner.finish()

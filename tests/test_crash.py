@@ -11,11 +11,8 @@ import numpy as np
 import pytest
 
 from lfq_cli import native
-from lfq_cli.codesfile import open_codes
-from lfq_cli.container import read_header
-from lfq_cli.errors import TensorError
+from lfq_cli.jobs.verify import VerifyOptions, verify
 from lfq_cli.quantizer import Quantizer
-from lfq_cli.regions import InputFile
 
 KILLS = 50  # for each of encode and decode
 FILES = 60
@@ -40,19 +37,14 @@ def run(*arguments: object) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def check_whole(folder: Path) -> int:
-    """Every file under its final name passes; how many there are."""
-    count = 0
-    for path in folder.rglob("*.safetensors") if folder.exists() else ():
-        count += 1
-        if path.name.endswith(".codes.safetensors"):
-            with open_codes(path) as codes:
-                codes["data"].check_digest()
-        else:
-            file = InputFile(path, TensorError)
-            read_header(file, TensorError)
-            file.close()
-    return count
+def check_whole(folder: Path, expected: Path) -> int:
+    """Every file under its final name passes verify and has the bytes of an undisturbed run; how many there are."""
+    paths = list(folder.rglob("*.safetensors")) if folder.exists() else []
+    for path in paths:
+        assert path.read_bytes() == (expected / path.relative_to(folder)).read_bytes()
+    codes = [path for path in paths if path.name.endswith(".codes.safetensors")]
+    assert all(verdict.status == "whole" for verdict in verify(codes, VerifyOptions()))
+    return len(paths)
 
 
 def bytes_in(folder: Path) -> dict[str, bytes]:
@@ -73,7 +65,7 @@ def test_a_killed_run_goes_on(command: str, tree: Path, tmp_path: Path) -> None:
         time.sleep(moments.uniform(0.5 * start_up, 1.2 * start_up))
         process.kill()
         killed += process.wait() == -9
-        seen.append(check_whole(out))
+        seen.append(check_whole(out, expected))
         if seen[-1] == FILES:  # done, between two kills: from the start
             for path in out.rglob("*.safetensors"):
                 path.unlink()

@@ -16,7 +16,7 @@ from lfq_cli.container import read_header
 from lfq_cli.errors import CodesFileError, ExistsError, OtherCheckpointError, TensorError
 from lfq_cli.files import atomic_output, write_all
 from lfq_cli.floats import FORMATS
-from lfq_cli.jobs.outcome import Outcome, clear_leftovers, each, refuse_older
+from lfq_cli.jobs.outcome import Outcome, clear_leftovers, each, refuse_older, settle_output
 from lfq_cli.jobs.plan import Job
 from lfq_cli.layout import channel_axis, insert_channels
 from lfq_cli.pipeline import DecodeTask, Progress, Workers, start_workers, write_decoded
@@ -106,30 +106,30 @@ def _decode_file(
             bytes_in=sum(info.stored_bytes for info in infos),
             bytes_out=sum(prod(shape) for shape in shapes.values()) * spec.itemsize,
         )
-        if not options.overwrite and _is_current(job, head):
-            progress(outcome.bytes_in)
-            return replace(outcome, status="up to date")
-        if options.dry_run:
-            return replace(outcome, status="planned")
-        tasks = [
-            DecodeTask(
-                codes=codes[info.name],
-                start=head.starts[info.name],
-                channels=channels,
-                backend=select(quantizer),
-                spec=spec,
-                project_out=options.project_out,
-                kept_bits=stored.bits_of_levels(options.levels),
-            )
-            for info in infos
-        ]
-        try:
+
+        def write() -> None:
+            tasks = [
+                DecodeTask(
+                    codes=codes[info.name],
+                    start=head.starts[info.name],
+                    channels=channels,
+                    backend=select(quantizer),
+                    spec=spec,
+                    project_out=options.project_out,
+                    kept_bits=stored.bits_of_levels(options.levels),
+                )
+                for info in infos
+            ]
             _write(job, head, tasks, options, workers, progress)
-        except ExistsError:
-            if not _is_current(job, head):  # another run made the same meanwhile
-                raise
-            return replace(outcome, status="up to date")
-    return outcome
+
+        return settle_output(
+            outcome,
+            overwrite=options.overwrite,
+            dry_run=options.dry_run,
+            is_current=lambda: _is_current(job, head),
+            write=write,
+            progress=progress,
+        )
 
 
 def _write(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from lfq_cli import backends, codesfile
 from lfq_cli.codesfile import CodesHeader, CodesTensor, SourceInfo
 from lfq_cli.errors import CodesFileError, ExistsError, TensorError
 from lfq_cli.floats import FORMATS
-from lfq_cli.jobs.outcome import Outcome, clear_leftovers, each, refuse_older
+from lfq_cli.jobs.outcome import Outcome, clear_leftovers, each, refuse_older, settle_output
 from lfq_cli.jobs.plan import Job
 from lfq_cli.jobs.processes import are_many_and_small, in_processes
 from lfq_cli.layout import Layout, positions_shape
@@ -85,22 +85,18 @@ def _encode_file(
             bytes_out=sum(info.stored_bytes for info in header.tensors.values()),
             left_alone=selection.left_alone,
         )
-        if not options.overwrite and _is_current(job, header):
-            progress(outcome.bytes_in)
-            return replace(outcome, status="up to date")
-        if options.dry_run:
-            return replace(outcome, status="planned")
         tasks = [
             EncodeTask(job.source, tensor, layout, backend, zero_nan=options.zero_nan)
             for tensor, layout in selection.chosen
         ]
-        try:
-            _write(job, header, tasks, options, workers, progress, before)
-        except ExistsError:
-            if not _is_current(job, header):  # another run made the same meanwhile
-                raise
-            return replace(outcome, status="up to date")
-    return outcome
+        return settle_output(
+            outcome,
+            overwrite=options.overwrite,
+            dry_run=options.dry_run,
+            is_current=lambda: _is_current(job, header),
+            write=lambda: _write(job, header, tasks, options, workers, progress, before),
+            progress=progress,
+        )
 
 
 def _write(

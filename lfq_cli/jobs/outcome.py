@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from lfq_cli.errors import ExistsError, LfqError, LfqNote
 from lfq_cli.files import remove_leftovers
 from lfq_cli.jobs.plan import Job
+from lfq_cli.pipeline import Progress
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,33 @@ def _outcome(job: Job, work: Callable[[Job], Outcome]) -> Outcome:
     except OSError as reason:  # a name too long, a folder that may not be entered
         refused = LfqError(f"{reason.filename or job.source}: {reason.strerror or reason}")
         return Outcome(job.source, job.output, "failed", error=refused)
+
+
+def settle_output(
+    outcome: Outcome,
+    *,
+    overwrite: bool,
+    dry_run: bool,
+    is_current: Callable[[], bool],
+    write: Callable[[], None],
+    progress: Progress,
+) -> Outcome:
+    """The outcome once its output is written, unless it is there already or only planned.
+
+    `is_current` raises ExistsError where something else is in its place; so does `write` where something appeared.
+    """
+    if not overwrite and is_current():
+        progress(outcome.bytes_in)
+        return replace(outcome, status="up to date")
+    if dry_run:
+        return replace(outcome, status="planned")
+    try:
+        write()
+    except ExistsError:
+        if not is_current():  # another run made the same meanwhile
+            raise
+        return replace(outcome, status="up to date")
+    return outcome
 
 
 def clear_leftovers(jobs: Sequence[Job]) -> None:

@@ -23,9 +23,9 @@ from lfq_cli.nn import options
 from lfq_cli.nn.lfq import LFQ
 from lfq_cli.nn.ranks import shared_seed
 from lfq_cli.nn.vectors import check_features, mask_vectors, without_autocast
+from lfq_cli.quantizer.checks import MAX_LEVELS
 
 DROPPED = -1  # the index of a level that was left out; it decodes as nothing
-MAX_LEVELS = 128  # codes of level 127 are ±2^-127, which float32 still holds
 
 
 class ResidualLFQ(nn.Module):

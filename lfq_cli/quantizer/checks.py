@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 _SMALLEST_FLOAT32 = float(np.finfo(np.float32).smallest_subnormal)
-MAX_LEVELS = 128  # 2^-q is a normal float32 up to q = 126
+MAX_LEVELS = 128  # codes of level 127 are ±2^-127, which float32 still holds
 MAX_CODEBOOKS = 1 << 16  # indices of one vector
 
 

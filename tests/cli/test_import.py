@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,26 +11,8 @@ from families import kronos, lucidrains, open_magvit2, refused, residual
 from safetensors.numpy import load_file
 
 from lfq_cli import checkpoints, open_codes
-from lfq_cli.cli import main
 
 TOLD = ("--codebook-scale", "1", "--no-spherical", "--soft-clamp", "none")
-
-
-@pytest.fixture
-def lfq(monkeypatch, capsys, tmp_path):
-    """lfq(*arguments) -> (exit code, stdout, stderr), in this process and an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["lfq", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        told = capsys.readouterr()
-        return ended.value.code or 0, told.out, told.err
-
-    return call
 
 
 def floats(*shape):

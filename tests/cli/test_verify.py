@@ -1,7 +1,6 @@
 """`lfq verify`: whole, same, different, damaged; the figures against numpy; what belongs to what."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,27 +10,9 @@ from families import residual
 from safetensors.numpy import save_file
 
 from lfq_cli import native
-from lfq_cli.cli import main
 from lfq_cli.quantizer import Quantizer
 
 DIM, BITS = 12, 5
-
-
-@pytest.fixture
-def lfq(monkeypatch, capsys, tmp_path):
-    """lfq(*arguments) -> (exit code, stdout, stderr), in this process and an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["lfq", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        told = capsys.readouterr()
-        return ended.value.code or 0, told.out, told.err
-
-    return call
 
 
 def floats(*shape, seed=0):

@@ -64,6 +64,7 @@ def measure(case: Case, folder: Path, nbytes: int, rounds: int) -> dict[str, Any
     runs: dict[str, list[dict[str, float]]] = {}
     for number in range(rounds + 1):  # the first round fills the page cache and is not counted
         for role, call in calls.items():
+            os.sync()  # what a run before left to write would slow this one: of the same loop 5 GB/s became 1
             result = run(call) if call is not None else None
             if result is not None and (number or rounds == 1):
                 runs.setdefault(role, []).append(result)

@@ -39,8 +39,10 @@ def read_floor(path: str) -> Work:
 def write_floor(nbytes: int, path: str) -> Work:
     """Writes so many bytes from one buffer; the system's buffers, as ours without fsync."""
 
+    buffer = memoryview(os.urandom(READ_BYTES))
+    _remove(path)
+
     def work() -> None:
-        buffer = memoryview(os.urandom(READ_BYTES))
         with Path(path).open("wb", buffering=0) as file:
             for _ in range(nbytes // READ_BYTES):
                 file.write(buffer)
@@ -77,7 +79,7 @@ def linear_floor(path: str, checkpoint: str) -> Work:
 
 
 def ours_encode(path: str, checkpoint: str, output: str) -> Work:
-    """File to file, as `lfq encode --overwrite --no-fsync`."""
+    """File to file, as `lfq encode --no-fsync`."""
     from lfq_cli import backends, checkpoints
     from lfq_cli.jobs.encode import EncodeOptions, encode
     from lfq_cli.jobs.plan import Job
@@ -85,12 +87,13 @@ def ours_encode(path: str, checkpoint: str, output: str) -> Work:
     quantizer = checkpoints.load(Path(checkpoint))
     if quantizer.is_linear:
         backends.select("auto", quantizer, "float32", decoding=False)  # imports torch
-    options = EncodeOptions(overwrite=True, durable=False)
+    options = EncodeOptions(durable=False)
+    _remove(output)
     return lambda: _all_written(encode(quantizer, [Job(Path(path), Path(output))], options))
 
 
 def ours_decode(path: str, checkpoint: str, output: str, dtype: str = "F32") -> Work:
-    """File to file, as `lfq decode --overwrite --no-fsync`."""
+    """File to file, as `lfq decode --no-fsync`."""
     from lfq_cli import backends, checkpoints
     from lfq_cli.jobs.decode import DecodeOptions, decode
     from lfq_cli.jobs.plan import Job
@@ -98,7 +101,8 @@ def ours_decode(path: str, checkpoint: str, output: str, dtype: str = "F32") -> 
     quantizer = checkpoints.load(Path(checkpoint))
     if quantizer.is_linear:
         backends.select("auto", quantizer, "float32", decoding=True)
-    options = DecodeOptions(dtype=dtype, overwrite=True, durable=False)
+    options = DecodeOptions(dtype=dtype, durable=False)
+    _remove(output)
     return lambda: _all_written(decode(quantizer, [Job(Path(path), Path(output))], options))
 
 
@@ -135,6 +139,7 @@ def reference_encode(path: str, checkpoint: str, output: str) -> Work:
     from safetensors.torch import save_file
 
     module = _reference(checkpoint)
+    _remove(output)
 
     @torch.no_grad()
     def work() -> None:
@@ -161,6 +166,7 @@ def reference_decode(path: str, checkpoint: str, output: str) -> Work:
 
     module = _reference(checkpoint)
     dim = checkpoints.load(Path(checkpoint)).dim
+    _remove(output)
 
     @torch.no_grad()
     def work() -> None:
@@ -217,6 +223,8 @@ def faiss_pack(path: str, bits: int, output: str) -> Work:
     import numpy as np
     from safetensors.numpy import load_file, save_file
 
+    _remove(output)
+
     def work() -> None:
         x = load_file(path)["x"]
         rows = PEER_BATCH_BYTES // (4 * bits)
@@ -226,6 +234,11 @@ def faiss_pack(path: str, bits: int, output: str) -> Work:
         save_file({"x": np.concatenate(parts)}, output)
 
     return work
+
+
+def _remove(path: str) -> None:
+    """Nothing of the run before: giving back the memory of an old gigabyte takes as long as writing a new one."""
+    Path(path).unlink(missing_ok=True)
 
 
 def _all_written(outcomes: Any) -> None:

@@ -72,7 +72,8 @@ class TensorWriter:
 @contextmanager
 def create(path: Path, header: CodesHeader, *, overwrite: bool = False, durable: bool = True) -> Iterator[Writer]:
     """A Writer whose file appears at `path` when the block ends well; `finish` is called for you."""
-    with atomic_output(path, overwrite=overwrite, durable=durable) as file:
+    nbytes = sum(tensor.stored_bytes for tensor in header.tensors.values())
+    with atomic_output(path, overwrite=overwrite, durable=durable, nbytes=nbytes) as file:
         writer = Writer(file, header)
         yield writer
         writer.finish()

@@ -120,7 +120,7 @@ def _decode_file(
                 )
                 for info in infos
             ]
-            _write(job, head, tasks, options, workers, progress)
+            _write(job, head, tasks, options, workers, progress, outcome.bytes_out)
 
         return settle_output(
             outcome,
@@ -133,9 +133,16 @@ def _decode_file(
 
 
 def _write(
-    job: Job, head: Head, tasks: Sequence[DecodeTask], options: DecodeOptions, workers: Workers, progress: Progress
+    job: Job,
+    head: Head,
+    tasks: Sequence[DecodeTask],
+    options: DecodeOptions,
+    workers: Workers,
+    progress: Progress,
+    data_bytes: int,
 ) -> None:
-    with atomic_output(job.output, overwrite=options.overwrite, durable=options.durable) as file:
+    nbytes = len(head.data) + data_bytes
+    with atomic_output(job.output, overwrite=options.overwrite, durable=options.durable, nbytes=nbytes) as file:
         write_all(file, head.data)
         for task in tasks:
             intact = workers.start(task.codes.check_digest)

@@ -82,7 +82,7 @@ def require_room(plan: ExportPlan) -> None:
 def export_codebook(plan: ExportPlan, progress: Progress = lambda _: None) -> None:
     """Writes the planned tables, a run of rows at a time."""
     spec = FORMATS[plan.dtype]
-    with atomic_output(plan.output, overwrite=plan.overwrite) as file:
+    with atomic_output(plan.output, overwrite=plan.overwrite, nbytes=plan.nbytes) as file:
         write_all(file, plan.head.data)
         for part in plan.tables.values():
             backend = backends.select("cpu", part, "float32", decoding=True)

@@ -188,6 +188,7 @@ class TorchBackend:
         import torch
 
         from lfq_cli.nn.saved import module_of
+        from lfq_cli.nn.turned import turn_projections
 
         torch.set_float32_matmul_precision("highest")  # TF32 changes tokens
         self.quantizer = quantizer
@@ -200,6 +201,7 @@ class TorchBackend:
         # the same bits and sums as the module's (tests/test_numerics.py), in a third of the time
         self._numpy_levels = device.type == "cpu" and compute_dtype == "float32" and _has_plain_levels(quantizer)
         if device.type == "cpu":
+            turn_projections(self._module)
             torch.set_num_threads(1)  # several blocks at once overlap with reading: 1.7 times torch's own threads
 
     def encode(self, raw: Raw, spec: FloatFormat) -> tuple[Packed, bool]:
@@ -210,7 +212,8 @@ class TorchBackend:
             if self._device.type != "cpu":
                 return self._of_vectors(self._packed, _as_tensor(raw, spec)).numpy(), has_nan(raw, spec)
             z = self._of_vectors(self._projected if self._numpy_levels else self._latents, _as_tensor(raw, spec))
-            nan = bool(z.isnan().any()) and has_nan(raw, spec)  # a NaN in x is one in z; few others are
+            # a NaN in x is one in z, where few others are; a maximum is NaN if one of them is
+            nan = z.numel() > 0 and bool(z.max().isnan()) and has_nan(raw, spec)
             bits = residual_bits(z.numpy()[..., None], self.quantizer) if self._numpy_levels else (z > 0).numpy()
             return packed_bits.pack(bits), nan
 

@@ -31,9 +31,7 @@ _RESERVED_BYTES = 4 << 20  # smaller files are written in one go
 
 
 @contextmanager
-def atomic_output(
-    path: Path, *, overwrite: bool = False, durable: bool = True, nbytes: int = 0
-) -> Iterator[BinaryIO]:
+def atomic_output(path: Path, *, overwrite: bool = False, durable: bool = True, nbytes: int = 0) -> Iterator[BinaryIO]:
     """A file open for writing whose content appears at `path` when the block ends well, and never otherwise.
 
     `durable` waits for the disk (fsync of file and folder). `nbytes`: how much will be written at least, for which room

@@ -121,6 +121,8 @@ def figures(case: Case, contest: Contest, runs: dict[str, list[dict[str, float]]
             ratio = statistics.median(speedups)
             found[f"ratio_to_{role}"] = 1 / ratio if case.at_most else ratio
     found["peer_target"] = case.peer_target
+    if contest.items:
+        found |= {"items": contest.items, "items_target": case.items_target}
     return found
 
 
@@ -129,12 +131,11 @@ def table(results: list[dict[str, Any]]) -> Table:
     for column in ("case", "ours", "floor", "ours / floor", "target", "peer", "ours / peer", "target", "peak memory"):
         shown.add_column(column, justify="left" if column == "case" else "right", no_wrap=True)
     for result in results:
-        sign = "≤ " if result["at_most"] else "≥ "
         shown.add_row(
             escape(result["case"]),
             *(speed(result, role) for role in ("ours", "floor")),
             number(result.get("ratio_to_floor")),
-            sign + f"{result['target']:g}" if result["target"] else "",
+            target(result),
             speed(result, "peer"),
             number(result.get("ratio_to_peer")),
             f"≥ {result['peer_target']:g}" if result["peer_target"] else "",
@@ -147,11 +148,20 @@ def speed(result: dict[str, Any], role: str) -> str:
     if role not in result:
         return ""
     figures = result[role]
+    if result.get("items"):
+        return f"{result['items'] / figures['seconds'] / 1e6:.0f} M/s"
     return (
         f"{figures['gb_per_second']:.2f} GB/s"
         if result["bytes"] and not result["at_most"]
         else f"{figures['seconds']:.3f} s"
     )
+
+
+def target(result: dict[str, Any]) -> str:
+    """What ours over the floor should be; or ours, where it is told in indices a second."""
+    if result.get("items_target"):
+        return f"≥ {result['items_target'] / 1e6:.0f} M/s"
+    return f"{'≤' if result['at_most'] else '≥'} {result['target']:g}" if result["target"] else ""
 
 
 def number(ratio: float | None) -> str:

@@ -236,6 +236,24 @@ def faiss_pack(path: str, bits: int, output: str) -> Work:
     return work
 
 
+def faiss_lsh(path: str, bits: int, output: str) -> Work:
+    """faiss: the codes of an IndexLSH without rotation and thresholds, which are signs; saved with safetensors."""
+    import faiss
+    import numpy as np
+    from safetensors.numpy import load_file, save_file
+
+    index = faiss.IndexLSH(bits, bits, False, False)
+    _remove(output)
+
+    def work() -> None:
+        x = load_file(path)["x"]
+        rows = PEER_BATCH_BYTES // (4 * bits)
+        parts = [index.sa_encode(x[start : start + rows]) for start in range(0, len(x), rows)]
+        save_file({"x": np.concatenate(parts)}, output)
+
+    return work
+
+
 def _remove(path: str) -> None:
     """Nothing of the run before: giving back the memory of an old gigabyte takes as long as writing a new one."""
     Path(path).unlink(missing_ok=True)

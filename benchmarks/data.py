@@ -1,4 +1,4 @@
-"""The inputs of the benchmarks, made once in a folder: tensor files, checkpoints, a tree of small files."""
+"""The inputs of the benchmarks, made once in a folder: tensor and codes files, checkpoints, a tree of small files."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
+from lfq_cli.codesfile import CodesHeader, CodesTensor, SourceInfo, create
 from lfq_cli.container import header_bytes, tensor_bytes
 from lfq_cli.native import write
 from lfq_cli.quantizer import Quantizer
 
 TENSOR = "x"
+CHUNK_BYTES = 1 << 24
 _REPEATED = 1 << 22  # values drawn; longer tensors repeat them: drawing would take longer than the benchmarks
 
 
@@ -88,3 +90,20 @@ def small_files(folder: Path, *, count: int, nbytes: int, dim: int) -> Path:
         np.save(sub / f"{k:06}.npy", values)
     (tree / "done").touch()
     return tree
+
+
+def random_codes(folder: Path, *, bits: int, nbytes: int) -> tuple[Path, int]:
+    """A codes file of about `nbytes` of uniform random indices of so many bits, and their number."""
+    vectors = nbytes * 8 // bits // 8 * 8
+    path = folder / f"random_{vectors}x{bits}.codes.safetensors"
+    if not path.exists():
+        source = SourceInfo((vectors, bits), "F32", "channel-last")
+        tensor = CodesTensor("x", (vectors,), (bits,), "msb", "bits", "U8", source)
+        quantizer = Quantizer(dim=bits, codebook_dim=bits)
+        header = CodesHeader(quantizer.config(), quantizer.digest, "float32", {"x": tensor})
+        rng = np.random.default_rng(4)
+        with create(path, header, durable=False) as writer, writer.tensor("x") as out:
+            for first in range(0, tensor.stored_bytes, CHUNK_BYTES):
+                size = min(CHUNK_BYTES, tensor.stored_bytes - first)
+                out.append(rng.integers(0, 256, size, dtype=np.uint8))
+    return path, vectors

@@ -23,10 +23,12 @@ from lfq_cli.errors import LfqError
 from lfq_cli.jobs.decode import DecodeOptions, decode
 from lfq_cli.jobs.encode import EncodeOptions, encode
 from lfq_cli.jobs.inspect import as_json, inspect
+from lfq_cli.jobs.kinds import described_format
 from lfq_cli.jobs.plan import Job
-from lfq_cli.jobs.stats import stats
+from lfq_cli.jobs.stats import save_counts, stats
 from lfq_cli.jobs.verify import VerifyOptions, verify
 from lfq_cli.quantizer import Quantizer
+from lfq_cli.stats import CountOptions
 
 DIM = 4
 PLAIN = Quantizer(dim=DIM, codebook_dim=DIM)
@@ -121,6 +123,38 @@ def codes_reader(wholes: list[bytes], folder: Path) -> Callable[[Path], None]:
     return read
 
 
+def counts_file(folder: Path, whole: bytes) -> bytes:
+    """What `lfq stats --save` makes of a codes file."""
+    codes, out = folder / "counted.codes.safetensors", folder / "counts.safetensors"
+    codes.write_bytes(whole)
+    save_counts(stats([codes], options=CountOptions(by_position=True)), out, overwrite=True)
+    return out.read_bytes()
+
+
+def counts_reader(wholes: list[bytes], folder: Path) -> Callable[[Path], None]:
+    """Takes statistics; what passes has the figures of a whole file."""
+
+    def figures(path: Path) -> str:
+        report = stats([path], options=CountOptions(by_position=True))
+        for error in report.failed.values():
+            raise error
+        assert report.overall is not None
+        return json.dumps(report.overall.figures(), allow_nan=False)
+
+    expected = set()
+    for whole in wholes:
+        path = folder / "whole.safetensors"
+        path.write_bytes(whole)
+        expected.add(figures(path))
+
+    def read(path: Path) -> None:
+        if described_format(path) not in (None, "lfq-counts"):
+            raise LfqError("something else")
+        assert figures(path) in expected, "a damaged file passed as whole"
+
+    return read
+
+
 def decoded(path: Path) -> bytes:
     out = path.with_suffix(".decoded.safetensors")
     (outcome,) = decode(PLAIN, [Job(path, out)], DecodeOptions(durable=False, overwrite=True))
@@ -140,6 +174,7 @@ def targets(folder: Path) -> dict[str, Target]:
         weights={"project_in.weight": floats(DIM, 6), "project_out.weight": floats(6, DIM)},
     )
     wholes = codes_files(folder)
+    counts = [counts_file(folder, wholes[0])]
     states = [lucidrains.state_dict(1, dim=6), residual.state_dict(1), maskbit.state_dict(1, bits=4)]
     return {
         "safetensors": Target(
@@ -160,6 +195,7 @@ def targets(folder: Path) -> dict[str, Target]:
         ),
         "foreign pt": Target(".pt", [saved({"state_dict": state, "epoch": 1}) for state in states], read_checkpoint),
         "codes": Target(".codes.safetensors", wholes, codes_reader(wholes, folder)),
+        "counts": Target(".safetensors", counts, counts_reader(counts, folder)),
     }
 
 

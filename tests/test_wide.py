@@ -121,8 +121,8 @@ def test_stats_count_the_python_integers(bits: int, codebooks: int, packing: str
     x = vectors(bits, codebooks)
     report = stats([encoded(checkpoint(tmp_path, bits, codebooks, order), x, tmp_path, packing=packing)])
     (tensor,) = report.tensors
-    assert report.overall == tensor.codebooks
-    for k, usage in enumerate(tensor.codebooks):
+    assert report.overall is tensor.usage
+    for k, usage in enumerate(tensor.usage.codebooks):
         counted = Counter(row[k] for row in expected_indices(x, bits, order))
         assert (usage.bits, usage.count, usage.codes_used) == (bits, 61, len(counted))
         assert usage.utilisation == len(counted) / 2**bits
@@ -146,8 +146,8 @@ def test_channel_first_in_several_tensors(bits: int, codebooks: int, tmp_path: P
         assert file["a"][...].reshape(60, -1).tolist() == expected_indices(x, bits, "msb")
     report = stats([codes])
     assert report.overall is not None
-    assert report.overall[0].count == 120
-    assert report.overall[0].codes_used == len({row[0] for row in expected_indices(x, bits, "msb")})
+    assert report.overall.codebooks[0].count == 120
+    assert report.overall.codebooks[0].codes_used == len({row[0] for row in expected_indices(x, bits, "msb")})
     (outcome,) = decode(quantizer, [Job(codes, tmp_path / "y.safetensors")], DecodeOptions())
     assert outcome.status == "written", outcome.error
     assert np.array_equal(load_file(tmp_path / "y.safetensors")["b"], np.where(tensors["b"] > 0, 1, -1))

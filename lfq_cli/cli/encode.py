@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from lfq_cli.cli import options
 from lfq_cli.cli.options import Display, takes_display, takes_facts
+
+if TYPE_CHECKING:
+    from lfq_cli.jobs.outcome import Outcome
 
 Inputs = Annotated[list[str], typer.Argument(metavar="INPUT", help="Tensor files, folders or globs.")]
 Output = Annotated[
@@ -26,6 +30,10 @@ IndexDtype = Annotated[
     typer.Option("--index-dtype", help="Integers of --packing ints; unset: the smallest that hold the indices."),
 ]
 Nan = Annotated[Literal["error", "zero"], typer.Option("--nan", help="NaN in the input: stop, or encode it as bit 0.")]
+Stats = Annotated[
+    Path | None,
+    typer.Option("--stats", metavar="OUT", help="Save counts of all codes in .safetensors, for lfq stats."),
+]
 
 _STORED = {"uint8": "U8", "int16": "I16", "int32": "I32", "int64": "I64", "uint64": "U64"}
 
@@ -48,6 +56,7 @@ def encode(
     fsync: options.Fsync = True,
     dry_run: options.DryRun = False,
     fail_fast: options.FailFast = False,
+    stats: Stats = None,
     *,
     display: Display,
     facts: Any,
@@ -65,6 +74,7 @@ def encode(
     from lfq_cli.jobs.encode import encode as encode_jobs
     from lfq_cli.jobs.kinds import is_tensor_file
     from lfq_cli.jobs.plan import plan_jobs
+    from lfq_cli.jobs.stats import refuse_other_file, with_counts
 
     if index_dtype is not None and packing != "ints":
         raise OptionError("--index-dtype belongs to --packing ints", "leave it out, or add --packing ints")
@@ -93,4 +103,12 @@ def encode(
         dry_run=dry_run,
         fail_fast=fail_fast,
     )
-    run_jobs("encode", jobs, lambda progress: encode_jobs(quantizer, jobs, chosen, progress), display)
+    if stats is None or dry_run:
+        run_jobs("encode", jobs, lambda progress: encode_jobs(quantizer, jobs, chosen, progress), display)
+        return
+    refuse_other_file(stats, jobs, overwrite=overwrite)
+
+    def encode_and_count(progress: Callable[[int], None]) -> Generator[Outcome]:
+        return with_counts(encode_jobs(quantizer, jobs, chosen, progress), stats, overwrite=overwrite)
+
+    run_jobs("encode", jobs, encode_and_count, display)

@@ -34,7 +34,10 @@ def printable(text: str) -> str:
     return "".join(shown)
 
 
-_PLAIN = {"×": "x", "…": "...", "±": "+-", "→": "->"}
+_PLAIN = {"×": "x", "…": "...", "±": "+-", "→": "->", "≈": "~", "·": ".", "│": "|"}
+_PLAIN |= dict(zip("▏▎▍▌▋▊▉█▐", "...######", strict=True))  # bars, from the left and from the right
+_PLAIN |= dict(zip("▁▂▃▄▅▆▇", "1234567", strict=True))  # heights, to 8 of 8 above
+_PLAIN |= dict(zip("░▒▓", ".:+", strict=True))
 
 
 def make_printable(*streams: object) -> None:

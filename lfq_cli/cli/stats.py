@@ -2,31 +2,149 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lfq_cli.cli import options
 from lfq_cli.cli.options import Display, takes_display
 
-Inputs = Annotated[list[str], typer.Argument(metavar="CODES", help="Codes files, folders or globs.")]
+if TYPE_CHECKING:
+    from lfq_cli.jobs.stats import Report
+
+Inputs = Annotated[
+    list[str], typer.Argument(metavar="CODES", help="Codes files, folders or globs; counts that were saved.")
+]
+MinCount = Annotated[
+    int, typer.Option("--min-count", metavar="K", min=1, help="Report also the codes used at least K times.")
+]
+Joint = Annotated[
+    bool, typer.Option("--joint/--no-joint", help="Count whole tokens too, where vectors have several codebooks.")
+]
+ByPosition = Annotated[
+    bool,
+    typer.Option("--by-position", help="Report also each position of the sequence or image: all axes but the first."),
+]
+Memory = Annotated[
+    int,
+    typer.Option(
+        "--memory",
+        metavar="MIB",
+        min=1,
+        help="MiB for exact counts of one codebook above 26 bits; beyond, figures are estimated, and marked.",
+    ),
+]
+Save = Annotated[
+    Path | None,
+    typer.Option("--save", metavar="OUT", help="Save the counts in .safetensors; lfq stats merges such files."),
+]
+Compare = Annotated[
+    list[str] | None,
+    typer.Option("--compare", metavar="CODES", help="Set these codes beside CODES; may be repeated."),
+]
+Csv = Annotated[Path | None, typer.Option("--csv", metavar="OUT", help="Write the count of every used code in .csv.")]
+Plot = Annotated[
+    Path | None,
+    typer.Option("--plot", metavar="OUT", help="Draw the figures in .png, .svg or .pdf; needs lfq-cli[plot]."),
+]
+Html = Annotated[
+    Path | None,
+    typer.Option("--html", metavar="OUT", help="Write tables and pictures in one page, .html; needs lfq-cli[plot]."),
+]
 
 
 @takes_display
-def stats(inputs: Inputs, tensor: options.Tensors = None, *, display: Display) -> None:
-    """Report how the codebook is used: codes used, entropy, perplexity and the balance of every bit.
+def stats(
+    inputs: Inputs,
+    tensor: options.Tensors = None,
+    min_count: MinCount = 1,
+    joint: Joint = True,
+    by_position: ByPosition = False,
+    memory: Memory = 1024,
+    compare: Compare = None,
+    save: Save = None,
+    csv: Csv = None,
+    plot: Plot = None,
+    html: Html = None,
+    overwrite: options.Overwrite = False,
+    *,
+    display: Display,
+) -> None:
+    """Report how the codebook is used, and what to do about it.
 
-    Per tensor and overall, for every codebook. Needs no checkpoint.
+    Codes used, entropy, perplexity, every bit's balance and correlations, for each codebook and for whole tokens, per
+    tensor and overall. Needs no checkpoint. docs/statistics.md has the formulas.
     """
     from lfq_cli.cli import render
     from lfq_cli.errors import CodesFileError
-    from lfq_cli.jobs.kinds import is_codes_file
-    from lfq_cli.jobs.plan import find_inputs
+    from lfq_cli.jobs.kinds import is_counted_file
+    from lfq_cli.jobs.plan import find_inputs, refuse_to_replace
+    from lfq_cli.jobs.stats import compare_stats, save_counts, write_csv
     from lfq_cli.jobs.stats import stats as count_stats
+    from lfq_cli.stats import CountOptions
 
-    paths = find_inputs(inputs, is_codes_file, CodesFileError)
-    tensors = tuple(tensor or ())
+    groups = [
+        find_inputs(arguments, is_counted_file, CodesFileError) for arguments in (inputs, compare or []) if arguments
+    ]
+    paths = [path for group in groups for path in group]
+    _check_outputs(save, csv, plot, html, overwrite=overwrite)
+    refuse_to_replace([output for output in (save, csv, plot, html) if output is not None], paths)
+    chosen = CountOptions(joint=joint, by_position=by_position, min_count=min_count, memory_bytes=memory << 20)
     with render.progress_bar("stats", render.total_size(paths), display) as progress:
-        report = count_stats(paths, tensors, progress)
-    render.show_stats(report, display)
-    render.exit_if_failed(report.failed, len(paths))
+        reports = [count_stats(group, tuple(tensor or ()), chosen, progress) for group in groups]
+    if save is not None:
+        save_counts(reports[0], save, overwrite=overwrite)
+    if csv is not None:
+        write_csv(reports[0], csv, overwrite=overwrite)
+    if plot is not None or html is not None:
+        _draw(reports[0], plot, html, overwrite=overwrite)
+    if compare:
+        render.show_comparison(compare_stats(*reports), display)
+    else:
+        render.show_stats(reports[0], display)
+    failed = {path: error for report in reports for path, error in report.failed.items()}
+    render.exit_if_failed(failed, len(paths))
+
+
+def _check_outputs(
+    save: Path | None, csv: Path | None, plot: Path | None, html: Path | None, *, overwrite: bool
+) -> None:
+    """Raises for what cannot be written before anything is counted."""
+    from lfq_cli.errors import OptionError
+    from lfq_cli.files import refuse_existing
+
+    given = [output for output in (save, csv, plot, html) if output is not None]
+    for output in given:
+        if given.count(output) > 1:
+            raise OptionError(f"{output}: is to be written twice", "give every output a name of its own")
+    for other, suffix in ((save, ".safetensors"), (csv, ".csv"), (html, ".html")):
+        if other is not None and other.suffix != suffix:
+            raise OptionError(f"{other}: expected a name that ends in {suffix}")
+        if other is not None:
+            refuse_existing(other, overwrite=overwrite)
+    if plot is not None:
+        from lfq_cli.report.plot import check_plot
+
+        check_plot(plot, overwrite=overwrite)
+    if html is not None:
+        from lfq_cli.report.page import check_page
+
+        check_page(html, overwrite=overwrite)
+
+
+def _draw(report: Report, plot: Path | None, html: Path | None, *, overwrite: bool) -> None:
+    """The pictures of the overall figures, and the page of all."""
+    from lfq_cli.report.page import write_page
+    from lfq_cli.report.plot import write_plot
+    from lfq_cli.stats.advice import advice
+
+    items = [(f"{item.file.name}: {item.name}", item.usage) for item in report.tensors]
+    if report.overall is not None and len(items) != 1:
+        items.insert(0, (f"all {len(items)}", report.overall))
+    if plot is not None:
+        write_plot(items[:1] if report.overall is not None else items, plot, overwrite=overwrite)
+    if html is not None:
+        told = [(label, usage, advice(usage)) for label, usage in items]
+        notes = [f"not counted: {error.message}" for error in report.failed.values()]
+        write_page(told, html, title="How the codes are used", overwrite=overwrite, notes=notes)

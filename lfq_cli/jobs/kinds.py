@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lfq_cli import codesfile, native
+from lfq_cli import codesfile, countsfile, native
 from lfq_cli.container import read_header
 from lfq_cli.errors import TensorError
 from lfq_cli.regions import InputFile
@@ -17,7 +17,11 @@ def is_tensor_file(path: Path) -> bool:
     """Whether a folder's file is one to encode: a container lfq knows that calls itself nothing else of lfq's."""
     if path.suffix.lower() not in FORMATS or path.name.endswith(codesfile.SUFFIX):
         return False
-    return path.suffix != ".safetensors" or described_format(path) not in (codesfile.FORMAT, native.FORMAT)
+    return path.suffix != ".safetensors" or described_format(path) not in (
+        codesfile.FORMAT,
+        native.FORMAT,
+        countsfile.FORMAT,
+    )
 
 
 def is_codes_file(path: Path) -> bool:
@@ -25,6 +29,11 @@ def is_codes_file(path: Path) -> bool:
     if path.name.endswith(codesfile.SUFFIX):
         return True
     return path.suffix == ".safetensors" and described_format(path) == codesfile.FORMAT
+
+
+def is_counted_file(path: Path) -> bool:
+    """Whether a folder's file is one to take statistics of: codes, or counts that were saved."""
+    return is_codes_file(path) or (path.suffix == ".safetensors" and described_format(path) == countsfile.FORMAT)
 
 
 def described_format(path: Path) -> str | None:

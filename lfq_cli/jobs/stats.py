@@ -1,76 +1,172 @@
-"""Codes files -> how each codebook is used."""
+"""Codes files, and counts that were saved -> how each codebook is used."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from lfq_cli import codesfile
-from lfq_cli.bits import BitOrder
-from lfq_cli.errors import LfqError
-from lfq_cli.pipeline import Progress, count
-from lfq_cli.stats import Counter, Usage
+from lfq_cli import codesfile, countsfile
+from lfq_cli.errors import LfqError, OptionError, OutputError
+from lfq_cli.files import atomic_output, refuse_existing, write_all
+from lfq_cli.jobs.kinds import described_format
+from lfq_cli.jobs.outcome import Outcome
+from lfq_cli.jobs.plan import Job, refuse_to_replace
+from lfq_cli.pipeline import Progress, Workers, count, start_workers
+from lfq_cli.stats import Counter, CountOptions, TokenComparison, TokenCounts, TokenUsage, compare, index_axes
+
+DEFAULTS = CountOptions()
+_CSV_ROWS = 1 << 16
 
 
 @dataclass(frozen=True)
 class TensorUsage:
-    """How one tensor of one codes file uses each codebook."""
+    """How one tensor of one file uses its codes. Saved counts are one tensor, called as their file says."""
 
     file: Path
     name: str
-    codebooks: tuple[Usage, ...]
+    usage: TokenUsage
 
 
 @dataclass(frozen=True)
 class Report:
-    """Per tensor, and per codebook over all tensors; `overall` is None where their codebooks differ.
+    """Per tensor, and over all tensors; `overall` is None where their codebooks differ.
 
-    `failed` files are not counted.
+    `failed` files are not counted. `counts` are those of all tensors that have the same codebooks.
     """
 
     tensors: list[TensorUsage]
-    overall: tuple[Usage, ...] | None
+    overall: TokenUsage | None
     failed: dict[Path, LfqError]
+    counts: list[TokenCounts]
 
 
-def stats(paths: Sequence[Path], patterns: Sequence[str] = (), progress: Progress = lambda _: None) -> Report:
-    """Counts the indices of every tensor of the codes files (those that match `patterns`, if there are any)."""
+@dataclass(frozen=True)
+class ComparisonReport:
+    """Two reports, and what they say of each other; None where their codebooks differ."""
+
+    a: Report
+    b: Report
+    comparison: TokenComparison | None
+
+
+def stats(
+    paths: Sequence[Path],
+    patterns: Sequence[str] = (),
+    options: CountOptions = DEFAULTS,
+    progress: Progress = lambda _: None,
+) -> Report:
+    """Counts the indices of every tensor of the files (those that match `patterns`, if there are any)."""
     tensors: list[TensorUsage] = []
-    totals: dict[tuple[tuple[int, ...], BitOrder], list[Counter]] = {}
+    totals: list[TokenCounts] = []
     failed: dict[Path, LfqError] = {}
-    for path in paths:
-        try:
-            counted = _count_file(path, patterns, progress)
-        except LfqError as error:
-            failed[path] = error
-            continue
-        for info, counters in counted:
-            usages = tuple(counter.usage(info.bit_order) for counter in counters)
-            tensors.append(TensorUsage(path, info.name, usages))
-            _add(totals, (info.codebook_dims, info.bit_order), counters)
-    overall = None
-    if len(totals) == 1:
-        (((_, order), counters),) = totals.items()
-        overall = tuple(counter.usage(order) for counter in counters)
-    return Report(tensors, overall, failed)
+    with start_workers() as workers:
+        for path in paths:
+            try:
+                for name, counts in _counts_of(path, patterns, options, workers, progress):
+                    tensors.append(TensorUsage(path, name, counts.usage()))
+                    _add(totals, counts)
+            except LfqError as error:
+                failed[path] = error
+    return Report(tensors, _overall(tensors, totals), failed, totals)
 
 
-def _count_file(
-    path: Path, patterns: Sequence[str], progress: Progress
-) -> list[tuple[codesfile.CodesTensor, list[Counter]]]:
-    with codesfile.open_codes(path) as codes:
-        names = codes.matching(patterns)
-        return [(codes.header.tensors[name], count(codes[name], progress)) for name in names]
+def with_counts(outcomes: Generator[Outcome], path: Path, *, overwrite: bool = False) -> Generator[Outcome]:
+    """The same outcomes of an encode; the codes of each output are counted, and the counts saved at the end.
+
+    Codes that were there already count as well: a run that was interrupted and goes on saves the counts of all.
+    """
+    totals: list[TokenCounts] = []
+    with start_workers() as workers, closing(outcomes):
+        for outcome in outcomes:
+            if outcome.status in ("written", "up to date"):
+                for _, counts in _counts_of(outcome.output, (), DEFAULTS, workers, lambda _: None):
+                    _add(totals, counts)
+            yield outcome
+    countsfile.write(totals, path, overwrite=overwrite)
 
 
-def _add(
-    totals: dict[tuple[tuple[int, ...], BitOrder], list[Counter]],
-    key: tuple[tuple[int, ...], BitOrder],
-    counters: list[Counter],
-) -> None:
-    if key not in totals:
-        totals[key] = counters
+def refuse_other_file(path: Path, jobs: Sequence[Job], *, overwrite: bool) -> None:
+    """Raises where counts cannot be saved at `path`: the name of something else, or of an input or output."""
+    if path.suffix != ".safetensors":
+        raise OptionError(f"{path}: expected a name that ends in .safetensors")
+    if described_format(path) != countsfile.FORMAT:  # the same counts may be there from a run before
+        refuse_existing(path, overwrite=overwrite)
+    refuse_to_replace([path], [file for job in jobs for file in (job.source, job.output)])
+
+
+def save_counts(report: Report, path: Path, *, overwrite: bool = False) -> None:
+    """Writes what was counted into a counts file."""
+    countsfile.write(report.counts, path, overwrite=overwrite)
+
+
+def write_csv(report: Report, path: Path, *, overwrite: bool = False) -> None:
+    """Writes a row for every code that is used: set (of tensors with the same codebooks), codebook, code, count.
+
+    Raises OutputError where not every code was counted.
+    """
+    with atomic_output(path, overwrite=overwrite) as file:
+        write_all(file, b"set,codebook,code,count\n")
+        for number, counts in enumerate(report.counts):
+            counters = {str(k): counter for k, counter in enumerate(counts.codebooks)}
+            if counts.joint is not None and not counts.is_hashed:
+                counters["joint"] = counts.joint
+            for name, counter in counters.items():
+                for rows in _csv_rows(path, counter, f"{number},{name}"):
+                    write_all(file, rows)
+
+
+def _csv_rows(path: Path, counter: Counter, key: str) -> Iterator[bytes]:
+    pairs = counter.exact_pairs()
+    if pairs is None:
+        raise OutputError(f"{path}: too many different codes to count each", "--memory gives counting more memory")
+    codes, counts = pairs
+    for first in range(0, codes.size, _CSV_ROWS):
+        part = zip(codes[first : first + _CSV_ROWS].tolist(), counts[first : first + _CSV_ROWS].tolist(), strict=True)
+        yield "".join(f"{key},{code},{count}\n" for code, count in part).encode()
+
+
+def compare_stats(a: Report, b: Report) -> ComparisonReport:
+    """What two reports say of each other."""
+    if len(a.counts) != 1 or len(b.counts) != 1:
+        return ComparisonReport(a, b, None)
+    of_a, of_b = a.counts[0], b.counts[0]
+    same = (of_a.dims, of_a.order) == (of_b.dims, of_b.order)
+    return ComparisonReport(a, b, compare(of_a, of_b) if same else None)
+
+
+def _counts_of(
+    path: Path, patterns: Sequence[str], options: CountOptions, workers: Workers, progress: Progress
+) -> Iterator[tuple[str, TokenCounts]]:
+    if described_format(path) == countsfile.FORMAT:
+        yield from countsfile.read(path, options)
+        progress(path.stat().st_size)
         return
-    for total, counter in zip(totals[key], counters, strict=True):
-        total.merge(counter)
+    with codesfile.open_codes(path) as codes:
+        found = []
+        for name in codes.matching(patterns):
+            info = codes.header.tensors[name]
+            counts = TokenCounts(
+                info.codebook_dims, info.bit_order, options, axes=index_axes(info.positions), vectors=info.vectors
+            )
+            count(codes[name], counts, workers, progress)
+            found.append((name, counts))
+    yield from found  # of a file that is damaged somewhere nothing is counted
+
+
+def _add(totals: list[TokenCounts], counts: TokenCounts) -> None:
+    for place, total in enumerate(totals):
+        if (total.dims, total.order) == (counts.dims, counts.order):
+            if total.total:
+                total.merge(counts)
+            else:
+                totals[place] = counts
+            return
+    totals.append(counts)
+
+
+def _overall(tensors: Sequence[TensorUsage], totals: Sequence[TokenCounts]) -> TokenUsage | None:
+    if len(totals) != 1:
+        return None
+    return tensors[0].usage if len(tensors) == 1 else totals[0].usage()

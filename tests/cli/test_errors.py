@@ -757,7 +757,7 @@ def test_stats_goes_on_after_a_bad_file(lfq):
     result = lfq("stats", "bad.codes.safetensors", "x.codes.safetensors", "--json")
     assert result.code == 3, result.err
     assert "bad.codes.safetensors" in result.err
-    assert json.loads(result.out)["overall"][0]["count"] == 5
+    assert json.loads(result.out)["overall"]["codebooks"][0]["count"] == 5
 
 
 def test_inspect_goes_on_after_a_bad_file(lfq):

@@ -126,7 +126,9 @@ def files_that_import(library):
 
 
 def test_only_render_imports_rich():
-    assert files_that_import("rich") == {"cli/render.py"}
+    found = files_that_import("rich")
+    assert found
+    assert all(name.startswith("cli/render/") for name in found)
 
 
 def test_click_is_never_imported():

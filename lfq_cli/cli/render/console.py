@@ -1,0 +1,80 @@
+"""stdout for data (tables, headings, JSON), stderr for notes; as wide as the terminal, unbroken where there is none."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from lfq_cli.cli.messages import printable
+
+_FLAT_LIST = re.compile(r"\[\n\s+([^\[\]{}]*?)\n\s+\]")  # JSON breaks no line within a string
+MOST_ROWS = 20
+"""Of a table, unless --verbose asks for all."""
+
+
+def note(text: str) -> None:
+    """A line on stderr."""
+    typer.echo(text, err=True)
+
+
+def new_table(*columns: str, right: Iterable[int] = ()) -> Table:
+    """A table without rows; columns `right` hold numbers."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    aligned = set(right)
+    for k, column in enumerate(columns):
+        if k in aligned:
+            table.add_column(column, justify="right", no_wrap=True)  # half a number is a wrong number
+        else:
+            table.add_column(column, overflow="fold")
+    return table
+
+
+def heading(text: str) -> None:
+    """A line on stdout."""
+    stdout().print(printable(text), highlight=False, markup=False)
+
+
+def stdout() -> Console:
+    """stdout; as wide as the terminal, and never wrapped where there is none."""
+    console = Console(markup=False, highlight=False)
+    if not console.is_terminal:
+        console.width = 400
+    return console
+
+
+def print_json(value: Any) -> None:
+    """One JSON object on stdout; a list without objects or lists in it on one line."""
+    text = json.dumps(value, indent=2)
+    typer.echo(_FLAT_LIST.sub(lambda found: "[" + re.sub(r",\n\s+", ", ", found[1]) + "]", text))
+
+
+def print_lines(lines: Sequence[Text]) -> None:
+    """Lines on stdout that are laid out already; a terminal that is narrower breaks them itself."""
+    console = stdout()
+    for line in lines:
+        console.print(line, soft_wrap=True)
+
+
+def text_width() -> int | None:
+    """Letters on a line of stdout; None where it is no terminal, and no line needs to be broken."""
+    console = stdout()
+    return console.width if console.is_terminal else None
+
+
+def wrapped(text: str | Text, width: int | None, *, first: str = "", style: str = "") -> list[Text]:
+    """The text after `first` on lines of a width, later ones indented as far; only what has no spaces is broken."""
+    whole = text if isinstance(text, Text) else Text(text, style)
+    if width is None:
+        return [Text(first).append_text(whole)]
+    console = Console(width=width, markup=False, highlight=False)
+    lines = whole.wrap(console, max(1, width - len(first)), overflow="fold")
+    for line in lines:
+        line.rstrip()
+    return [Text(" " * len(first) if k else first).append_text(line) for k, line in enumerate(lines)]

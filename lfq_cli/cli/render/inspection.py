@@ -1,0 +1,72 @@
+"""What `lfq inspect` says of checkpoints, tensor files and codes files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lfq_cli.cli.messages import printable, shape, size
+from lfq_cli.cli.options import Display
+from lfq_cli.cli.render.checkpoints import facts_table
+from lfq_cli.cli.render.console import heading, new_table, print_json, stdout
+from lfq_cli.jobs.inspect import CheckpointView, CodesView, QuantizerView, TensorsView, View, as_json
+
+
+def show_inspection(views: Sequence[View], display: Display) -> None:
+    """What each path holds."""
+    if display.json:
+        print_json({"paths": [as_json(view) for view in views]})
+        return
+    for view in () if display.quiet else views:
+        if isinstance(view, CodesView):
+            _show_codes(view)
+        elif isinstance(view, TensorsView):
+            _show_tensors(view)
+        else:
+            _show_checkpoint(view)
+
+
+def _show_checkpoint(view: CheckpointView) -> None:
+    heading(f"{view.path}: checkpoint, {len(view.quantizers) or 'no'} quantizer(s)")
+    for item in view.quantizers:
+        _show_quantizer(item)
+
+
+def _show_quantizer(view: QuantizerView) -> None:
+    where = f"module {view.found.module!r}, " if view.found.module else ""
+    shown_by = f", shown by {', '.join(view.found.shown_by[:4])}" if view.found.shown_by else ""
+    if len(view.found.shown_by) > 4:
+        shown_by += f" and {len(view.found.shown_by) - 4} more"
+    if view.quantizer is None:
+        heading(f"  {where}family {view.found.family}{shown_by}: {view.error.message if view.error else ''}")
+        if view.error is not None and view.error.hint:
+            heading(f"    hint: {view.error.hint}")
+        return
+    heading(f"  {where}family {view.found.family}{shown_by}")
+    stdout().print(facts_table(view.quantizer))
+
+
+def _show_tensors(view: TensorsView) -> None:
+    heading(f"{view.path}: tensors")
+    if view.no_quantizer is not None:
+        heading(f"  {view.no_quantizer.message.removeprefix(f'{view.path}: ')}")
+        heading(f"    hint: {view.no_quantizer.hint}")
+    table = new_table("name", "dtype", "shape", *(["encoded"] if any(t.encodes for t in view.tensors) else []))
+    for tensor in view.tensors:
+        told = [] if tensor.encodes is None else [tensor.encodes]
+        table.add_row(printable(tensor.name), tensor.dtype, shape(tensor.shape), *map(printable, told))
+    stdout().print(table)
+    for name, reason in view.left_alone.items():
+        heading(f"  {name!r} is no tensor: {reason}")
+
+
+def _show_codes(view: CodesView) -> None:
+    header = view.header
+    heading(f"{view.path}: codes, {size(view.nbytes)}, computed in {header.compute_dtype}")
+    heading(f"  checkpoint sha256 {header.checkpoint_sha256}")
+    table = new_table("tensor", "indices", "bits each", "order", "packing", "stored", "from")
+    for info in header.tensors.values():
+        source = f"{info.source.dtype} {shape(info.source.shape)} {info.source.layout}"
+        bits = "+".join(map(str, info.codebook_dims))
+        stored = f"{info.dtype} {size(info.stored_bytes)}"
+        table.add_row(printable(info.name), shape(info.shape), bits, info.bit_order, info.packing, stored, source)
+    stdout().print(table)

@@ -1,0 +1,117 @@
+"""What became of the inputs of encode and decode: a row for each, notes, a line of totals, the exit code."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from lfq_cli.cli.messages import error_lines, printable, size
+from lfq_cli.cli.options import Display
+from lfq_cli.cli.render.console import MOST_ROWS, new_table, note, print_json, stdout
+from lfq_cli.cli.render.progress import progress_bar
+from lfq_cli.errors import LfqError
+from lfq_cli.jobs.outcome import Outcome
+from lfq_cli.jobs.plan import Job
+
+EXIT_FAILED, EXIT_SOME_FAILED = 1, 3
+
+
+def run_jobs(
+    title: str, jobs: Sequence[Job], run: Callable[[Callable[[int], None]], Generator[Outcome]], display: Display
+) -> None:
+    """Runs the jobs with a progress bar and shows what became of them; exits with 3 if some of several failed."""
+    started = time.perf_counter()
+    total = total_size([job.source for job in jobs])
+    outcomes = []
+    with progress_bar(title, total, display) as progress, closing(run(progress)) as running:
+        for outcome in running:
+            outcomes.append(outcome)
+            if outcome.error is not None and len(jobs) > 1:
+                note(error_lines(outcome.error))
+    failed = {outcome.source: outcome.error for outcome in outcomes if outcome.error is not None}
+    if not failed or display.json or len(jobs) > 1:
+        show_outcomes(outcomes, time.perf_counter() - started, display)
+    if len(outcomes) < len(jobs):
+        note(f"lfq: stopped at the first that failed: {len(jobs) - len(outcomes)} inputs were not tried")
+        raise typer.Exit(EXIT_FAILED)
+    exit_if_failed(failed, len(jobs))
+
+
+def exit_if_failed(failed: Mapping[Path, LfqError], inputs: int) -> None:
+    """Ends the command with the error of its only input, or with 3 if some of several failed (each was named)."""
+    if failed and inputs == 1:
+        raise next(iter(failed.values()))
+    if failed:
+        raise typer.Exit(EXIT_SOME_FAILED)
+
+
+def total_size(paths: Iterable[Path]) -> int:
+    """Bytes of the files that are there."""
+    total = 0
+    for path in paths:
+        with suppress(OSError):
+            total += path.stat().st_size
+    return total
+
+
+def show_outcomes(outcomes: Sequence[Outcome], seconds: float, display: Display) -> None:
+    """A row per input (or, for many, those worth a look) and a line of totals."""
+    if display.json:
+        print_json({"outputs": [_outcome_json(outcome) for outcome in outcomes], "seconds": round(seconds, 3)})
+        return
+    if display.quiet:
+        return
+    table = new_table("input", "output", "tensors", "vectors", "in", "out", "status", right=(2, 3, 4, 5))
+    shown = outcomes if display.verbose or len(outcomes) <= MOST_ROWS else [o for o in outcomes if o.error]
+    for outcome in shown:
+        counts = [f"{outcome.tensors:,}", f"{outcome.vectors:,}", size(outcome.bytes_in), size(outcome.bytes_out)]
+        names = [printable(str(outcome.source)), printable(str(outcome.output))]
+        table.add_row(*names, *counts, outcome.status)
+    if shown:
+        stdout().print(table)
+    for outcome in shown:
+        _tell_left_alone(outcome, display)
+    note(_summary(outcomes, seconds))
+
+
+def _tell_left_alone(outcome: Outcome, display: Display) -> None:
+    items = list(outcome.left_alone.items())
+    shown = items if display.verbose else items[:5]
+    for name, reason in shown:
+        note(f"lfq: {printable(str(outcome.source))}: {printable(repr(name))} left alone: {printable(reason)}")
+    if len(shown) < len(items):
+        note(f"lfq: … and {len(items) - len(shown)} more left alone (-v names them)")
+
+
+def _summary(outcomes: Sequence[Outcome], seconds: float) -> str:
+    counts = {status: sum(o.status == status for o in outcomes) for status in dict.fromkeys(o.status for o in outcomes)}
+    done = [outcome for outcome in outcomes if outcome.status == "written"]
+    bytes_in, bytes_out = sum(o.bytes_in for o in done), sum(o.bytes_out for o in done)
+    parts = [", ".join(f"{count} {status}" for status, count in counts.items())]
+    if done and bytes_in and bytes_out:
+        big, small = max(bytes_in, bytes_out), min(bytes_in, bytes_out)
+        parts.append(f"{sum(o.vectors for o in done):,} vectors")
+        parts.append(f"{size(bytes_in)} -> {size(bytes_out)} (1:{big / small:.3g})")
+        parts.append(f"{seconds:.2f} s, {big / seconds / 1e9:.2f} GB/s")
+    return "lfq: " + "; ".join(parts)
+
+
+def _outcome_json(outcome: Outcome) -> dict[str, Any]:
+    told: dict[str, Any] = {
+        "input": str(outcome.source),
+        "output": str(outcome.output),
+        "status": outcome.status,
+        "tensors": outcome.tensors,
+        "vectors": outcome.vectors,
+        "bytes_in": outcome.bytes_in,
+        "bytes_out": outcome.bytes_out,
+        "left_alone": outcome.left_alone,
+    }
+    if outcome.error is not None:
+        told |= {"error": outcome.error.message, "hint": outcome.error.hint}
+    return told

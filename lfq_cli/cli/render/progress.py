@@ -1,0 +1,36 @@
+"""The progress bar: on stderr, and only on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from lfq_cli.cli import interrupts
+from lfq_cli.cli.options import Display
+
+
+@contextmanager
+def progress_bar(title: str, total: int, display: Display) -> Iterator[Callable[[int], None]]:
+    """A callback that takes bytes done; drawn on stderr, only on a terminal and if wanted."""
+    console = Console(stderr=True)
+    if not console.is_terminal or display.quiet or display.no_progress:
+        yield lambda _: interrupts.check()
+        return
+    columns = (
+        TextColumn(title),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(title, total=total)
+
+        def advance(nbytes: int) -> None:
+            interrupts.check()
+            progress.advance(task, nbytes)
+
+        yield advance

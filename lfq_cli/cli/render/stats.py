@@ -1,0 +1,160 @@
+"""What `lfq stats` found: a row for each tensor, then every figure of all of them, then advice; or JSON."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.text import Text
+
+from lfq_cli.cli.messages import error_lines, printable
+from lfq_cli.cli.options import Display
+from lfq_cli.cli.render.console import MOST_ROWS, note, print_json, print_lines, text_width, wrapped
+from lfq_cli.cli.render.grid import WIDTH, grid, width_of
+from lfq_cli.cli.render.numbers import whole
+from lfq_cli.cli.render.usage import CODES_TITLES, codes_figures, describe, named, spaced, usage_lines
+from lfq_cli.errors import LfqError
+from lfq_cli.jobs.stats import Report, TensorUsage
+from lfq_cli.stats.advice import advice, faults
+from lfq_cli.stats.usage import TokenUsage, Usage
+
+_FEW_APART = 3
+"""Tensors that have no figures in common and are told in full all the same."""
+_MOST_ADVICE = 10
+
+
+def show_stats(report: Report, display: Display) -> None:
+    """A row for each tensor, every figure of all together, advice; or JSON."""
+    if len(report.failed) + len({item.file for item in report.tensors}) > 1:
+        tell_failed(report.failed.values())
+    if display.json:
+        print_json(stats_json(report))
+    elif not display.quiet and report.tensors:
+        print_lines(stats_lines(report, verbose=display.verbose, width=text_width()))
+        for text in _notes(report, display):
+            note(f"lfq: {text}")
+
+
+def tell_failed(errors: Iterable[LfqError]) -> None:
+    """The errors of files that were not counted."""
+    for error in errors:
+        note(error_lines(error))
+
+
+def stats_json(report: Report) -> dict[str, Any]:
+    """The JSON object of a report (docs/statistics.md)."""
+    return {
+        "tensors": [
+            {"file": str(item.file), "tensor": item.name, **_usage_json(item.usage)} for item in report.tensors
+        ],
+        "overall": None if report.overall is None else _usage_json(report.overall),
+        "failed": {str(path): error.message for path, error in report.failed.items()},
+    }
+
+
+def _usage_json(usage: TokenUsage) -> dict[str, Any]:
+    return {**usage.figures(), "advice": advice(usage)}
+
+
+def stats_lines(report: Report, *, verbose: bool, width: int | None) -> list[Text]:
+    """What people read. width: where names and sentences are broken; None for nowhere. All else takes 80 letters."""
+    sections: list[Sequence[Text]] = []
+    labels = [label(item, report) for item in report.tensors]
+    if len(report.tensors) > 1:
+        sections.append(_tensors_table(report, labels, verbose=verbose, width=width))
+    for name, usage in _in_full(report, labels, verbose=verbose):
+        sections += [wrapped(f"{name}: {describe(usage)}", width, style="bold"), usage_lines(usage, verbose=verbose)]
+    sections.append(_advice_lines(report, labels, verbose=verbose, width=width))
+    return spaced(sections)
+
+
+def label(item: TensorUsage, report: Report) -> str:
+    """The tensor's name, and where there are several files its file's from their common folder on."""
+    files = {other.file.absolute() for other in report.tensors}
+    if len(files) == 1:
+        return printable(item.name)
+    folder = os.path.commonpath([file.parent for file in files])
+    file = os.path.relpath(item.file, folder).removesuffix(".safetensors").removesuffix(".codes")
+    return printable(f"{file}: {item.name}")
+
+
+def _in_full(report: Report, labels: Sequence[str], *, verbose: bool) -> list[tuple[str, TokenUsage]]:
+    """What every figure is told of: all tensors together; and each, if asked for or few that have nothing in common."""
+    single = [(name, item.usage) for name, item in zip(labels, report.tensors, strict=True)]
+    if len(single) == 1:
+        return single
+    shown = single if verbose or (report.overall is None and len(single) <= _FEW_APART) else []
+    return shown if report.overall is None else [*shown, (f"all {len(single)} tensors", report.overall)]
+
+
+def _notes(report: Report, display: Display) -> list[str]:
+    """What is not shown, and why."""
+    usages = [item.usage for item in report.tensors] + ([report.overall] if report.overall is not None else [])
+    told = list(dict.fromkeys(text for usage in usages for text in usage.notes))
+    if report.overall is None:
+        told.append("the files have different codebooks: no overall figures")
+    few = len(report.tensors) <= (MOST_ROWS if report.overall is not None else _FEW_APART)
+    if not few and not display.verbose:
+        told.append("-v shows every tensor")
+    return told
+
+
+def _tensors_table(report: Report, labels: Sequence[str], *, verbose: bool, width: int | None) -> list[Text]:
+    """A row for every codebook of every tensor or, where they are many, for the weakest of each; and of all."""
+    rows = [(name, item.usage) for name, item in zip(labels, report.tensors, strict=True)]
+    if len(rows) > MOST_ROWS and not verbose:
+        rows = []
+    if report.overall is not None:
+        rows.append((f"all {len(report.tensors)}", report.overall))
+    if not rows:
+        return []
+    every = verbose or sum(len(named(usage)) for _, usage in rows) <= MOST_ROWS
+    picked = [(name, named(usage) if every else [_weakest(usage)]) for name, usage in rows]
+    lines = _rows(picked, width)
+    return lines if every else [*lines, Text("of each tensor the codebook with the least entropy; -v shows all")]
+
+
+def _weakest(usage: TokenUsage) -> tuple[str, Usage]:
+    numbered = [(str(k), codebook) for k, codebook in enumerate(usage.codebooks)]
+    return min(numbered, key=lambda item: item[1].entropy_bits / item[1].bits)
+
+
+def _rows(tensors: Sequence[tuple[str, Sequence[tuple[str, Usage]]]], width: int | None) -> list[Text]:
+    """A table with the names in a column or, where that is too wide, on lines of their own."""
+    several = any(len(usages) > 1 or usages[0][0] != "0" for _, usages in tensors)
+    titles = [*(["codebook"] if several else []), *CODES_TITLES]
+    cells = [
+        [[*([number] if several else []), *codes_figures(usage)] for number, usage in usages] for _, usages in tensors
+    ]
+    counts = [whole(usages[0][1].count) for _, usages in tensors]
+    wide = [
+        [*((name, count) if not k else ("", "")), *row]
+        for (name, _), count, rows in zip(tensors, counts, cells, strict=True)
+        for k, row in enumerate(rows)
+    ]
+    if width_of(["tensor", "indices", *titles], wide) <= max(WIDTH, width or 0):
+        return grid(["tensor", "indices", *titles], wide, left=(0,))
+    head, *lines = grid(titles, [row for rows in cells for row in rows])
+    told = [head]
+    for (name, usages), rows in zip(tensors, cells, strict=True):
+        told += wrapped(f"{name}: {usages[0][1].count:,} indices", width)
+        told += [lines.pop(0) for _ in rows]
+    return told
+
+
+def _advice_lines(report: Report, labels: Sequence[str], *, verbose: bool, width: int | None) -> list[Text]:
+    """What to look at: of all tensors together, then the faults that single ones have beside that."""
+    overall = advice(report.overall) if report.overall is not None else []
+    told = list(overall)
+    if len(report.tensors) > 1:
+        for name, item in zip(labels, report.tensors, strict=True):
+            own = advice(item.usage) if report.overall is None else faults(item.usage)
+            told += [f"{name}: {text}" for text in own if text not in overall]
+    if not told:
+        return []
+    most = len(told) if verbose else max(_MOST_ADVICE, len(overall))
+    lines = [Text("advice", "bold")]
+    for text in told[:most]:
+        lines += wrapped(text, width, first="- ")
+    return [*lines, Text(f"- and {len(told) - most:,} more; -v shows all")] if len(told) > most else lines

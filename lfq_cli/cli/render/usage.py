@@ -1,0 +1,266 @@
+"""The figures of tokens as lines, section by section; those of bits and positions have modules of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import ldexp
+
+from rich.text import Text
+
+from lfq_cli.cli.render.bits import bit_lines, pair_lines, strip
+from lfq_cli.cli.render.blocks import along_logs, bar, chart, heights
+from lfq_cli.cli.render.console import wrapped
+from lfq_cli.cli.render.grid import GAP, PICTURE, WIDTH, flow, grid, width_of
+from lfq_cli.cli.render.numbers import approximate, codes, digits, percent, tenths, whole
+from lfq_cli.cli.render.positions import position_lines
+from lfq_cli.stats.usage import TokenUsage, Usage
+
+_FEW_CODEBOOKS = 8
+"""Of which every figure is told; of more a row each."""
+_STRIP_IN_TABLE = 11
+"""Bits whose letters fit in the row of a codebook."""
+_CARD_BAR, _CHART_WIDTH, _CHART_ROWS = 20, 60, 3
+_FEW_EXTREMES = 5
+_BEFORE_EXTREMES = len("codebook  least  ")
+_WIDEST_BAR, _NARROWEST_BAR = 16, 4
+_SHORTEST_CURVE = len("count by rank")
+_MOST_CURVE = 32
+
+Rows = Sequence[tuple[str, Usage]]
+
+
+def usage_lines(usage: TokenUsage, *, verbose: bool) -> list[Text]:
+    """Every section, with an empty line between two."""
+    if not usage.codebooks[0].count:
+        return [Text("there are no indices")]
+    few = verbose or len(usage.codebooks) <= _FEW_CODEBOOKS
+    if len(usage.codebooks) == 1:
+        sections = [_card(usage.codebooks[0]), _rank_chart(usage.codebooks[0])]
+    elif few:
+        sections = [_codes_table(named(usage)), _sample_table(named(usage))]
+    else:
+        sections = [_short_table(usage)]
+    strips = few or not _has_strips_in_table(usage)
+    sections += [bit_lines(usage, verbose=verbose, strips=strips), pair_lines(usage)]
+    if few:
+        sections += [_extremes(usage)]
+    if usage.positions is not None:
+        sections += [position_lines(usage.positions, verbose=verbose)]
+    sections += [_estimates(usage)]
+    return spaced(sections)
+
+
+def spaced(sections: Sequence[Sequence[Text]]) -> list[Text]:
+    """The lines of all sections that have any, with an empty line between two."""
+    lines: list[Text] = []
+    for section in sections:
+        if section and lines:
+            lines.append(Text())
+        lines += section
+    return lines
+
+
+def named(usage: TokenUsage) -> Rows:
+    """The codebooks by number, and the joint token."""
+    joint = [] if usage.joint is None else [("joint", usage.joint)]
+    return [*((str(k), codebook) for k, codebook in enumerate(usage.codebooks)), *joint]
+
+
+def describe(usage: TokenUsage) -> str:
+    """1,797 vectors of 40 bits, 5 codebooks of 8 bits."""
+    count = usage.codebooks[0].count
+    if len(usage.codebooks) == 1:
+        return f"{count:,} indices of {counted(usage.bits_stored, 'bit')}"
+    dims = [codebook.bits for codebook in usage.codebooks]
+    each = f"{dims[0]}" if len(set(dims)) == 1 else "+".join(map(str, dims))
+    if len(each) > 20:
+        each = f"{min(dims)} to {max(dims)}"
+    each += " bit" if set(dims) == {1} else " bits"
+    return f"{count:,} vectors of {usage.bits_stored} bits: {len(dims)} codebooks of {each}"
+
+
+def counted(number: int, noun: str) -> str:
+    """1 bit, 2 bits."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+CODES_TITLES = ("used", "of", "utilisation", "uniform", "perplexity", "entropy bits")
+
+
+def codes_figures(usage: Usage) -> list[str]:
+    """The cells of a row under CODES_TITLES."""
+    used, entropy = "codes_used" in usage.estimated, "entropy_bits" in usage.estimated
+    return [
+        whole(usage.codes_used, estimated=used),
+        codes(usage.bits),
+        percent(usage.utilisation, estimated=used),
+        percent(ldexp(usage.codes_used_if_uniform, -usage.bits)),
+        tenths(usage.perplexity, estimated=entropy),
+        f"{digits(usage.entropy_bits, estimated=entropy)} of {usage.bits}",
+    ]
+
+
+def _codes_table(rows: Rows) -> list[Text]:
+    """Codes used and entropy: a row each, with a bar of the entropy if there is room."""
+    cells = [[name, *codes_figures(usage)] for name, usage in rows]
+    return _with_bars(["codebook", *CODES_TITLES], cells, [usage.entropy_bits / usage.bits for _, usage in rows])
+
+
+def _with_bars(titles: Sequence[str], rows: Sequence[Sequence[str]], shares: Sequence[float]) -> list[Text]:
+    """The grid with a bar for each row's share at its end, as wide as there is room for."""
+    room = min(_WIDEST_BAR, WIDTH - GAP - width_of(titles, rows))
+    if room < _NARROWEST_BAR:
+        return grid(titles, rows)
+    barred = [[*row, bar(share, room)] for row, share in zip(rows, shares, strict=True)]
+    return grid([*titles, ""], barred, left=(len(titles),), styles={len(titles): PICTURE})
+
+
+def _sample_table(rows: Rows) -> list[Text]:
+    """What the sample says beyond what it shows, and the curve of counts by rank."""
+    titles = ["codebook", *_least_title(rows), "corrected", "unseen", "total corr.", "slope"]
+    cells = [[name, *_least_cell(usage), *_sample_figures(usage)] for name, usage in rows]
+    room = min(_MOST_CURVE, WIDTH - GAP - width_of(titles, cells))
+    if room < _SHORTEST_CURVE:
+        return grid(titles, cells)
+    curves = [[*row, heights(_curve(usage, room))] for row, (_, usage) in zip(cells, rows, strict=True)]
+    last = len(titles)
+    return grid([*titles, "count by rank"], curves, left=(last,), styles={last: PICTURE})
+
+
+def _least_title(rows: Rows) -> list[str]:
+    least = rows[0][1].min_count
+    return [f"used {whole(least)}+"] if least > 1 else []
+
+
+def _least_cell(usage: Usage) -> list[str]:
+    """Codes that are used often enough, if it was asked for."""
+    return [whole(usage.codes_used_at_least, estimated=not usage.exact)] if usage.min_count > 1 else []
+
+
+def _sample_figures(usage: Usage) -> list[str]:
+    estimated, total = not usage.exact, usage.total_correlation_bits
+    return [
+        digits(usage.entropy_bits_corrected, estimated=estimated),
+        percent(usage.unseen_probability, estimated=estimated),
+        "" if total is None else digits(total, estimated=estimated),
+        _slope(usage),
+    ]
+
+
+def _slope(usage: Usage) -> str:
+    slope = usage.profile.rank_frequency_slope()
+    return "" if slope is None else approximate(f"{slope:.2f}", not usage.exact)
+
+
+def _has_strips_in_table(usage: TokenUsage) -> bool:
+    """Whether a row of the short table has room for a letter for each bit."""
+    return max(codebook.bits for codebook in usage.codebooks) <= _STRIP_IN_TABLE and usage.codebooks[0].min_count == 1
+
+
+def _short_table(usage: TokenUsage) -> list[Text]:
+    """A row a codebook, for many."""
+    rows, strips = named(usage), _has_strips_in_table(usage)
+    titles = ["codebook", "used", *_least_title(rows), "utilisation", "uniform"]
+    titles += [*(["ones by bit"] if strips else []), "entropy bits"]
+    cells = []
+    for name, codebook in rows:
+        used, _, utilisation, uniform, _, entropy = codes_figures(codebook)
+        letters = [strip(codebook) if name != "joint" else ""] if strips else []
+        cells.append([name, used, *_least_cell(codebook), utilisation, uniform, *letters, entropy])
+    return _with_bars(titles, cells, [found.entropy_bits / found.bits for _, found in rows])
+
+
+def _card(usage: Usage) -> list[Text]:
+    """A line a figure, with bars, of the only codebook."""
+    used, entropy = "codes_used" in usage.estimated, "entropy_bits" in usage.estimated
+    of_codes, of_bits = f"of {codes(usage.bits)}", f"of {counted(usage.bits, 'bit')}"
+    corrected, total, uniform = usage.entropy_bits_corrected, usage.total_correlation_bits, usage.codes_used_if_uniform
+    rows = [["codes used", whole(usage.codes_used, estimated=used), of_codes, *_drawn(usage.utilisation, used)]]
+    if usage.min_count > 1:
+        share = ldexp(usage.codes_used_at_least, -usage.bits)
+        name = f"  at least {whole(usage.min_count)}×"
+        rows.append([name, *_least_cell(usage), of_codes, *_drawn(share, not usage.exact)])
+    rows += [
+        ["  if use were uniform", whole(uniform), "", *_drawn(ldexp(uniform, -usage.bits))],
+        [
+            "entropy",
+            digits(usage.entropy_bits, estimated=entropy),
+            of_bits,
+            *_drawn(usage.entropy_bits / usage.bits, entropy),
+        ],
+        [
+            "  corrected for bias",
+            digits(corrected, estimated=not usage.exact),
+            of_bits,
+            *_drawn(corrected / usage.bits, not usage.exact),
+        ],
+        ["next code is unseen", "", "", *_drawn(usage.unseen_probability, not usage.exact)],
+        ["perplexity", tenths(usage.perplexity, estimated=entropy), "codes", "", ""],
+    ]
+    if total is not None:
+        rows.append(["total correlation", digits(total, estimated=entropy), "bits", "", ""])
+    return grid([""] * 5, rows, left=(0, 2, 3), styles={3: PICTURE})
+
+
+def _drawn(share: float, estimated: bool = False) -> list[str]:
+    return [bar(share, _CARD_BAR), percent(share, estimated=estimated)]
+
+
+def _curve(usage: Usage, width: int) -> list[float]:
+    """Log counts by log rank [width], as shares of the log of the largest count."""
+    ranks, counts = usage.profile.at_ranks()
+    if not len(ranks) or counts[0] == 1:
+        return [0.0] * (width if len(ranks) else 0)
+    logs = along_logs(ranks, counts.astype(float), width)
+    return [float(value) for value in logs / logs[0]]
+
+
+def _rank_chart(usage: Usage) -> list[Text]:
+    """Counts by rank on log axes."""
+    ranks, counts = usage.profile.at_ranks()
+    slope = _slope(usage)
+    if not slope:
+        return []
+    if counts[0] == 1:
+        return [Text("no code occurs twice")]
+    most = whole(counts[0])
+    label = max(len(most), 5)
+    rows = chart(_curve(usage, _CHART_WIDTH), _CHART_ROWS)
+    names = [most, *[""] * (_CHART_ROWS - 2), "1"]
+    lines = [Text(f"count by rank, both on log axes; slope {slope}", "bold")]
+    for name, row in zip(names, rows, strict=True):
+        lines.append(Text(f"{name:>{label}} ").append(row.rstrip(), PICTURE))
+    last = whole(ranks[-1])
+    axis = f"{'rank':>{label}} 1{last:>{_CHART_WIDTH - 1}}"
+    return [*lines, Text(axis)]
+
+
+def _extremes(usage: TokenUsage) -> list[Text]:
+    """The codes used most and, of few codebooks, least; none where all were used once."""
+    rows = [(name, found) for name, found in named(usage) if found.most_used and found.most_used[0][1] > 1]
+    several = len(usage.codebooks) > 1
+    cells = []
+    for name, found in rows:
+        least = [found.least_used] if len(rows) <= _FEW_EXTREMES and found.exact else []
+        for kind, pairs in zip(("most", "least"), (found.most_used, *least), strict=False):
+            shown = flow([f"{code}: {whole(count)}" for code, count in pairs], WIDTH - _BEFORE_EXTREMES)
+            cells.append([*([name if kind == "most" else ""] if several else []), kind, shown])
+    titles = [*(["codebook"] if several else []), "used", "code: times"]
+    return grid(titles, cells, left=(len(titles) - 2, len(titles) - 1)) if cells else []
+
+
+def _estimates(usage: TokenUsage) -> list[Text]:
+    """How every estimate was made, and its error."""
+    lines = []
+    for name, found in named(usage):
+        whose = " of the joint token" if name == "joint" else f" of codebook {name}"
+        if len(usage.codebooks) == 1:
+            whose = ""
+        for figure, how in found.estimated.items():
+            if figure == "codes_used":
+                used = found.codes_used
+                value, error = whole(used, estimated=True), percent(how.standard_error / max(used, 1))
+            else:
+                value, error = digits(found.entropy_bits, estimated=True), f"{how.standard_error:.2g}"
+            lines += wrapped(f"{value} ± {error}: {figure.replace('_', ' ')}{whose}, by {how.method}", WIDTH)
+    return lines

@@ -1,0 +1,63 @@
+"""What `lfq verify` found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import typer
+
+from lfq_cli.cli.messages import error_lines, printable
+from lfq_cli.cli.options import Display
+from lfq_cli.cli.render.console import MOST_ROWS, heading, new_table, note, print_json, stdout
+from lfq_cli.cli.render.outcomes import EXIT_FAILED, EXIT_SOME_FAILED
+from lfq_cli.jobs.verify import Verdict
+from lfq_cli.jobs.verify import as_json as verdict_json
+
+EXIT_DIFFERENT = 4
+
+
+def show_verdicts(verdicts: Sequence[Verdict], display: Display) -> None:
+    """A row per file, figures per bit where the source was encoded again; exits with 4 for damage or a difference."""
+    bad = [verdict for verdict in verdicts if verdict.status in ("damaged", "different")]
+    failed = [verdict for verdict in verdicts if verdict.status == "failed"]
+    if display.json:
+        print_json({"files": [verdict_json(verdict) for verdict in verdicts]})
+    else:
+        for verdict in (*bad, *failed):
+            if verdict.error is not None:
+                note(error_lines(verdict.error))
+        if not display.quiet:
+            _show_verdict_table(verdicts, display)
+    if bad:
+        raise typer.Exit(EXIT_DIFFERENT)
+    if failed:
+        raise typer.Exit(EXIT_SOME_FAILED if len(verdicts) > 1 else EXIT_FAILED)
+
+
+def _show_verdict_table(verdicts: Sequence[Verdict], display: Display) -> None:
+    table = new_table("codes", "vectors", "status", "indices differ", "bits differ", "|z| < 1e-5", right=(1, 3, 4, 5))
+    shown = verdicts if display.verbose or len(verdicts) <= MOST_ROWS else [v for v in verdicts if v.status != "whole"]
+    for verdict in shown[: None if display.verbose else MOST_ROWS]:
+        row = [printable(str(verdict.path)), f"{verdict.vectors:,}", verdict.status]
+        figures = [comparison.figures() for comparison in verdict.comparisons.values()]
+        if figures:
+            worst = {key: max(figure[key] for figure in figures) for key in ("indices_differ", "bits_differ")}
+            row += [f"{share:.3%}" for share in worst.values()]
+            row.append(f"{max(figure['margin']['1e-05'] for figure in figures):.3%}")
+        table.add_row(*row)
+    stdout().print(table)
+    for verdict in verdicts:
+        if verdict.status == "different" or (verdict.comparisons and display.verbose):
+            _show_bits(verdict)
+    counts = {v.status: sum(o.status == v.status for o in verdicts) for v in verdicts}
+    note("lfq: " + ", ".join(f"{count} {status}" for status, count in counts.items()))
+
+
+def _show_bits(verdict: Verdict) -> None:
+    for name, comparison in verdict.comparisons.items():
+        figures = comparison.figures()
+        heading(f"{verdict.path}: {name}, {comparison.vectors:,} vectors encoded again")
+        table = new_table("bit", "differ", *(f"|z| < {margin}" for margin in figures["margin_by_bit"]), right=range(9))
+        for bit, share in enumerate(figures["bits_differ_by_bit"]):
+            table.add_row(str(bit), f"{share:.3%}", *(f"{m[bit]:.3%}" for m in figures["margin_by_bit"].values()))
+        stdout().print(table)

@@ -1,0 +1,1 @@
+"""Pictures and pages of figures, for people: `lfq stats --plot` and `--html`. Needs matplotlib, the extra [plot]."""

@@ -1,0 +1,126 @@
+"""The curves of a report that are computed, not counted: coverage against samples, and what uniform use would show.
+
+Knows counts of counts and numbers of codes; draws nothing.
+"""
+
+from __future__ import annotations
+
+from math import lgamma, log, sqrt
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lfq_cli.stats.profile import Profile, expected_used
+
+Numbers = NDArray[np.float64]
+
+COVERAGE_STEPS = 64
+_MOST_COUNTS = 1 << 16  # distinct counts that coverage adds up one by one: 64 steps of them take 0.3 s
+_POISSON_MEAN = 1000.0  # above, the normal distribution is within a thousandth
+_MOST_BITS = 1000  # 2.0**1024 is no float; beyond this it makes no difference
+
+
+def sample_sizes(total: int, *, log: bool) -> Numbers:
+    """COVERAGE_STEPS whole numbers from 1 to `total`, evenly spaced or so by their logarithms; empty where it is 0."""
+    if total < 1:
+        return np.empty(0)
+    space = np.geomspace if log else np.linspace
+    sizes: Numbers = np.unique(np.round(space(1.0, float(total), COVERAGE_STEPS)))
+    return sizes
+
+
+def coverage(profile: Profile, total: int, sizes: Numbers) -> Numbers:
+    """Distinct codes that `sizes` of the `total` indices, drawn without putting back, show on average.
+
+    Rarefaction: the sum over codes of 1 - C(N - c, n) / C(N, n), where c is a code's count, N the total, n a size. At
+    n = N it is the codes that were seen. Where n is small against N it is the sum of 1 - (1 - c/N)^n of independent
+    draws, which for n = N would miss a third of the codes seen once. Sources: Hurlbert 1971, The nonconcept of species
+    diversity; Good 1953 for the sum.
+    """
+    counts, codes = _coarse(profile)
+    return np.array([float(codes @ -np.expm1(_log_chance_of_none(counts, size, total))) for size in sizes])
+
+
+def uniform_coverage(sizes: Numbers, bits: int) -> Numbers:
+    """Distinct codes of 2^bits that so many uniform random indices show on average."""
+    return np.array([expected_used(int(size), min(bits, _MOST_BITS)) for size in sizes])
+
+
+def uniform_ranks(total: int, bits: int, steps_per_octave: int = 4) -> tuple[Numbers, Numbers]:
+    """(ranks, counts) of the rank-frequency curve that `total` uniform random indices of 2^bits codes would show.
+
+    Chance makes it fall, the more the fewer indices there are for each code. The count at rank r is the one that r - ½
+    of the 2^bits codes are expected to reach: a Poisson distribution's quantile, for many indices the normal one's.
+    """
+    codes = 2.0 ** min(bits, _MOST_BITS)
+    used = round(expected_used(total, min(bits, _MOST_BITS)))
+    if not used:
+        return np.empty(0), np.empty(0)
+    steps = int(log(used, 2) * steps_per_octave) + 1
+    ranks: Numbers = np.unique([*np.round(2.0 ** (np.arange(steps) / steps_per_octave)), float(used)])
+    mean = total / codes
+    quantiles = _poisson_ranks if mean <= _POISSON_MEAN else _normal_ranks
+    counts = quantiles(ranks, mean, codes)
+    return ranks, np.where(counts < 1, 1.0, counts)
+
+
+def _coarse(profile: Profile) -> tuple[Numbers, Numbers]:
+    """(counts, codes) of a profile, large counts close to each other taken together where there are very many."""
+    counts, codes = profile.counts.astype(np.float64), profile.codes
+    if len(counts) <= _MOST_COUNTS:
+        return counts, codes
+    edges = np.geomspace(counts[0] + 1, counts[-1], _MOST_COUNTS)
+    places = np.searchsorted(-edges, -counts, side="right")
+    together: Numbers = np.bincount(places, codes).astype(np.float64)
+    sums: Numbers = np.bincount(places, counts * codes).astype(np.float64)
+    there = together > 0
+    return sums[there] / together[there], together[there]
+
+
+def _log_chance_of_none(counts: Numbers, size: float, total: int) -> Numbers:
+    """log of C(N - c, n) / C(N, n), for counts c [codes], n = size, N = total: that n indices show a code not once.
+
+    By Stirling's formula for log Γ of N - c + 1, N - n + 1, N + 1 and N - c - n + 1, of which the first and the second
+    add up to the third and the fourth. So its large terms cancel by algebra, and 10^12 indices lose no digits.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        few, many = np.minimum(counts, size), np.maximum(counts, size)  # the formula is symmetric
+        whole = float(total) + 1
+        without = whole - many
+        both = without - few
+        found = (
+            (whole - few - 0.5) * np.log1p(-few / whole)
+            + few * np.log1p(-many / whole)
+            - (both - 0.5) * np.log1p(-few / without)
+            + _stirling_rest(whole - few)
+            + _stirling_rest(without)
+            - _stirling_rest(np.array([whole]))
+            - _stirling_rest(both)
+        )
+    return np.where(counts + size > total, -np.inf, np.minimum(found, 0))
+
+
+_SMALL = np.array([lgamma(k) - (k - 0.5) * log(k) + k - 0.5 * log(2 * np.pi) for k in range(1, 16)])
+
+
+def _stirling_rest(values: Numbers) -> Numbers:
+    """What log Γ(x) is more than (x - 1/2) log x - x + log(2π)/2, for whole x from 1 on; below, nothing sensible."""
+    large = np.maximum(values, len(_SMALL))
+    series = 1 / (12 * large) - 1 / (360 * large**3) + 1 / (1260 * large**5)
+    small = _SMALL[np.clip(values, 1, len(_SMALL)).astype(np.int64) - 1]
+    rest: Numbers = np.where(values < len(_SMALL), small, series)
+    return rest
+
+
+def _poisson_ranks(ranks: Numbers, mean: float, codes: float) -> Numbers:
+    values = np.arange(int(mean + 12 * sqrt(mean)) + 60)
+    logs = np.array([-mean + value * log(mean) - lgamma(value + 1) for value in values])
+    at_least = np.cumsum(np.exp(logs)[::-1])[::-1]  # P(count >= value), from the small end: exact where it is tiny
+    return np.searchsorted(-codes * at_least, -(ranks - 0.5), side="right").astype(np.float64) - 1
+
+
+def _normal_ranks(ranks: Numbers, mean: float, codes: float) -> Numbers:
+    spread = sqrt(mean * (1 - 1 / codes))
+    normal = NormalDist()
+    return np.array([mean - spread * normal.inv_cdf((rank - 0.5) / codes) for rank in ranks.tolist()])

@@ -1,0 +1,29 @@
+"""How codes are used: counters fed one run of indices at a time, and the records they end in.
+
+Arrays only, nothing of files. Formulas and sources: docs/statistics.md.
+"""
+
+from __future__ import annotations
+
+from lfq_cli.stats.comparison import TokenComparison, UsageComparison, compare
+from lfq_cli.stats.counter import MEMORY_BYTES, Counter
+from lfq_cli.stats.tables import Tally
+from lfq_cli.stats.tokens import CountOptions, TokenCounts, index_axes
+from lfq_cli.stats.usage import BitFigures, Estimate, PositionFigures, TokenUsage, Usage
+
+__all__ = [
+    "MEMORY_BYTES",
+    "BitFigures",
+    "CountOptions",
+    "Counter",
+    "Estimate",
+    "PositionFigures",
+    "Tally",
+    "TokenComparison",
+    "TokenCounts",
+    "TokenUsage",
+    "Usage",
+    "UsageComparison",
+    "compare",
+    "index_axes",
+]

@@ -1,0 +1,104 @@
+"""Bits that say the same as others, and codebooks of such bits."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lfq_cli.stats.usage import BitFigures, TokenUsage, Usage
+
+SAME_BITS, STRONG_CORRELATION = 0.9, 0.7
+"""|phi| of two bits: 0.7 bits in common; half of the one's variance told by the other. Around 0.3 is usual."""
+CHANCE_DEVIATIONS = 6
+"""|phi| of independent bits is 1 / sqrt(N) or so; of a joint token's ten thousand pairs none reaches 6 times that."""
+
+
+def bits_of_codebooks(usage: TokenUsage) -> list[range]:
+    """Which bits of the whole token each codebook has."""
+    ends = np.cumsum([codebook.bits for codebook in usage.codebooks]).tolist()
+    return [range(end - codebook.bits, end) for end, codebook in zip(ends, usage.codebooks, strict=True)]
+
+
+def same_bits(usage: TokenUsage, leave_out: Collection[int] = ()) -> list[list[int]]:
+    """Groups of bits of the whole token that say the same or the opposite; without some codebooks' bits."""
+    groups = []
+    for first, correlation in _correlations(usage, leave_out):
+        groups += [[first + bit for bit in group] for group in _connected(abs(correlation) >= SAME_BITS)]
+    return groups
+
+
+def strong_pairs(usage: TokenUsage, leave_out: Collection[int] = ()) -> list[tuple[int, int, float]]:
+    """(bit, bit, correlation) of pairs that are strongly correlated and do not say the same, strongest first."""
+    pairs = []
+    for first, correlation in _correlations(usage, leave_out):
+        strong = np.triu((abs(correlation) >= STRONG_CORRELATION) & (abs(correlation) < SAME_BITS), 1)
+        pairs += [(first + int(i), first + int(j), float(correlation[i, j])) for i, j in np.argwhere(strong)]
+    return sorted(pairs, key=lambda pair: -abs(pair[2]))
+
+
+def copied_codebooks(usage: TokenUsage, leave_out: Collection[int] = ()) -> list[tuple[int, int]]:
+    """(codebook, its copy) where every bit of the one says the same as that bit of the other, or the opposite."""
+    if len(usage.codebooks) == 1:
+        return []
+    group_of = {bit: number for number, group in enumerate(same_bits(usage, leave_out)) for bit in group}
+    places = [[group_of.get(bit) for bit in bits] for bits in bits_of_codebooks(usage)]
+    copied: list[tuple[int, int]] = []
+    for copy, groups in enumerate(places):
+        earlier = [k for k in range(copy) if places[k] == groups]
+        if earlier and None not in groups:
+            copied.append((earlier[0], copy))
+    return copied
+
+
+def free_bits(usage: Usage) -> int:
+    """Bits of a codebook that change and do not say what another says."""
+    if usage.bit_figures is None:
+        return usage.bits
+    dead = int((usage.bit_figures.entropies == 0).sum())
+    groups = _connected(abs(_beyond_chance(usage.bit_figures)) >= SAME_BITS)
+    return usage.bits - dead - sum(len(group) - 1 for group in groups)
+
+
+def _correlations(usage: TokenUsage, leave_out: Collection[int]) -> list[tuple[int, NDArray[np.float64]]]:
+    """(first bit, correlations [bits, bits]) of the whole token, or of every codebook where it has no figures."""
+    everyone = bits_of_codebooks(usage)
+    found = []
+    for first, figures in _bit_figures(usage):
+        correlation = _beyond_chance(figures)
+        own = range(first, first + len(correlation))
+        inside = [bit - first for k in leave_out for bit in everyone[k] if bit in own]
+        correlation[inside, :] = correlation[:, inside] = 0
+        found.append((first, correlation))
+    return found
+
+
+def _bit_figures(usage: TokenUsage) -> list[tuple[int, BitFigures]]:
+    if usage.token is not None and usage.token.bit_figures is not None:
+        return [(0, usage.token.bit_figures)]
+    figures = zip(bits_of_codebooks(usage), (codebook.bit_figures for codebook in usage.codebooks), strict=True)
+    return [(bits.start, each) for bits, each in figures if each is not None]
+
+
+def _beyond_chance(figures: BitFigures) -> NDArray[np.float64]:
+    """Correlations [bits, bits] without the diagonal; 0 where there is none, or chance may be all there is."""
+    found = np.nan_to_num(figures.correlation)
+    np.fill_diagonal(found, 0)
+    found[abs(found) * np.sqrt(max(figures.count, 1)) < CHANCE_DEVIATIONS] = 0
+    return found
+
+
+def _connected(linked: NDArray[np.bool_]) -> list[list[int]]:
+    """Groups of two and more that links [n, n] connect, each in rising order."""
+    groups: list[list[int]] = []
+    left = set(np.flatnonzero(linked.any(1)).tolist())
+    while left:
+        pending, group = [min(left)], set()
+        while pending:
+            here = pending.pop()
+            group.add(here)
+            pending += set(np.flatnonzero(linked[here]).tolist()) - group
+        left -= group
+        groups.append(sorted(group))
+    return groups

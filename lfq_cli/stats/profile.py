@@ -1,0 +1,99 @@
+"""How often codes occur, without which ones: the counts of counts, and every figure that needs no more.
+
+Formulas with sources are in docs/statistics.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import expm1, log, log1p
+
+import numpy as np
+from numpy.typing import NDArray
+
+STEPS_PER_OCTAVE = 4
+_FEW_COUNTS = 1 << 20
+_NEVER_TWICE_BITS = 200  # no sample is so large that one code of so many comes twice
+
+
+@dataclass(frozen=True)
+class Profile:
+    """`codes[i]` codes occurred `counts[i]` times each; counts in falling order, each once, none 0.
+
+    Of exact counts `codes` are whole numbers; of a sample of codes they are estimates.
+    """
+
+    counts: NDArray[np.int64]
+    codes: NDArray[np.float64]
+
+    @property
+    def total(self) -> int:
+        """Indices that were counted."""
+        return round(float(self.counts @ self.codes))
+
+    def used(self, at_least: int = 1) -> float:
+        """Codes that occurred at least so often."""
+        return float(self.codes[self.counts >= at_least].sum())
+
+    def entropy_bits(self, total: int) -> float:
+        """-Σ p log2 p over the codes' shares p = count / total.
+
+        Of a sample log2 N - Σ n log2 n / N, which knows the total.
+        """
+        if not total:
+            return 0.0
+        if self.total != total:
+            return max(0.0, float(np.log2(total) - self.codes @ (self.counts * np.log2(self.counts)) / total))
+        shares = self.counts / total
+        return max(0.0, -float((self.codes * shares) @ np.log2(shares)))
+
+    def singletons(self) -> float:
+        """Codes that occurred once."""
+        return float(self.codes[self.counts == 1].sum())
+
+    def at_ranks(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """(ranks, counts) of the rank-frequency curve: rank 1 is the code used most; four ranks an octave, the last."""
+        used = int(self.used())
+        if not used:
+            return np.empty(0), np.empty(0, np.int64)
+        steps = int(np.log2(used) * STEPS_PER_OCTAVE) + 1
+        ranks = np.unique(np.append(np.round(2.0 ** (np.arange(steps) / STEPS_PER_OCTAVE)), used))
+        places = np.searchsorted(np.cumsum(self.codes), ranks - 0.5)
+        return ranks, self.counts[np.minimum(places, len(self.counts) - 1)]
+
+    def rank_frequency_slope(self) -> float | None:
+        """The slope of log count against log rank by least squares, at the ranks of `at_ranks`; None below 3 codes."""
+        ranks, counts = self.at_ranks()
+        if self.used() < 3:
+            return None
+        x, y = np.log(ranks), np.log(counts)
+        x -= x.mean()
+        return float(x @ (y - y.mean()) / (x @ x))
+
+
+def profile_of(counts: NDArray[np.int64], weights: NDArray[np.float64] | None = None) -> Profile:
+    """The profile of counts [codes]; each stands for `weights` codes. Zeros are left out."""
+    if weights is None and counts.size and counts.max() <= max(counts.size, _FEW_COUNTS):
+        codes = np.bincount(counts)  # of a large table a tenth of the time that sorting takes
+        values = np.flatnonzero(codes)
+        codes = codes[values]
+    elif weights is None:
+        values, codes = np.unique(counts, return_counts=True)
+    else:
+        values, places = np.unique(counts, return_inverse=True)
+        codes = np.bincount(places, weights, minlength=len(values))
+    seen = values > 0
+    return Profile(values[seen][::-1].astype(np.int64), codes[seen][::-1].astype(np.float64))
+
+
+def expected_used(total: int, bits: int) -> float:
+    """Codes of 2^bits that `total` uniform random indices would use: K (1 - (1 - 1/K)^N)."""
+    if bits > _NEVER_TWICE_BITS:
+        return float(total)
+    codes = 2.0**bits
+    return -codes * expm1(total * log1p(-1 / codes))
+
+
+def miller_madow_bits(total: int, used: float) -> float:
+    """What the entropy of `total` samples lacks on average, to first order: (used - 1) / (2 N ln 2)."""
+    return max(0.0, used - 1) / (2 * total * log(2)) if total else 0.0

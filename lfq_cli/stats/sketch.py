@@ -1,0 +1,200 @@
+"""What is known of more codes than memory holds: how many there are, and the counts of some of them.
+
+How many: HyperLogLog (Flajolet, Fusy, Gandouet, Meunier 2007), unless what follows has the smaller error, as it has
+with more than some 15,000 codes sampled. Everything else is estimated from codes whose counts are exact: those that
+were frequent when memory ended are held, of all others those whose hash begins with `level` zeros, a random sample of
+codes (Gibbons 2001, distinct sampling). A sum of f(count) over all codes is then that over the held plus 2^level times
+that over the sampled (Horvitz and Thompson 1952). Bits are counted exactly.
+
+A code that becomes frequent later is held from then on: more than SHARE_OF_RUN of a run. What it had before, less than
+that of each run, is missing in its count unless it was sampled. So it is for codes of more than SHARE_OF_ALL that only
+one of two merged sketches held.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lfq_cli.stats.bitpairs import pairs_of_codes
+from lfq_cli.stats.tables import Codes, Counts, Tally, merge_sorted
+from lfq_cli.stats.usage import Estimate
+
+REGISTER_BITS = 14
+HLL_ERROR = 1.04 / 2 ** (REGISTER_BITS / 2)
+"""Relative standard error of the codes used."""
+BY_SAMPLE = "a sample of codes by hash"
+_MOST_LEVELS = 64 - REGISTER_BITS
+SHARE_OF_RUN, SHARE_OF_ALL = 2.0**-14, 2.0**-10
+_LEAST_FREQUENT = 16
+"""Of a short run more than a few indices."""
+
+
+@dataclass
+class Sketch:
+    """Mergeable. Codes are uint64, rising; at most `capacity` are sampled, half as many held."""
+
+    bits: int
+    capacity: int
+    total: int
+    both: NDArray[np.int64]
+    registers: NDArray[np.uint8]
+    held: tuple[Codes, Counts]
+    sampled: tuple[Codes, Counts]
+    level: int
+
+    @classmethod
+    def of(cls, pairs: tuple[Codes, Counts], bits: int, capacity: int, held: Codes | None = None) -> Sketch:
+        """The sketch of exact counts; `held`: which codes to hold, else the most frequent."""
+        codes, counts = pairs
+        if held is None:
+            most = min(capacity // 2, max(codes.size - 1, 0))
+            held = np.sort(codes[np.argpartition(counts, -most)[-most:]]) if most else codes[:0]
+        registers = np.zeros(1 << REGISTER_BITS, np.uint8)
+        empty = codes[:0], counts[:0]
+        found = cls(bits, capacity, 0, np.zeros((bits, bits), np.int64), registers, (held, _zeros(held)), empty, 0)
+        found.take(Tally(codes, counts))
+        return found
+
+    def take(self, tally: Tally) -> None:
+        """Adds a tally of some codes in rising order."""
+        assert tally.codes is not None
+        assert tally.counts is not None
+        hashes = mixed(tally.codes)
+        self.total += int(tally.counts.sum())
+        self.both += pairs_of_codes(tally.codes, tally.counts, self.bits)
+        np.maximum(self.registers, _registers_of(hashes), out=self.registers)
+        run = int(tally.counts.sum())
+        self._hold_also(tally.codes[tally.counts > max(_LEAST_FREQUENT, run * SHARE_OF_RUN)])
+        places, there = _find(self.held[0], tally.codes)
+        self.held[1][places[there]] += tally.counts[there]
+        kept = ~there & _begins_with_zeros(hashes, self.level)
+        self.sampled = merge_sorted(*self.sampled, tally.codes[kept], tally.counts[kept])
+        self._thin(self.level)
+
+    def merge(self, other: Sketch) -> None:
+        """Adds what another sketch of the same codebook saw. What only one of them held is sampled from now on."""
+        kept = other.copy()
+        self.total += other.total
+        common = np.intersect1d(self.held[0], other.held[0], assume_unique=True)
+        for sketch in (self, other):
+            common = np.union1d(common, sketch.held[0][sketch.held[1] > self.total * SHARE_OF_ALL])
+        level = max(self.level, other.level)
+        for sketch in (self, kept):
+            sketch._thin(level)
+            sketch._hold_also(common)
+            sketch._hold_only(common)
+        self.both = self.both + other.both
+        self.registers = np.maximum(self.registers, other.registers)
+        self.held = common, self.held[1] + kept.held[1]
+        self.sampled = merge_sorted(*self.sampled, *kept.sampled)
+        self._thin(self.level)
+
+    def copy(self) -> Sketch:
+        """A sketch that can be changed without changing this one."""
+        return Sketch(
+            self.bits,
+            self.capacity,
+            self.total,
+            self.both.copy(),
+            self.registers.copy(),
+            (self.held[0], self.held[1].copy()),
+            self.sampled,
+            self.level,
+        )
+
+    def codes_used(self) -> tuple[float, Estimate]:
+        """How many codes there are: as HyperLogLog has it, or the sample if it has the smaller error."""
+        registers = self._by_registers()
+        scale = 2.0**self.level
+        sampled = float(np.count_nonzero(self.held[1])) + scale * self.sampled[0].size
+        error = float(np.sqrt((scale - 1) * scale * self.sampled[0].size))
+        if error < HLL_ERROR * registers:
+            return sampled, Estimate(BY_SAMPLE, error)
+        return registers, Estimate("HyperLogLog", HLL_ERROR * registers)
+
+    def _by_registers(self) -> float:
+        """HyperLogLog's estimate, by counting empty registers where few codes were seen."""
+        size = len(self.registers)
+        estimate = 0.7213 / (1 + 1.079 / size) * size**2 / float(np.sum(2.0 ** -self.registers.astype(np.float64)))
+        empty = int((self.registers == 0).sum())
+        return size * float(np.log(size / empty)) if estimate <= 2.5 * size and empty else estimate
+
+    def known(self) -> tuple[Codes, Counts, NDArray[np.float64]]:
+        """(codes, counts, how many codes each stands for) of all whose counts are known."""
+        held = self.held[1] > 0
+        codes = np.concatenate([self.held[0][held], self.sampled[0]])
+        weights = np.full(codes.size, 2.0**self.level)
+        weights[: int(held.sum())] = 1
+        return codes, np.concatenate([self.held[1][held], self.sampled[1]]), weights
+
+    def entropy_error_bits(self) -> float:
+        """Standard error of H = log2 N - Σ n log2 n / N: only sampled codes add to it."""
+        counts = self.sampled[1].astype(np.float64)
+        terms = counts * np.log2(counts)
+        scale = 2.0**self.level
+        return float(np.sqrt((scale - 1) * scale * (terms @ terms))) / max(self.total, 1)
+
+    def _hold_also(self, codes: Codes) -> None:
+        """Holds these codes too, with the counts that the sample has of them."""
+        new = np.setdiff1d(codes, self.held[0], assume_unique=True)
+        if not new.size:
+            return
+        places, there = _find(new, self.sampled[0])
+        counts = _zeros(new)
+        counts[places[there]] = self.sampled[1][there]
+        self.sampled = self.sampled[0][~there], self.sampled[1][~there]
+        self.held = merge_sorted(*self.held, new, counts)
+
+    def _hold_only(self, codes: Codes) -> None:
+        """Holds these of the held codes; the others stay if the sample has them."""
+        _, stays = _find(codes, self.held[0])
+        dropped, counts = self.held[0][~stays], self.held[1][~stays]
+        kept = (counts > 0) & _begins_with_zeros(mixed(dropped), self.level)
+        self.held = self.held[0][stays], self.held[1][stays]
+        self.sampled = merge_sorted(*self.sampled, dropped[kept], counts[kept])
+
+    def _thin(self, level: int) -> None:
+        """Samples at `level`, or as many levels above as memory asks for."""
+        while level > self.level or (self.sampled[0].size > self.capacity and self.level < _MOST_LEVELS):
+            self.level += 1
+            kept = _begins_with_zeros(mixed(self.sampled[0]), self.level)
+            self.sampled = self.sampled[0][kept], self.sampled[1][kept]
+
+
+def mixed(codes: Codes) -> NDArray[np.uint64]:
+    """A hash of 64 bits, another for every code. Source: Steele, Lea, Flood 2014, SplitMix64's finaliser."""
+    value = codes.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        value ^= value >> np.uint64(shift)
+        value *= np.uint64(factor)
+    value ^= value >> np.uint64(31)
+    return value
+
+
+def _registers_of(hashes: NDArray[np.uint64]) -> NDArray[np.uint8]:
+    """HyperLogLog's registers: by the last bits of the hash, one more than the zeros that its other bits begin with."""
+    registers = np.zeros(1 << REGISTER_BITS, np.uint8)
+    rest = hashes >> np.uint64(REGISTER_BITS)
+    _, exponents = np.frexp(rest.astype(np.float64))  # exact: 50 bits; the exponent of 0 is 0
+    ranks = (64 - REGISTER_BITS - exponents + 1).astype(np.uint8)
+    np.maximum.at(registers, (hashes & np.uint64((1 << REGISTER_BITS) - 1)).astype(np.int64), ranks)
+    return registers
+
+
+def _begins_with_zeros(hashes: NDArray[np.uint64], level: int) -> NDArray[np.bool_]:
+    return hashes <= np.uint64((1 << (64 - level)) - 1)
+
+
+def _find(sorted_codes: Codes, codes: Codes) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+    """(where each code stands in the sorted ones, whether it does)."""
+    if not sorted_codes.size:
+        return np.zeros(codes.size, np.intp), np.zeros(codes.size, np.bool_)
+    places = np.minimum(np.searchsorted(sorted_codes, codes), sorted_codes.size - 1)
+    return places, sorted_codes[places] == codes
+
+
+def _zeros(codes: Codes) -> Counts:
+    return np.zeros(codes.size, np.int64)

@@ -1,0 +1,124 @@
+"""Exact counts: a table of all codes, or the codes seen and their counts. Arrays only.
+
+A run of indices is first tallied, which needs nothing but the run and can be done in any thread; a table then takes the
+tallies one after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lfq_cli.bits import Indices
+
+Codes: TypeAlias = NDArray[Any]
+Counts: TypeAlias = NDArray[np.int64]
+
+DENSE_BITS = 26
+"""512 MiB of counts."""
+_BINCOUNT_BITS = 18  # a table for every run: 2 MiB, which stays in cache
+_RUN_OF_CODES = 1 << 20
+_BINCOUNT_SHARE = 4  # a run of fewer indices than a fourth of the codes is not worth a table
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What a run of indices came to: counts of all codes; or of some codes in rising order; or codes as they came."""
+
+    codes: Codes | None
+    counts: Counts | None
+
+
+def tally_dense(indices: Indices, bits: int) -> Tally:
+    """Indices [n] of a table of 2^bits counts."""
+    if bits <= _BINCOUNT_BITS and _BINCOUNT_SHARE * indices.size >= 1 << bits:
+        return Tally(None, np.bincount(indices.astype(np.int64, copy=False), minlength=1 << bits))
+    return Tally(indices.astype(np.int64), None)  # a copy: the caller's buffer is filled again before this is added
+
+
+def tally_sparse(indices: Indices) -> Tally:
+    """Indices [n] of any integer type -> the different ones as uint64, rising."""
+    codes, counts = np.unique(indices.astype(np.uint64, copy=False), return_counts=True)
+    return Tally(codes, counts.astype(np.int64, copy=False))
+
+
+class DenseTable:
+    """A count for every code of 2^bits."""
+
+    def __init__(self, bits: int) -> None:
+        self.table: Counts = np.zeros(1 << bits, np.int64)
+
+    def take(self, tally: Tally) -> None:
+        """Adds what was tallied."""
+        counts = 1 if tally.counts is None else tally.counts
+        if tally.codes is None:
+            self.table += counts
+        else:
+            np.add.at(self.table, tally.codes.astype(np.int64, copy=False), counts)
+
+    def pairs(self) -> tuple[Codes, Counts]:
+        """(codes used, their counts), codes rising."""
+        codes = np.flatnonzero(self.table)
+        return codes, self.table[codes]
+
+    def counts(self) -> Counts:
+        """Counts of codes, zeros among them."""
+        return self.table
+
+    def in_runs(self) -> Iterator[tuple[Codes, Counts]]:
+        """`pairs` a run of codes after the other: all of a large table would take three times its memory."""
+        for first in range(0, self.table.size, _RUN_OF_CODES):
+            part = self.table[first : first + _RUN_OF_CODES]
+            codes = np.flatnonzero(part)
+            yield codes + first, part[codes]
+
+
+class SparseTable:
+    """The codes seen and their counts, in sorted runs that grow at least twofold from the last to the first."""
+
+    def __init__(self) -> None:
+        self._runs: list[tuple[Codes, Counts]] = []
+
+    def take(self, tally: Tally) -> None:
+        """Adds a tally of some codes in rising order."""
+        assert tally.codes is not None
+        assert tally.counts is not None
+        if tally.codes.size:
+            self._runs.append((tally.codes, tally.counts))
+        while len(self._runs) > 1 and self._runs[-2][0].size < 2 * self._runs[-1][0].size:
+            last = self._runs.pop()
+            self._runs[-1] = merge_sorted(*self._runs[-1], *last)
+
+    @property
+    def size(self) -> int:
+        """Codes held; those that stand in several runs count for each."""
+        return sum(codes.size for codes, _ in self._runs)
+
+    def pairs(self) -> tuple[Codes, Counts]:
+        """(codes used, their counts), codes rising; afterwards there is one run."""
+        while len(self._runs) > 1:
+            last = self._runs.pop()
+            self._runs[-1] = merge_sorted(*self._runs[-1], *last)
+        return self._runs[0] if self._runs else (np.empty(0, np.uint64), np.empty(0, np.int64))
+
+    def counts(self) -> Counts:
+        """Counts of the codes that were seen."""
+        return self.pairs()[1]
+
+    def in_runs(self) -> Iterator[tuple[Codes, Counts]]:
+        """`pairs`, which there are already."""
+        yield self.pairs()
+
+
+def merge_sorted(a: Codes, a_counts: Counts, b: Codes, b_counts: Counts) -> tuple[Codes, Counts]:
+    """Two runs of rising codes -> one, counts added."""
+    both = np.concatenate([a, b])
+    order = np.argsort(both, kind="stable")  # two sorted runs: one merge
+    both = both[order]
+    starts = np.flatnonzero(np.append(True, both[1:] != both[:-1])) if both.size else np.empty(0, np.int64)
+    counts = np.concatenate([a_counts, b_counts])[order]
+    return both[starts], np.add.reduceat(counts, starts) if starts.size else counts

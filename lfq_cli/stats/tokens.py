@@ -1,0 +1,153 @@
+"""Counts of one tensor's tokens: of every codebook, of the joint token of a vector, by position."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lfq_cli.bits import MAX_INDEX_BITS, PACKINGS, BitOrder, Indices, Packed, stream_to_indices
+from lfq_cli.stats.counter import MEMORY_BYTES, Counter
+from lfq_cli.stats.positions import PositionCounter
+from lfq_cli.stats.sketch import mixed
+from lfq_cli.stats.tables import Tally
+from lfq_cli.stats.usage import TokenUsage, Usage
+
+_JOINT_DTYPE = np.dtype(np.uint64)
+
+
+@dataclass(frozen=True)
+class CountOptions:
+    """What to count; the defaults are the command line's."""
+
+    joint: bool = True
+    by_position: bool = False
+    min_count: int = 1
+    memory_bytes: int = MEMORY_BYTES
+
+
+class TokenCounts:
+    """Counters of vectors of sum(dims) bits, fed with runs of vectors in any order of time."""
+
+    def __init__(
+        self,
+        dims: tuple[int, ...],
+        order: BitOrder,
+        options: CountOptions,
+        *,
+        axes: tuple[int, ...] = (),
+        vectors: int | None = None,
+    ) -> None:
+        """axes: of the index tensor, without its batch and its codebooks. vectors: how many there will be."""
+        self.dims, self.order, self.options = dims, order, options
+        memory = options.memory_bytes
+        self.codebooks = [Counter(bits, vectors, memory) for bits in dims]
+        joint_bits = min(sum(dims), MAX_INDEX_BITS)
+        self.joint = Counter(joint_bits, vectors, memory) if options.joint and len(dims) > 1 else None
+        self.axes = axes if options.by_position else ()
+        self.positions = [PositionCounter(bits, self.axes, vectors, memory) for bits in dims] if self.axes else []
+
+    @property
+    def is_hashed(self) -> bool:
+        """Whether joint tokens are too long to be told apart by anything but a hash."""
+        return sum(self.dims) > MAX_INDEX_BITS
+
+    @property
+    def total(self) -> int:
+        """Vectors that were counted."""
+        return self.codebooks[0].total
+
+    def tally(self, indices: Indices, stream: Callable[[], Packed], start: int) -> list[Tally]:
+        """What indices [n, codebooks] of the vectors from `start` on come to; `stream` gives the same as bits.
+
+        Changes nothing; from any thread.
+        """
+        columns = [np.ascontiguousarray(column) for column in indices.T]
+        tallies = [counter.tally(column) for counter, column in zip(self.codebooks, columns, strict=True)]
+        if self.joint is not None:
+            tallies.append(self.joint.tally(joint_codes(stream(), len(indices), self.dims)))
+        for counter, column in zip(self.positions, columns, strict=False):
+            tallies.append(counter.tally(column, start))
+        return tallies
+
+    def take(self, tallies: Sequence[Tally]) -> None:
+        """Adds what was tallied."""
+        for counter, tally in zip(self.counters(), tallies, strict=True):
+            counter.take(tally)
+
+    def merge(self, other: TokenCounts) -> None:
+        """Adds the counts of the same codebooks elsewhere. Positions are dropped where the axes are others."""
+        if not other.total:
+            return
+        if other.axes != self.axes:
+            self.axes, self.positions = (), []
+        for mine, theirs in zip(self.codebooks, other.codebooks, strict=True):
+            mine.merge(theirs)
+        if self.joint is not None and other.joint is not None:
+            self.joint.merge(other.joint)
+        else:
+            self.joint = None
+        for here, there in zip(self.positions, other.positions, strict=False):
+            here.counter.merge(there.counter)
+
+    def replace(self, counters: Sequence[Counter]) -> None:
+        """Puts others, as many and of as many bits, in the place of `counters()`."""
+        rest = list(counters)
+        self.codebooks = [rest.pop(0) for _ in self.codebooks]
+        self.joint = rest.pop(0) if self.joint is not None else None
+        for positions in self.positions:
+            positions.counter = rest.pop(0)
+
+    def usage(self) -> TokenUsage:
+        """The figures so far."""
+        least = self.options.min_count
+        positions = tuple(counter.figures() for counter in self.positions)
+        told = tuple(figures for figures in positions if figures is not None)
+        return TokenUsage(
+            codebooks=tuple(counter.usage(self.order, least) for counter in self.codebooks),
+            joint=None if self.joint is None else self._joint_usage(self.joint),
+            positions=told if told and len(told) == len(positions) else None,
+            notes=tuple(self._notes(len(told) < len(positions))),
+        )
+
+    def _joint_usage(self, joint: Counter) -> Usage:
+        usage = joint.usage("msb", self.options.min_count)  # codes are bits as the stream has them
+        return usage.of_hashes(sum(self.dims)) if self.is_hashed else usage
+
+    def _notes(self, too_many: bool) -> list[str]:
+        notes = []
+        if self.options.joint and len(self.dims) > 1 and self.joint is None:
+            notes.append("joint tokens were not counted everywhere")
+        if self.options.by_position and not self.axes:
+            notes.append("no figures by position: there is no axis beside the batch, or not the same everywhere")
+        if too_many:
+            notes.append("no figures by position: more pairs of position and code than fit in memory (--memory)")
+        return notes
+
+    def counters(self) -> list[Counter]:
+        """All counters: of the codebooks, the joint one, those by position; in the order of their tallies."""
+        joint = [] if self.joint is None else [self.joint]
+        return [*self.codebooks, *joint, *(positions.counter for positions in self.positions)]
+
+
+def joint_codes(stream: Packed, vectors: int, dims: tuple[int, ...]) -> NDArray[np.uint64]:
+    """The stream of some vectors -> one code for each: its bits, first most significant; of more than 64 a hash."""
+    width = sum(dims)
+    if width <= MAX_INDEX_BITS:
+        return stream_to_indices(stream, vectors, (width,), "msb", _JOINT_DTYPE)[:, 0]
+    row_bytes = -(-width // 8)
+    rows = PACKINGS["rows"].pack(stream, vectors, dims, "msb", np.dtype(np.uint8)).reshape(vectors, row_bytes)
+    words = np.zeros((vectors, -(-row_bytes // 8) * 8), np.uint8)
+    words[:, :row_bytes] = rows
+    code = np.zeros(vectors, np.uint64)
+    for word in words.view("<u8").T:
+        code = mixed(code ^ word)
+    return code
+
+
+def index_axes(positions: tuple[int, ...]) -> tuple[int, ...]:
+    """The axes of an index tensor that positions are told along: all but the batch; none where there is no more."""
+    return positions[1:] if prod(positions) else ()

@@ -99,7 +99,7 @@ def slow(jobs, progress):  # type: ignore[no-untyped-def]
 
 def test_a_process_that_is_killed_fails_its_own_jobs(forked: list[int], tree: Path, tmp_path: Path) -> None:
     with patch.object(processes, "CPUS", 2):
-        outcomes = processes.in_processes(jobs_of(tree, tmp_path), slow, lambda _: None, fail_fast=False)
+        outcomes = processes.in_processes(jobs_of(tree, tmp_path), slow, lambda _: None, fail_fast=False, waits=False)
         first = [next(outcomes) for _ in range(10)]
         os.kill(forked[1], signal.SIGKILL)
         rest = list(outcomes)
@@ -116,13 +116,15 @@ def test_a_bug_in_a_process_is_one_in_the_caller(forked: list[int], tree: Path, 
         raise ZeroDivisionError("a bug")
 
     with patch.object(processes, "CPUS", 2), pytest.raises(RuntimeError, match="ZeroDivisionError: a bug"):
-        list(processes.in_processes(jobs_of(tree, tmp_path), broken, lambda _: None, fail_fast=False))
+        list(processes.in_processes(jobs_of(tree, tmp_path), broken, lambda _: None, fail_fast=False, waits=False))
 
 
 def test_who_wants_no_more_ends_the_processes(forked: list[int], tree: Path, tmp_path: Path) -> None:
     with (
         patch.object(processes, "CPUS", 2),
-        closing(processes.in_processes(jobs_of(tree, tmp_path), slow, lambda _: None, fail_fast=False)) as outcomes,
+        closing(
+            processes.in_processes(jobs_of(tree, tmp_path), slow, lambda _: None, fail_fast=False, waits=False)
+        ) as outcomes,
     ):
         next(outcomes)
 

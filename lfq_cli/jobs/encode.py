@@ -63,7 +63,7 @@ def encode(
             )
 
     if backend.forks and are_many_and_small(jobs):
-        yield from in_processes(jobs, run, progress, fail_fast=options.fail_fast)
+        yield from in_processes(jobs, run, progress, fail_fast=options.fail_fast, waits=options.durable)
     else:
         yield from run(jobs, progress)
 

@@ -57,7 +57,8 @@ def decode(
     The checkpoint must be the one that encoded; codes of another are refused. A folder's tree is mirrored under OUT.
     """
     from lfq_cli import checkpoints
-    from lfq_cli.cli.render import once, run_jobs, tell_assumptions
+    from lfq_cli.cli.render.checkpoints import once, tell_assumptions
+    from lfq_cli.cli.render.outcomes import run_jobs
     from lfq_cli.codesfile import SUFFIX
     from lfq_cli.errors import CodesFileError
     from lfq_cli.jobs.decode import DecodeOptions

@@ -67,14 +67,14 @@ def encode(
     `lfq encode CHECKPOINT latents -o OUT` makes OUT/a/b.codes.safetensors from latents/a/b.npy.
     """
     from lfq_cli import checkpoints
-    from lfq_cli.cli.render import run_jobs, tell_assumptions
+    from lfq_cli.cli.render.checkpoints import tell_assumptions
+    from lfq_cli.cli.render.outcomes import run_jobs
     from lfq_cli.codesfile import SUFFIX
     from lfq_cli.errors import OptionError
     from lfq_cli.jobs.encode import EncodeOptions
     from lfq_cli.jobs.encode import encode as encode_jobs
     from lfq_cli.jobs.kinds import is_tensor_file
     from lfq_cli.jobs.plan import plan_jobs
-    from lfq_cli.jobs.stats import refuse_other_file, with_counts
 
     if index_dtype is not None and packing != "ints":
         raise OptionError("--index-dtype belongs to --packing ints", "leave it out, or add --packing ints")
@@ -106,6 +106,9 @@ def encode(
     if stats is None or dry_run:
         run_jobs("encode", jobs, lambda progress: encode_jobs(quantizer, jobs, chosen, progress), display)
         return
+
+    from lfq_cli.jobs.stats import refuse_other_file, with_counts
+
     refuse_other_file(stats, jobs, overwrite=overwrite)
 
     def encode_and_count(progress: Callable[[int], None]) -> Generator[Outcome]:

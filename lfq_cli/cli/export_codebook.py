@@ -46,14 +46,16 @@ def export_codebook(
     and `bias` [dim]: their sum is the decoded vector, so they can initialise token embeddings.
     """
     from lfq_cli import checkpoints
-    from lfq_cli.cli import render
+    from lfq_cli.cli.render.checkpoints import tell_assumptions
+    from lfq_cli.cli.render.exports import announce_export, show_export
+    from lfq_cli.cli.render.progress import progress_bar
     from lfq_cli.jobs.export import export_codebook as write_tables
     from lfq_cli.jobs.export import plan_export, require_room
     from lfq_cli.jobs.plan import refuse_to_replace
 
     refuse_to_replace([output], checkpoints.read_files(checkpoint))
     quantizer = checkpoints.load(checkpoint, facts)
-    render.tell_assumptions(quantizer)
+    tell_assumptions(quantizer)
     plan = plan_export(
         quantizer,
         output,
@@ -62,12 +64,12 @@ def export_codebook(
         project_out=project_out,
         overwrite=overwrite,
     )
-    render.announce_export(plan, display)
+    announce_export(plan, display)
     require_room(plan)
     if not dry_run:
-        with render.progress_bar("export-codebook", plan.nbytes, display) as progress:
+        with progress_bar("export-codebook", plan.nbytes, display) as progress:
             write_tables(plan, progress)
-    render.show_export(plan, display, written=not dry_run)
+    show_export(plan, display, written=not dry_run)
 
 
 def _rows(text: str | None) -> tuple[int | None, int | None]:

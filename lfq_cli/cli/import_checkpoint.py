@@ -47,7 +47,7 @@ def import_checkpoint(
     from dataclasses import replace
 
     from lfq_cli import checkpoints
-    from lfq_cli.cli import render
+    from lfq_cli.cli.render.checkpoints import show_import, tell_assumptions
     from lfq_cli.jobs.plan import refuse_to_replace
     from lfq_cli.native import refuse_existing_checkpoint, write, written_files
 
@@ -56,8 +56,8 @@ def import_checkpoint(
     quantizer = checkpoints.load(foreign, told)
     if num_quantizers is not None:
         quantizer = quantizer.first_levels(num_quantizers)
-    render.tell_assumptions(quantizer)
+    tell_assumptions(quantizer)
     refuse_existing_checkpoint(output, overwrite=overwrite)
     if not dry_run:
         write(quantizer, output, overwrite=overwrite)
-    render.show_import(output, quantizer, display, written=not dry_run)
+    show_import(output, quantizer, display, written=not dry_run)

@@ -21,8 +21,10 @@ Against = Annotated[
 def inspect(paths: Paths, checkpoint: Against = None, *, display: Display, facts: Any) -> None:
     """Show what a checkpoint, tensor file or codes file holds, from its header."""
     from lfq_cli import checkpoints
-    from lfq_cli.cli import render
     from lfq_cli.cli.messages import error_lines
+    from lfq_cli.cli.render.console import note
+    from lfq_cli.cli.render.inspection import show_inspection
+    from lfq_cli.cli.render.outcomes import exit_if_failed
     from lfq_cli.errors import LfqError
     from lfq_cli.jobs.inspect import inspect as inspect_path
 
@@ -34,6 +36,6 @@ def inspect(paths: Paths, checkpoint: Against = None, *, display: Display, facts
         except LfqError as error:
             failed[path] = error
             if len(paths) > 1:
-                render.note(error_lines(error))
-    render.show_inspection(views, display)
-    render.exit_if_failed(failed, len(paths))
+                note(error_lines(error))
+    show_inspection(views, display)
+    exit_if_failed(failed, len(paths))

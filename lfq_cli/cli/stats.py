@@ -76,7 +76,10 @@ def stats(
     Codes used, entropy, perplexity, every bit's balance and correlations, for each codebook and for whole tokens, per
     tensor and overall. Needs no checkpoint. docs/statistics.md has the formulas.
     """
-    from lfq_cli.cli import render
+    from lfq_cli.cli.render.comparison import show_comparison
+    from lfq_cli.cli.render.outcomes import exit_if_failed, total_size
+    from lfq_cli.cli.render.progress import progress_bar
+    from lfq_cli.cli.render.stats import show_stats
     from lfq_cli.errors import CodesFileError
     from lfq_cli.jobs.kinds import is_counted_file
     from lfq_cli.jobs.plan import find_inputs, refuse_to_replace
@@ -91,7 +94,7 @@ def stats(
     _check_outputs(save, csv, plot, html, overwrite=overwrite)
     refuse_to_replace([output for output in (save, csv, plot, html) if output is not None], paths)
     chosen = CountOptions(joint=joint, by_position=by_position, min_count=min_count, memory_bytes=memory << 20)
-    with render.progress_bar("stats", render.total_size(paths), display) as progress:
+    with progress_bar("stats", total_size(paths), display) as progress:
         reports = [count_stats(group, tuple(tensor or ()), chosen, progress) for group in groups]
     if save is not None:
         save_counts(reports[0], save, overwrite=overwrite)
@@ -100,11 +103,11 @@ def stats(
     if plot is not None or html is not None:
         _draw(reports[0], plot, html, overwrite=overwrite)
     if compare:
-        render.show_comparison(compare_stats(*reports), display)
+        show_comparison(compare_stats(*reports), display)
     else:
-        render.show_stats(reports[0], display)
+        show_stats(reports[0], display)
     failed = {path: error for report in reports for path, error in report.failed.items()}
-    render.exit_if_failed(failed, len(paths))
+    exit_if_failed(failed, len(paths))
 
 
 def _check_outputs(

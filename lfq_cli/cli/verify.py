@@ -55,7 +55,9 @@ def verify(
     read, or that another checkpoint made, is an error.
     """
     from lfq_cli import checkpoints
-    from lfq_cli.cli import render
+    from lfq_cli.cli.render.outcomes import total_size
+    from lfq_cli.cli.render.progress import progress_bar
+    from lfq_cli.cli.render.verdicts import show_verdicts
     from lfq_cli.errors import CodesFileError, OptionError
     from lfq_cli.jobs.kinds import is_codes_file, is_tensor_file
     from lfq_cli.jobs.plan import find_inputs, source_jobs
@@ -70,6 +72,6 @@ def verify(
     quantizer = None if checkpoint is None else checkpoints.load(checkpoint, facts)
     sources = sources_of(source_jobs(source, inputs, paths, is_tensor_file)) if source else None
     chosen = VerifyOptions(tensors=tuple(tensor or ()), sample=sample, device=device, compute_dtype=compute_dtype)
-    with render.progress_bar("verify", render.total_size(paths), display) as progress:
+    with progress_bar("verify", total_size(paths), display) as progress:
         verdicts = list(verify_files(paths, chosen, quantizer, sources, progress))
-    render.show_verdicts(verdicts, display)
+    show_verdicts(verdicts, display)

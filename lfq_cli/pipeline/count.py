@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from lfq_cli.bits import Indices
 from lfq_cli.codesfile import TensorCodes
 from lfq_cli.pipeline.workers import Progress, Workers
-from lfq_cli.stats import Tally, TokenCounts
+
+if TYPE_CHECKING:  # encode and decode do without
+    from lfq_cli.stats import Tally, TokenCounts
 
 _COUNTED_INDICES = 1 << 21  # 240 M indices of D = 18: 340 M/s, of 2^20 and 2^17 below 280; two cores
 _UNPACKED_VECTORS = 1 << 18

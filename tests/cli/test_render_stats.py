@@ -13,12 +13,11 @@ from stats_records import positions_of, random_bits, report_of, token_of, usage_
 
 from lfq_cli.cli import messages
 from lfq_cli.cli.options import Display
-from lfq_cli.cli.render import show_comparison, show_stats
 from lfq_cli.cli.render.blocks import bar, chart, heights, leaning, shade
-from lfq_cli.cli.render.comparison import comparison_lines
+from lfq_cli.cli.render.comparison import comparison_lines, show_comparison
 from lfq_cli.cli.render.grid import WIDTH, flow, grid
 from lfq_cli.cli.render.numbers import digits, percent, signed, tenths, whole
-from lfq_cli.cli.render.stats import stats_json, stats_lines
+from lfq_cli.cli.render.stats import show_stats, stats_json, stats_lines
 from lfq_cli.errors import CodesFileError
 from lfq_cli.jobs.stats import ComparisonReport
 from lfq_cli.stats.advice import advice

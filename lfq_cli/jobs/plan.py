@@ -6,7 +6,7 @@ import glob
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 from lfq_cli.codesfile import SUFFIX
@@ -81,7 +81,7 @@ def source_jobs(
 
 def refuse_to_replace(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
     """Raises OptionError where an output is one of the files that are read."""
-    real_folder = lru_cache(maxsize=None)(os.path.realpath)  # for 10,000 files, of a few folders each
+    real_folder = cache(os.path.realpath)  # for 10,000 files, of a few folders each
 
     def real(path: Path) -> str:
         return os.path.realpath(path) if path.is_symlink() else os.path.join(real_folder(path.parent), path.name)  # noqa: PTH118
@@ -107,10 +107,11 @@ def _one_job(found: list[_Found], output: Path, file_suffixes: Sequence[str]) ->
 
 
 def _find(arguments: Sequence[str], accepts: Callable[[Path], bool], error: type[LfqError]) -> list[_Found]:
-    found: dict[Path, _Found] = {}
+    real_folder = cache(os.path.realpath)  # for 10,000 files, of a few folders each
+    found: dict[str, _Found] = {}
     for argument in arguments:
         for item in _expand(argument, accepts, error):
-            found.setdefault(Path(os.path.realpath(item.path.parent), item.path.name), item)
+            found.setdefault(os.path.join(real_folder(item.path.parent), item.path.name), item)  # noqa: PTH118
     return list(found.values())
 
 
@@ -149,10 +150,12 @@ def _static_part(pattern: str) -> Path:
 def _mirrored(found: list[_Found], output: Path, rename: Callable[[str], str]) -> list[Job]:
     """Jobs whose outputs lie under `output` as their inputs lie under the deepest folder that holds all roots."""
     top = os.path.commonpath([os.path.abspath(item.root) for item in found])  # noqa: PTH100 - resolves ".."
-    relative = [Path(os.path.relpath(item.path, top)) for item in found]
-    return [
-        Job(item.path, output / path.with_name(rename(path.name))) for item, path in zip(found, relative, strict=True)
-    ]
+
+    @cache
+    def mirrored(folder: Path) -> Path:
+        return output / os.path.relpath(folder, top)
+
+    return [Job(item.path, mirrored(item.path.parent) / rename(item.path.name)) for item in found]
 
 
 def _refuse_collisions(jobs: list[Job]) -> None:

@@ -30,7 +30,7 @@ from lfq_cli.quantizer import canonical_json
 from lfq_cli.regions import InputFile, bytes_of
 from lfq_cli.stats import CountOptions, TokenCounts
 from lfq_cli.stats.counter import Counter
-from lfq_cli.stats.sketch import REGISTER_BITS, Sketch
+from lfq_cli.stats.sketch import REGISTER_BITS, Sketch, begins_with_zeros, mixed, registers_of
 from lfq_cli.stats.tables import DENSE_BITS
 
 FORMAT = "lfq-counts"
@@ -241,8 +241,17 @@ def _sketch_of(bits: int, facts: Mapping[str, Any], parts: Arrays) -> Sketch:
     both = parts["both"]
     _need(both.shape == (bits, bits) and (both == both.T).all(), "pairs of bits are not those of the code")
     _need(bool((both >= 0).all() and (both <= total).all()), "pairs of bits are more than there are indices")
-    _check_pairs(parts["held_codes"], parts["held_counts"], bits, least=0)
-    _check_pairs(parts["sampled_codes"], parts["sampled_counts"], bits)
+    ones = np.diagonal(both)
+    _need(bool((both <= np.minimum.outer(ones, ones)).all()), "a pair of bits is more often one than its bits are")
+    held, sampled = parts["held_codes"], parts["sampled_codes"]
+    _check_pairs(held, parts["held_counts"], bits, least=0)
+    _check_pairs(sampled, parts["sampled_counts"], bits)
+    _need(not np.intersect1d(held, sampled).size, "a code is held and sampled")
+    _need(bool(begins_with_zeros(mixed(sampled), level).all()), f"a sampled code is none of level {level}")
+    known = int(parts["held_counts"].sum()) + int(parts["sampled_counts"].sum())
+    _need(known <= total, f"it knows {known} indices of {total}")
+    seen = registers_of(mixed(np.concatenate([held[parts["held_counts"] > 0], sampled])))
+    _need(bool((seen <= parts["registers"]).all()), "its registers do not know its codes")
     return Sketch(
         bits=bits,
         capacity=max(1, parts["sampled_codes"].size),

@@ -209,6 +209,13 @@ def test_arrays_that_are_no_counts(change, tmp_path):
         array("0.0.both", lambda both: -both),
         array("0.0.both", lambda both: both + np.arange(both.shape[0])),
         array("0.0.both", lambda both: both + 9_000),
+        array("0.0.both", lambda both: np.where(np.eye(len(both), dtype=bool), 0, both)),
+        array("0.0.registers", lambda registers: registers * np.uint8(0)),
+        array("0.0.sampled_counts", lambda counts: counts * 1_000),
+        array("0.0.held_counts", lambda counts: counts * 1_000),
+        lambda arrays: arrays.update(
+            {"0.0.sampled_codes": arrays["0.0.held_codes"], "0.0.sampled_counts": arrays["0.0.held_counts"]}
+        ),
         array("0.0.sampled_codes", lambda codes: codes[::-1]),
         array("0.0.held_counts", lambda counts: -counts - 1),
         lambda arrays: arrays.pop("0.0.both"),
@@ -221,6 +228,18 @@ def test_sketches_that_are_none(change, tmp_path):
     assert countsfile.read(path, LITTLE)
     rewritten(path, change_arrays=change)
     with pytest.raises(CodesFileError, match="not a valid counts file"):
+        countsfile.read(path, LITTLE)
+
+
+def test_a_level_that_its_codes_do_not_have(tmp_path):
+    path = tmp_path / "a.safetensors"
+    countsfile.write([SETS["a sketch"]()], path)
+
+    def deeper(header):
+        header["sets"][0]["counters"][0]["level"] += 1
+
+    rewritten(path, change_header=deeper)
+    with pytest.raises(CodesFileError, match="level"):
         countsfile.read(path, LITTLE)
 
 

@@ -1,9 +1,12 @@
 """files.py: an output is whole under its final name, or nothing of it is left."""
 
+import ctypes
 import errno
 import os
 import stat
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -253,3 +256,49 @@ def test_write_all_writes_all(data, most, kind):
     file = Trickle(most)
     write_all(file, kind(data))
     assert file.content == data
+
+
+LARGE = 8 << 20
+
+
+@pytest.fixture
+def no_fallocate(monkeypatch):
+    """no_fallocate(errno): the system answers so when room is asked for."""
+
+    def answer(number):
+        def refuse(*_):
+            ctypes.set_errno(number)
+            return -1
+
+        monkeypatch.setattr(files.ctypes, "CDLL", lambda *_, **__: SimpleNamespace(fallocate=refuse))
+
+    return answer
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="room is set aside on Linux only")
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_disk_without_room_is_told_before_the_work(number, tmp_path, no_fallocate):
+    no_fallocate(number)
+    with pytest.raises(OutputError, match="cannot be written"), atomic_output(tmp_path / "out", nbytes=LARGE):
+        pytest.fail("the work began")
+    assert list(tmp_path.iterdir()) == []
+    with atomic_output(tmp_path / "small", nbytes=1) as file:  # does not ask
+        file.write(b"x")
+    assert (tmp_path / "small").read_bytes() == b"x"
+
+
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL])
+def test_file_systems_that_set_nothing_aside(number, tmp_path, no_fallocate):
+    no_fallocate(number)
+    with atomic_output(tmp_path / "out", nbytes=LARGE) as file:
+        file.write(b"x" * LARGE)
+    assert (tmp_path / "out").stat().st_size == LARGE
+
+
+def test_what_was_announced_and_not_written_is_an_error(tmp_path):
+    with (
+        pytest.raises(ValueError, match="1000 of 8388608 bytes"),
+        atomic_output(tmp_path / "out", nbytes=LARGE) as file,
+    ):
+        file.write(b"x" * 1000)
+    assert list(tmp_path.iterdir()) == []

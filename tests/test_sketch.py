@@ -145,3 +145,28 @@ def test_the_hash_is_one_to_one():
     codes = np.random.default_rng(0).integers(0, 2**63, 100_000, dtype=np.uint64)
     assert np.unique(mixed(codes)).size == np.unique(codes).size
     assert mixed(np.array([0], np.uint64))[0] == 0xE220A8397B1DCDAF  # SplitMix64 from seed 0, its first number
+
+
+def test_figures_that_were_told_stay():
+    """What a file's figures are does not change with the files that come after it."""
+    counter = counter_of(zipf(50_000, 1))
+    usage = counter.usage("msb")
+    before = usage.figures()
+    counter.add(np.full(100_000, 2**BITS - 1, np.uint64))
+    counter.merge(counter_of(np.full(1_000, 5, np.uint64)))
+    counter.merge(counter_of(zipf(50_000, 2)))
+    assert usage.figures() == before
+
+
+def test_memory_has_an_end_whatever_comes():
+    """Every run has other codes, each of them frequent in it."""
+    rng = np.random.default_rng(0)
+    counter = counter_of(rng.integers(0, 2**BITS, 20_000, dtype=np.uint64), memory_bytes=1 << 16)
+    for _ in range(50):
+        counter.add(np.repeat(rng.integers(0, 2**BITS, 200, dtype=np.uint64), 40))
+    sketch = counter.sketch
+    assert sketch.sampled[0].size <= sketch.capacity
+    assert sketch.held[0].size <= sketch.capacity // 2
+    other = counter_of(np.repeat(rng.integers(0, 2**BITS, 2_000, dtype=np.uint64), 40), memory_bytes=1 << 16)
+    counter.merge(other)
+    assert sketch.held[0].size <= sketch.capacity // 2

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import typer
 
@@ -13,6 +13,9 @@ from lfq_cli.cli.options import Display, takes_display, takes_facts
 
 if TYPE_CHECKING:
     from lfq_cli.jobs.outcome import Outcome
+    from lfq_cli.jobs.plan import Job
+
+    Run: TypeAlias = Callable[[Callable[[int], None]], Generator[Outcome]]
 
 Inputs = Annotated[list[str], typer.Argument(metavar="INPUT", help="Tensor files, folders or globs.")]
 Output = Annotated[
@@ -103,15 +106,19 @@ def encode(
         dry_run=dry_run,
         fail_fast=fail_fast,
     )
-    if stats is None or dry_run:
-        run_jobs("encode", jobs, lambda progress: encode_jobs(quantizer, jobs, chosen, progress), display)
-        return
+
+    def run(progress: Callable[[int], None]) -> Generator[Outcome]:
+        return encode_jobs(quantizer, jobs, chosen, progress)
+
+    run_jobs("encode", jobs, _counting(run, jobs, stats, overwrite=overwrite, dry_run=dry_run), display)
+
+
+def _counting(run: Run, jobs: Sequence[Job], stats: Path | None, *, overwrite: bool, dry_run: bool) -> Run:
+    """The run, which saves the counts of its codes at `stats` if that was asked for."""
+    if stats is None:
+        return run
 
     from lfq_cli.jobs.stats import refuse_other_file, with_counts
 
     refuse_other_file(stats, jobs, overwrite=overwrite)
-
-    def encode_and_count(progress: Callable[[int], None]) -> Generator[Outcome]:
-        return with_counts(encode_jobs(quantizer, jobs, chosen, progress), stats, overwrite=overwrite)
-
-    run_jobs("encode", jobs, encode_and_count, display)
+    return run if dry_run else lambda progress: with_counts(run(progress), jobs, stats, overwrite=overwrite)

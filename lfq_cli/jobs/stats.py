@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lfq_cli import codesfile, countsfile
-from lfq_cli.errors import LfqError, OptionError, OutputError
+from lfq_cli.errors import LfqError, LfqNote, OptionError, OutputError
 from lfq_cli.files import atomic_output, refuse_existing, write_all
 from lfq_cli.jobs.kinds import described_format
 from lfq_cli.jobs.outcome import Outcome
@@ -72,19 +73,32 @@ def stats(
     return Report(tensors, _overall(tensors, totals), failed, totals)
 
 
-def with_counts(outcomes: Generator[Outcome], path: Path, *, overwrite: bool = False) -> Generator[Outcome]:
-    """The same outcomes of an encode; the codes of each output are counted, and the counts saved at the end.
+def with_counts(
+    outcomes: Generator[Outcome], jobs: Sequence[Job], path: Path, *, overwrite: bool = False
+) -> Generator[Outcome]:
+    """The same outcomes of an encode of `jobs`; the codes of each output are counted, and the counts saved at the end.
 
-    Codes that were there already count as well: a run that was interrupted and goes on saves the counts of all.
+    Codes that were there already count as well: a run that was interrupted and goes on saves the counts of all. Where
+    an input failed nothing is saved, and a note says so. Raises OutputError where other counts stand at `path`.
     """
     totals: list[TokenCounts] = []
+    counted = 0
     with start_workers() as workers, closing(outcomes):
         for outcome in outcomes:
+            told = outcome
             if outcome.status in ("written", "up to date"):
-                for _, counts in _counts_of(outcome.output, (), DEFAULTS, workers, lambda _: None):
-                    _add(totals, counts)
-            yield outcome
-    countsfile.write(totals, path, overwrite=overwrite)
+                try:
+                    for _, counts in _counts_of(outcome.output, (), DEFAULTS, workers, lambda _: None):
+                        _add(totals, counts)
+                    counted += 1
+                except LfqError as error:
+                    told = replace(outcome, status="failed", error=error)
+            yield told
+    if counted == len(jobs):
+        countsfile.write(totals, path, overwrite=overwrite)
+    else:
+        left = len(jobs) - counted
+        warnings.warn(f"{path}: not saved: the codes of {left} input(s) are missing", LfqNote, stacklevel=2)
 
 
 def refuse_other_file(path: Path, jobs: Sequence[Job], *, overwrite: bool) -> None:
@@ -106,6 +120,9 @@ def write_csv(report: Report, path: Path, *, overwrite: bool = False) -> None:
 
     Raises OutputError where not every code was counted.
     """
+    for counts in report.counts:
+        if any(counter.sketch is not None for counter in counts.counters()):
+            raise OutputError(f"{path}: too many different codes to count each", "--memory gives counting more memory")
     with atomic_output(path, overwrite=overwrite) as file:
         write_all(file, b"set,codebook,code,count\n")
         for number, counts in enumerate(report.counts):
@@ -113,14 +130,13 @@ def write_csv(report: Report, path: Path, *, overwrite: bool = False) -> None:
             if counts.joint is not None and not counts.is_hashed:
                 counters["joint"] = counts.joint
             for name, counter in counters.items():
-                for rows in _csv_rows(path, counter, f"{number},{name}"):
+                for rows in _csv_rows(counter, f"{number},{name}"):
                     write_all(file, rows)
 
 
-def _csv_rows(path: Path, counter: Counter, key: str) -> Iterator[bytes]:
+def _csv_rows(counter: Counter, key: str) -> Iterator[bytes]:
     pairs = counter.exact_pairs()
-    if pairs is None:
-        raise OutputError(f"{path}: too many different codes to count each", "--memory gives counting more memory")
+    assert pairs is not None  # write_csv asked before it began
     codes, counts = pairs
     for first in range(0, codes.size, _CSV_ROWS):
         part = zip(codes[first : first + _CSV_ROWS].tolist(), counts[first : first + _CSV_ROWS].tolist(), strict=True)

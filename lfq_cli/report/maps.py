@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from lfq_cli.report import canvas
 from lfq_cli.report.text import number_text
-from lfq_cli.stats.usage import STRONG_CORRELATION, PositionFigures
+from lfq_cli.stats.usage import PositionFigures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,6 +31,9 @@ _MOST_POINTS = 1500
 _MOST_TICKS = 16
 
 
+_LEAST_LIMIT = 0.1
+
+
 def draw_correlations(
     axes: Axes, matrices: Sequence[Numbers], labels: Sequence[str], edges: Sequence[int] = ()
 ) -> None:
@@ -41,7 +44,7 @@ def draw_correlations(
     """
     apart = [np.where(np.eye(len(matrix), dtype=bool) & ~np.isnan(matrix), 0, matrix) for matrix in matrices]
     strongest = max((float(np.nanmax(np.abs(matrix), initial=0)) for matrix in apart), default=0)
-    limit = max(strongest, STRONG_CORRELATION)
+    limit = max(strongest, _LEAST_LIMIT)
     _draw_tiles(axes, [_signed_colours(matrix, limit) for matrix in apart], labels, "codebook")
     if edges:
         _mark_codebooks(axes, edges)

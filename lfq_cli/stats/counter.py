@@ -29,7 +29,6 @@ MEMORY_BYTES = 1 << 30
 """Of one counter, at most, by default."""
 _BYTES_OF_CODE = 64
 """A code and its count, and the copies that merging makes of them."""
-MOST_BITS = 64
 
 
 class Counter:
@@ -68,7 +67,7 @@ class Counter:
     @property
     def total(self) -> int:
         """Indices that were counted."""
-        return self._state.total if isinstance(self._state, Sketch) else int(self._state.counts().sum())
+        return self._state.total
 
     def tally(self, indices: Indices) -> Tally:
         """What indices [n] of an integer type come to; changes nothing, from any thread."""
@@ -76,11 +75,7 @@ class Counter:
 
     def take(self, tally: Tally) -> None:
         """Adds a tally of this counter."""
-        if isinstance(self._state, DenseTable) or tally.counts is not None:
-            self._state.take(tally)
-        else:
-            assert tally.codes is not None
-            self._state.take(tally_sparse(tally.codes))  # it was made while there was a table
+        self._state.take(tally)
         self._keep_to_memory()
 
     def add(self, indices: Indices) -> None:
@@ -116,7 +111,7 @@ class Counter:
             both = pairs_of_table(state.table, self.bits)
         else:
             both = pairs_of_codes(*state.pairs(), self.bits)
-        total = int(state.counts().sum())
+        total = state.total
         most, least = _extremes(state.in_runs())
         return Usage(
             bits=self.bits,

@@ -6,9 +6,9 @@ were frequent when memory ended are held, of all others those whose hash begins 
 codes (Gibbons 2001, distinct sampling). A sum of f(count) over all codes is then that over the held plus 2^level times
 that over the sampled (Horvitz and Thompson 1952). Bits are counted exactly.
 
-A code that becomes frequent later is held from then on: more than SHARE_OF_RUN of a run. What it had before, less than
-that of each run, is missing in its count unless it was sampled. So it is for codes of more than SHARE_OF_ALL that only
-one of two merged sketches held.
+A code that becomes frequent later, more than SHARE_OF_RUN of a run, is held from then on in the place of a rarer one.
+What it had before, less than that of each run, is missing in its count unless it was sampled. So it is for codes of
+more than SHARE_OF_ALL that only one of two merged sketches held.
 """
 
 from __future__ import annotations
@@ -64,14 +64,16 @@ class Sketch:
         assert tally.counts is not None
         hashes = mixed(tally.codes)
         self.total += int(tally.counts.sum())
-        self.both += pairs_of_codes(tally.codes, tally.counts, self.bits)
-        np.maximum(self.registers, _registers_of(hashes), out=self.registers)
+        # new arrays: figures that were told before keep theirs
+        self.both = self.both + pairs_of_codes(tally.codes, tally.counts, self.bits)
+        self.registers = np.maximum(self.registers, registers_of(hashes))
         run = int(tally.counts.sum())
         self._hold_also(tally.codes[tally.counts > max(_LEAST_FREQUENT, run * SHARE_OF_RUN)])
         places, there = _find(self.held[0], tally.codes)
         self.held[1][places[there]] += tally.counts[there]
-        kept = ~there & _begins_with_zeros(hashes, self.level)
+        kept = ~there & begins_with_zeros(hashes, self.level)
         self.sampled = merge_sorted(*self.sampled, tally.codes[kept], tally.counts[kept])
+        self._hold_most_frequent()
         self._thin(self.level)
 
     def merge(self, other: Sketch) -> None:
@@ -90,6 +92,7 @@ class Sketch:
         self.registers = np.maximum(self.registers, other.registers)
         self.held = common, self.held[1] + kept.held[1]
         self.sampled = merge_sorted(*self.sampled, *kept.sampled)
+        self._hold_most_frequent()
         self._thin(self.level)
 
     def copy(self) -> Sketch:
@@ -152,15 +155,22 @@ class Sketch:
         """Holds these of the held codes; the others stay if the sample has them."""
         _, stays = _find(codes, self.held[0])
         dropped, counts = self.held[0][~stays], self.held[1][~stays]
-        kept = (counts > 0) & _begins_with_zeros(mixed(dropped), self.level)
+        kept = (counts > 0) & begins_with_zeros(mixed(dropped), self.level)
         self.held = self.held[0][stays], self.held[1][stays]
         self.sampled = merge_sorted(*self.sampled, dropped[kept], counts[kept])
+
+    def _hold_most_frequent(self) -> None:
+        """Holds no more codes than there is room for; what is rare of them is sampled from now on."""
+        codes, counts = self.held
+        room = max(1, self.capacity // 2)
+        if codes.size > room:
+            self._hold_only(np.sort(codes[np.argpartition(counts, -room)[-room:]]))
 
     def _thin(self, level: int) -> None:
         """Samples at `level`, or as many levels above as memory asks for."""
         while level > self.level or (self.sampled[0].size > self.capacity and self.level < _MOST_LEVELS):
             self.level += 1
-            kept = _begins_with_zeros(mixed(self.sampled[0]), self.level)
+            kept = begins_with_zeros(mixed(self.sampled[0]), self.level)
             self.sampled = self.sampled[0][kept], self.sampled[1][kept]
 
 
@@ -174,7 +184,7 @@ def mixed(codes: Codes) -> NDArray[np.uint64]:
     return value
 
 
-def _registers_of(hashes: NDArray[np.uint64]) -> NDArray[np.uint8]:
+def registers_of(hashes: NDArray[np.uint64]) -> NDArray[np.uint8]:
     """HyperLogLog's registers: by the last bits of the hash, one more than the zeros that its other bits begin with."""
     registers = np.zeros(1 << REGISTER_BITS, np.uint8)
     rest = hashes >> np.uint64(REGISTER_BITS)
@@ -184,7 +194,8 @@ def _registers_of(hashes: NDArray[np.uint64]) -> NDArray[np.uint8]:
     return registers
 
 
-def _begins_with_zeros(hashes: NDArray[np.uint64], level: int) -> NDArray[np.bool_]:
+def begins_with_zeros(hashes: NDArray[np.uint64], level: int) -> NDArray[np.bool_]:
+    """Whether each hash is one that is sampled at `level`."""
     return hashes <= np.uint64((1 << (64 - level)) - 1)
 
 

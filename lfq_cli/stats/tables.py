@@ -32,6 +32,13 @@ class Tally:
     codes: Codes | None
     counts: Counts | None
 
+    @property
+    def total(self) -> int:
+        """Indices in the run."""
+        if self.counts is not None:
+            return int(self.counts.sum())
+        return 0 if self.codes is None else self.codes.size
+
 
 def tally_dense(indices: Indices, bits: int) -> Tally:
     """Indices [n] of a table of 2^bits counts."""
@@ -51,10 +58,12 @@ class DenseTable:
 
     def __init__(self, bits: int) -> None:
         self.table: Counts = np.zeros(1 << bits, np.int64)
+        self.total = 0
 
     def take(self, tally: Tally) -> None:
         """Adds what was tallied."""
         counts = 1 if tally.counts is None else tally.counts
+        self.total += tally.total
         if tally.codes is None:
             self.table += counts
         else:
@@ -82,11 +91,13 @@ class SparseTable:
 
     def __init__(self) -> None:
         self._runs: list[tuple[Codes, Counts]] = []
+        self.total = 0
 
     def take(self, tally: Tally) -> None:
         """Adds a tally of some codes in rising order."""
         assert tally.codes is not None
         assert tally.counts is not None
+        self.total += tally.total
         if tally.codes.size:
             self._runs.append((tally.codes, tally.counts))
         while len(self._runs) > 1 and self._runs[-2][0].size < 2 * self._runs[-1][0].size:

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from lfq_cli.stats.profile import Profile, expected_used, miller_madow_bits
 
 MOST_SHOWN = 10
-STRONG_CORRELATION = 0.1
 
 
 @dataclass(frozen=True)

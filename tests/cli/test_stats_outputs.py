@@ -67,16 +67,21 @@ def test_other_counts_are_refused_when_all_codes_are_there(tree, lfq):
     assert overall(lfq, "k.safetensors") == overall(lfq, "codes")
 
 
-def test_counts_of_what_could_be_encoded(tree, lfq):
+def test_counts_of_a_part_are_not_saved(tree, lfq):
     (tree / "in" / "1.npy").write_bytes(b"no array")
     code, _, err = lfq("encode", "c.safetensors", "in", "-o", "out", "--stats", "k.safetensors")
     assert (code, "1.npy" in err) == (3, True)
+    assert "k.safetensors: not saved: the codes of 1 input(s) are missing" in err
+    assert not (tree / "k.safetensors").exists()
+    np.save(tree / "in" / "1.npy", np.ones((5, 10), np.float32))
+    assert lfq("encode", "c.safetensors", "in", "-o", "out", "--stats", "k.safetensors")[0] == 0
     assert overall(lfq, "k.safetensors") == overall(lfq, "out")
 
 
 def test_a_dry_run_saves_nothing(tree, lfq):
     assert lfq("encode", "c.safetensors", "in", "-o", "out", "--stats", "k.safetensors", "--dry-run")[0] == 0
     assert not (tree / "k.safetensors").exists()
+    assert lfq("encode", "c.safetensors", "in", "-o", "out", "--stats", "k.txt", "--dry-run")[0] == 2
 
 
 def test_counts_and_codes_together(tree, lfq):

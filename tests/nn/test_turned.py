@@ -24,15 +24,18 @@ def test_the_bits_of_linear(features: int, outputs: int, dtype: torch.dtype, bia
         items = torch.randn(features, count, dtype=dtype).T  # a channel-first item as it lies
         wider = torch.randn(count, features + 3, dtype=dtype)[:, 1:-2]  # one group's features
         for x in (rows, items, wider):
-            assert torch.equal(both(x), linear(x))
-            assert both(x).is_contiguous()
+            for _ in range(3):  # plain, tried, known
+                assert torch.equal(both(x), linear(x))
+                assert both(x).is_contiguous()
 
 
 def test_nothing_is_hidden_by_the_turn() -> None:
     linear = linear_of(512, 18, bias=True)
     x = torch.randn(2048, 512)
     x[3, 5], x[4, 6], x[5, 7] = float("nan"), float("inf"), -float("inf")
-    assert torch.equal(TurnedLinear(linear)(x).nan_to_num(1, 2, 3), linear(x).nan_to_num(1, 2, 3))
+    both = TurnedLinear(linear)
+    for _ in range(3):
+        assert torch.equal(both(x).nan_to_num(1, 2, 3), linear(x).nan_to_num(1, 2, 3))
 
 
 def test_other_bits_are_never_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,14 +50,32 @@ def test_other_bits_are_never_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TurnedLinear, "_turned", other)
     linear = linear_of(512, 18, bias=True)
     x = torch.randn(2048, 512)
-    assert torch.equal(TurnedLinear(linear)(x), linear(x))
+    both = TurnedLinear(linear)
+    for _ in range(3):
+        assert torch.equal(both(x), linear(x))
+    assert list(both._same.values()) == [False]
+
+
+def test_the_faster_way_is_taken_where_it_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of machines that sum both ways alike: here one that computes the same product for both."""
+    linear = linear_of(512, 18, bias=True)
+    taken = []
+    monkeypatch.setattr(TurnedLinear, "_turned", lambda self, x: taken.append(x) or self.linear(x))
+    both = TurnedLinear(linear)
+    for count in (2048, 2048, 2048, 1500):
+        both(torch.ones(count, 512))
+    assert [len(x) for x in taken[1:]] == [2048, 2048]  # the first was the trial
+    for count in range(300, 500):  # as many shapes as files, each once
+        both(torch.ones(count, 512))
+    assert len(both._same) <= turned._MOST_CASES
 
 
 def test_the_trial_leaves_the_random_numbers_of_others_alone() -> None:
     both = TurnedLinear(linear_of(512, 18, bias=True))
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    both(torch.ones(2048, 512))
+    for _ in range(3):
+        both(torch.ones(2048, 512))
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -133,8 +133,8 @@ def _create_locked(partial: Path) -> BinaryIO:
 def _set_aside(file: BinaryIO, nbytes: int) -> None:
     """Room for `nbytes` on the disk, where the file system can: a full disk is found before any work.
 
-    Blocks that several threads write side by side then need no new room each: `benchmarks --only "decode ?n, 18?"` has 1.1
-    to 1.2 of the write loop, 0.8 without (ext4, two cores of an AMD EPYC). Not by os.posix_fallocate, which writes
+    Blocks that several threads write side by side then need no new room each: `benchmarks --only "decode ?n, 18?"` has
+    1.1 to 1.2 of the write loop, 0.8 without (ext4, two cores of an AMD EPYC). Not by os.posix_fallocate, which writes
     to every page where the file system cannot. Raises OSError where there is no room.
     """
     if nbytes < _RESERVED_BYTES or sys.platform != "linux":

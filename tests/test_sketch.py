@@ -170,3 +170,40 @@ def test_memory_has_an_end_whatever_comes():
     other = counter_of(np.repeat(rng.integers(0, 2**BITS, 2_000, dtype=np.uint64), 40), memory_bytes=1 << 16)
     counter.merge(other)
     assert sketch.held[0].size <= sketch.capacity // 2
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_codes_that_become_frequent_in_small_files(seed):
+    """220 files in the order of their data: noise, then a hundred codes that have a third of what follows."""
+    rng = np.random.default_rng(seed)
+    total, runs = Counter(BITS, memory_bytes=LITTLE), []
+    hot = rng.integers(0, 2**BITS, 100, dtype=np.uint64)
+    for number in range(220):
+        noise = rng.integers(0, 2**BITS, 4096, dtype=np.uint64)
+        runs.append(noise if number < 20 else np.concatenate([noise[1400:], np.repeat(hot, 14)]))
+        total.merge(counter_of(runs[-1], memory_bytes=LITTLE))
+    check_entropy(total, np.concatenate(runs))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_errors_cover_what_came_late(seed):
+    """Too rare in each run to be held, too many to be overlooked."""
+    rng = np.random.default_rng(seed)
+    hot = rng.integers(0, 2**BITS, 300, dtype=np.uint64)
+    runs = [rng.integers(0, 2**BITS, 50_000, dtype=np.uint64)]
+    for _ in range(100):
+        runs.append(np.concatenate([rng.integers(0, 2**BITS, 1_000, dtype=np.uint64), hot, hot]))
+    check_entropy(counter_of(*runs), np.concatenate(runs))
+
+
+def check_entropy(counter, indices):
+    usage = counter.usage("msb")
+    error = usage.estimated["entropy_bits"].standard_error
+    assert error > 0
+    assert abs(usage.entropy_bits - figures_of(indices)[1]) < 4 * error
+
+
+def test_no_error_is_none_where_nothing_repeats():
+    """A sample without repeats is no proof that there are none."""
+    indices = np.random.default_rng(0).integers(0, 2**BITS, 100_000, dtype=np.uint64)
+    check_entropy(counter_of(indices), indices)

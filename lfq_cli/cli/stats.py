@@ -11,6 +11,7 @@ from lfq_cli.cli import options
 from lfq_cli.cli.options import Display, takes_display
 
 if TYPE_CHECKING:
+    from lfq_cli.errors import LfqError
     from lfq_cli.jobs.stats import Report
 
 Inputs = Annotated[
@@ -77,13 +78,14 @@ def stats(
     tensor and overall. Needs no checkpoint. docs/statistics.md has the formulas.
     """
     from lfq_cli.cli.render.comparison import show_comparison
+    from lfq_cli.cli.render.console import note
     from lfq_cli.cli.render.outcomes import exit_if_failed, total_size
     from lfq_cli.cli.render.progress import progress_bar
     from lfq_cli.cli.render.stats import show_stats
     from lfq_cli.errors import CodesFileError
     from lfq_cli.jobs.kinds import is_counted_file
     from lfq_cli.jobs.plan import find_inputs, refuse_to_replace
-    from lfq_cli.jobs.stats import compare_stats, save_counts, write_csv
+    from lfq_cli.jobs.stats import compare_stats
     from lfq_cli.jobs.stats import stats as count_stats
     from lfq_cli.stats import CountOptions
 
@@ -96,16 +98,15 @@ def stats(
     chosen = CountOptions(joint=joint, by_position=by_position, min_count=min_count, memory_bytes=memory << 20)
     with progress_bar("stats", total_size(paths), display) as progress:
         reports = [count_stats(group, tuple(tensor or ()), chosen, progress) for group in groups]
-    if save is not None:
-        save_counts(reports[0], save, overwrite=overwrite)
-    if csv is not None:
-        write_csv(reports[0], csv, overwrite=overwrite)
-    if plot is not None or html is not None:
-        _draw(reports[0], plot, html, overwrite=overwrite)
+    refused = _write_outputs(reports[0], save, csv, plot, html, overwrite=overwrite)
     if compare:
+        if any((save, csv, plot, html)):
+            note("lfq: note: the files that were written are of CODES, without those of --compare")
         show_comparison(compare_stats(*reports), display)
     else:
         show_stats(reports[0], display)
+    if refused is not None:
+        raise refused
     failed = {path: error for report in reports for path, error in report.failed.items()}
     exit_if_failed(failed, len(paths))
 
@@ -134,6 +135,27 @@ def _check_outputs(
         from lfq_cli.report.page import check_page
 
         check_page(html, overwrite=overwrite)
+
+
+def _write_outputs(
+    report: Report, save: Path | None, csv: Path | None, plot: Path | None, html: Path | None, *, overwrite: bool
+) -> LfqError | None:
+    """Writes what was asked for; why something of it could not be, once all that was counted has been shown."""
+    from lfq_cli.errors import LfqError
+    from lfq_cli.jobs.stats import save_counts, write_csv
+
+    if not report.tensors:
+        return None  # the command ends with what is wrong with its inputs
+    try:
+        if save is not None:
+            save_counts(report, save, overwrite=overwrite)
+        if csv is not None:
+            write_csv(report, csv, overwrite=overwrite)
+        if plot is not None or html is not None:
+            _draw(report, plot, html, overwrite=overwrite)
+    except LfqError as error:
+        return error
+    return None
 
 
 def _draw(report: Report, plot: Path | None, html: Path | None, *, overwrite: bool) -> None:

@@ -116,7 +116,7 @@ def save_counts(report: Report, path: Path, *, overwrite: bool = False) -> None:
 
 
 def write_csv(report: Report, path: Path, *, overwrite: bool = False) -> None:
-    """Writes a row for every code that is used: set (of tensors with the same codebooks), codebook, code, count.
+    """Writes a row for every code that is used: set (of tensors with the same codebooks), codebook, bits, code, count.
 
     Raises OutputError where not every code was counted.
     """
@@ -124,13 +124,13 @@ def write_csv(report: Report, path: Path, *, overwrite: bool = False) -> None:
         if any(counter.sketch is not None for counter in counts.counters()):
             raise OutputError(f"{path}: too many different codes to count each", "--memory gives counting more memory")
     with atomic_output(path, overwrite=overwrite) as file:
-        write_all(file, b"set,codebook,code,count\n")
+        write_all(file, b"set,codebook,bits,code,count\n")
         for number, counts in enumerate(report.counts):
             counters = {str(k): counter for k, counter in enumerate(counts.codebooks)}
             if counts.joint is not None and not counts.is_hashed:
                 counters["joint"] = counts.joint
             for name, counter in counters.items():
-                for rows in _csv_rows(counter, f"{number},{name}"):
+                for rows in _csv_rows(counter, f"{number},{name},{counter.bits}"):
                     write_all(file, rows)
 
 

@@ -28,8 +28,9 @@ HLL_ERROR = 1.04 / 2 ** (REGISTER_BITS / 2)
 BY_SAMPLE = "a sample of codes by hash"
 _MOST_LEVELS = 64 - REGISTER_BITS
 SHARE_OF_RUN, SHARE_OF_ALL = 2.0**-14, 2.0**-10
-_LEAST_FREQUENT = 16
+_LEAST_FREQUENT = 8
 """Of a short run more than a few indices."""
+_TWICE = 2.0  # n log2 n of a code that occurs twice
 
 
 @dataclass
@@ -134,11 +135,21 @@ class Sketch:
         return codes, np.concatenate([self.held[1][held], self.sampled[1]]), weights
 
     def entropy_error_bits(self) -> float:
-        """Standard error of H = log2 N - Σ n log2 n / N: only sampled codes add to it."""
+        """Standard error of H = log2 N - Σ n log2 n / N.
+
+        Of the sampled codes, as if one more of them had occurred twice: none that did is no proof that none does. And
+        what the known counts lack of N beyond their own standard error: missing indices may all be of one code.
+        """
+        if not self.level or not self.total:
+            return 0.0
         counts = self.sampled[1].astype(np.float64)
         terms = counts * np.log2(counts)
         scale = 2.0**self.level
-        return float(np.sqrt((scale - 1) * scale * (terms @ terms))) / max(self.total, 1)
+        spread = np.sqrt((scale - 1) * scale * (terms @ terms + _TWICE**2))
+        lacking = self.total - float(self.held[1].sum()) - scale * float(counts.sum())
+        lacking = max(0.0, abs(lacking) - float(np.sqrt((scale - 1) * scale * (counts @ counts))))
+        lost = lacking * np.log2(max(lacking, 2))
+        return float(np.hypot(spread, lost)) / self.total
 
     def _hold_also(self, codes: Codes) -> None:
         """Holds these codes too, with the counts that the sample has of them."""

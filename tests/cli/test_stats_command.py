@@ -324,13 +324,13 @@ def test_csv(encode, stats, kind):
     if len(kind.dims) > 1 and sum(kind.dims) <= 64:
         columns["joint"] = stats_twin.joint_codes(rows)
     expected = [
-        ["0", name, str(code), str(count)]
+        ["0", name, str(sum(kind.dims) if name == "joint" else kind.dims[int(name)]), str(code), str(count)]
         for name, column in columns.items()
         for code, count in sorted(Counter(column).items())
     ]
     with Path("counts.csv").open(newline="", encoding="utf-8") as file:
         head, *found = csv.reader(file)
-    assert head == ["set", "codebook", "code", "count"]
+    assert head == ["set", "codebook", "bits", "code", "count"]
     assert found == expected
 
 

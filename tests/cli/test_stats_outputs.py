@@ -148,3 +148,24 @@ def test_a_csv_of_estimates_is_refused(tmp_path, lfq):
     assert not (tmp_path / "a.csv").exists()
     assert lfq("stats", "x.codes.safetensors", "--csv", "a.csv")[0] == 0
     assert len((tmp_path / "a.csv").read_text().splitlines()) == 1 + 40_000
+
+
+def test_nothing_counted_writes_nothing(tree, lfq):
+    outputs = [part for pair in OUTPUTS.items() for part in pair if part != "a.txt"]
+    code, _, err = lfq("stats", "codes", "--tensor", "nobody", *outputs)
+    assert code == 3
+    assert "no tensor matches" in err
+    assert not [path for path in tree.iterdir() if path.name.startswith("a.")]
+
+
+def test_an_output_that_fails_loses_no_figures(tree, lfq):
+    (tree / "file").write_bytes(b"")
+    code, out, err = lfq("stats", "codes", "--save", "file/k.safetensors")
+    assert code == 1
+    assert "cannot be written" in err
+    assert "603 indices of 10 bits" in out
+
+
+def test_comparisons_say_what_was_written(tree, lfq):
+    code, _, err = lfq("stats", "codes", "--compare", "codes", "--csv", "a.csv")
+    assert (code, "without those of --compare" in err) == (0, True)

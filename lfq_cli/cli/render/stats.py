@@ -15,7 +15,7 @@ from lfq_cli.cli.render.grid import WIDTH, grid, width_of
 from lfq_cli.cli.render.numbers import whole
 from lfq_cli.cli.render.usage import CODES_TITLES, codes_figures, describe, named, spaced, usage_lines
 from lfq_cli.errors import LfqError
-from lfq_cli.jobs.stats import Report, TensorUsage
+from lfq_cli.jobs.stats import Report
 from lfq_cli.stats.advice import advice, faults
 from lfq_cli.stats.usage import TokenUsage, Usage
 
@@ -60,7 +60,7 @@ def _usage_json(usage: TokenUsage) -> dict[str, Any]:
 def stats_lines(report: Report, *, verbose: bool, width: int | None) -> list[Text]:
     """What people read. width: where names and sentences are broken; None for nowhere. All else takes 80 letters."""
     sections: list[Sequence[Text]] = []
-    labels = [label(item, report) for item in report.tensors]
+    labels = labels_of(report)
     if len(report.tensors) > 1:
         sections.append(_tensors_table(report, labels, verbose=verbose, width=width))
     for name, usage in _in_full(report, labels, verbose=verbose):
@@ -69,14 +69,17 @@ def stats_lines(report: Report, *, verbose: bool, width: int | None) -> list[Tex
     return spaced(sections)
 
 
-def label(item: TensorUsage, report: Report) -> str:
-    """The tensor's name, and where there are several files its file's from their common folder on."""
-    files = {other.file.absolute() for other in report.tensors}
-    if len(files) == 1:
-        return printable(item.name)
-    folder = os.path.commonpath([file.parent for file in files])
-    file = os.path.relpath(item.file, folder).removesuffix(".safetensors").removesuffix(".codes")
-    return printable(f"{file}: {item.name}")
+def labels_of(report: Report) -> list[str]:
+    """The tensors' names, and where there are several files their files' from their common folder on."""
+    files = {item.file: item.file.absolute() for item in report.tensors}
+    if len(files) <= 1:
+        return [printable(item.name) for item in report.tensors]
+    folder = os.path.commonpath([file.parent for file in files.values()])
+    named = {
+        file: os.path.relpath(absolute, folder).removesuffix(".safetensors").removesuffix(".codes")
+        for file, absolute in files.items()
+    }
+    return [printable(f"{named[item.file]}: {item.name}") for item in report.tensors]
 
 
 def _in_full(report: Report, labels: Sequence[str], *, verbose: bool) -> list[tuple[str, TokenUsage]]:

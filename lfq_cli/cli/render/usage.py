@@ -222,7 +222,7 @@ def _rank_chart(usage: Usage) -> list[Text]:
     if not slope:
         return []
     if counts[0] == 1:
-        return [Text("no code occurs twice")]
+        return [Text("no code occurs twice" if usage.exact else "no code of those that are known occurs twice")]
     most = whole(counts[0])
     label = max(len(most), 5)
     rows = chart(_curve(usage, _CHART_WIDTH), _CHART_ROWS)

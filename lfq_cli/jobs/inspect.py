@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lfq_cli import checkpoints, codesfile, native
+from lfq_cli import checkpoints, codesfile, countsfile, native
 from lfq_cli.checkpoints import Facts
 from lfq_cli.codesfile import CodesHeader
 from lfq_cli.errors import CheckpointError, LfqError, TensorError
@@ -78,6 +78,9 @@ def inspect(path: Path, facts: Facts, checkpoint: Quantizer | None = None) -> Vi
             return _codes(path)
         if told == native.FORMAT:
             return _checkpoint(path, facts)
+        if told == countsfile.FORMAT:
+            with open_source(path) as source:
+                return _tensors(source, None, TensorError("counts of codes", "lfq stats shows what they say"))
     reason = None
     if suffix not in (".npy", ".npz"):
         try:

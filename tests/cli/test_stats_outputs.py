@@ -169,3 +169,11 @@ def test_an_output_that_fails_loses_no_figures(tree, lfq):
 def test_comparisons_say_what_was_written(tree, lfq):
     code, _, err = lfq("stats", "codes", "--compare", "codes", "--csv", "a.csv")
     assert (code, "without those of --compare" in err) == (0, True)
+
+
+def test_inspect_tells_counts(tree, lfq):
+    assert lfq("stats", "codes", "--save", "k.safetensors")[0] == 0
+    code, out, _ = lfq("inspect", "k.safetensors")
+    assert code == 0
+    assert "counts of codes" in out
+    assert "lfq stats" in out

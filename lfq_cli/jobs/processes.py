@@ -54,8 +54,10 @@ def in_processes(
     """
     processes = CPUS * (PROCESSES_THAT_WAIT if waits else 1)
     shares = [jobs[k::processes] for k in range(processes)]
-    children = [_start(share, run) for share in shares]
+    children: list[_Child] = []
     try:
+        for share in shares:
+            children.append(_start(share, run))
         for number, job in enumerate(jobs):
             outcome = children[number % processes].next_outcome(job)
             progress(outcome.bytes_in)
@@ -96,16 +98,25 @@ class _Child:
 
 def _start(jobs: Sequence[Job], run: Run) -> _Child:
     reading, writing = os.pipe()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of the thread that draws the progress bar: not used here
-        pid = os.fork()
+    # signals wait: in the calls that Python makes around a fork an exception is printed and lost
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of the thread that draws the progress bar
+            pid = os.fork()
+    except BaseException:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        raise
     if pid:
         os.close(writing)
-        return _Child(pid, os.fdopen(reading, "rb"))
+        child = _Child(pid, os.fdopen(reading, "rb"))
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return child
     try:
         os.close(reading)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C reaches all; the parent then tells the others
         signal.signal(signal.SIGTERM, _stop)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         _report_all(jobs, run, writing)
     finally:
         os._exit(0)  # nothing of the parent's is flushed or finished here

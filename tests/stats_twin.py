@@ -276,7 +276,9 @@ def comparison(a, b, a_codes, b_codes):
     }
     if all(counters):
         sizes = [sum(counter.values()) for counter in counters]
-        told["divergence_bits_if_same"] = min(1, divergence_by_chance(len(set(counters[0]) | set(counters[1])), *sizes))
+        told["divergence_bits_if_same"] = min(
+            1.0, divergence_by_chance(len(set(counters[0]) | set(counters[1])), *sizes)
+        )
     for name, counter, other in (("a", *counters), ("b", *reversed(counters))):
         only = [code for code in counter if code not in other]
         told[f"codes_only_{name}"] = len(only) if counter and other else None

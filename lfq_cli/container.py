@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -87,6 +88,20 @@ def read_header(file: InputFile, error: type[LfqError]) -> Header:
         raise error(
             f"{file.path}: not a whole safetensors file: {reason}", "copy or download it again; it may be cut off"
         ) from reason
+
+
+def metadata_entry(path: Path, key: str) -> str | None:
+    """What the metadata of the file at `path` says under `key`; None where it says nothing or is no such file."""
+    try:
+        file = InputFile(path, LfqError)
+    except LfqError:
+        return None
+    try:
+        return read_header(file, LfqError).metadata.get(key)
+    except LfqError:
+        return None
+    finally:
+        file.close()
 
 
 def header_bytes(metadata: Mapping[str, str], tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> bytes:

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lfq_cli.bits import MAX_INDEX_BITS, BitOrder
-from lfq_cli.container import DTYPES, header_bytes, no_duplicates, read_header
+from lfq_cli.container import DTYPES, header_bytes, metadata_entry, no_duplicates, read_header
 from lfq_cli.errors import CodesFileError, CodesUnreadableError
 from lfq_cli.files import atomic_output, write_all
 from lfq_cli.quantizer import canonical_json
@@ -57,7 +57,7 @@ Arrays = dict[str, NDArray[Any]]
 def write(sets: Sequence[TokenCounts], path: Path, *, overwrite: bool = False) -> None:
     """Saves counts, unless the same are there. Raises OutputError where it cannot be written."""
     description, arrays = _described(sets)
-    if not overwrite and path.exists() and _description_in(path) == description:
+    if not overwrite and path.exists() and metadata_entry(path, "lfq") == description:
         return
     stored = {name: (_NAMES[array.dtype], array.shape) for name, array in arrays.items()}
     nbytes = sum(array.nbytes for array in arrays.values())
@@ -114,20 +114,6 @@ def _digest_of(described: dict[str, Any], arrays: Arrays) -> str:
     return digest.hexdigest()
 
 
-def _description_in(path: Path) -> str | None:
-    """The JSON text in a counts file; None in what is none."""
-    try:
-        file = InputFile(path, CodesFileError)
-    except CodesFileError:
-        return None
-    try:
-        return read_header(file, CodesFileError).metadata.get("lfq")
-    except CodesFileError:
-        return None
-    finally:
-        file.close()
-
-
 def _set_facts(counts: TokenCounts) -> dict[str, Any]:
     return {
         "name": SET_NAME,
@@ -151,11 +137,10 @@ def _parts_of(counter: Counter) -> tuple[dict[str, Any], Arrays]:
             "both": np.ascontiguousarray(sketch.both),
         }
         return {"bits": counter.bits, "level": sketch.level, "total": sketch.total}, parts
-    codes, counts = counter.exact_pairs() or (np.empty(0, np.uint64), np.empty(0, np.int64))
-    if counter.bits <= DENSE_BITS and 2 * codes.size > 1 << counter.bits:
-        table = np.zeros(1 << counter.bits, np.int64)
-        table[codes.astype(np.int64)] = counts
+    table = counter.table
+    if table is not None and 2 * np.count_nonzero(table) > table.size:
         return {"bits": counter.bits}, {"counts": table}
+    codes, counts = counter.exact_pairs() or (np.empty(0, np.uint64), np.empty(0, np.int64))
     return {"bits": counter.bits}, {"codes": codes.astype(np.uint64), "counts": counts}
 
 
@@ -225,8 +210,7 @@ def _counter_of(bits: int, facts: Any, parts: Arrays, memory_bytes: int) -> Coun
     if "codes" not in parts:
         _need(bits <= DENSE_BITS and counts.size == 1 << bits, f"{counts.size} counts of 2^{bits} codes")
         _check_counts(counts, least=0)
-        used = np.flatnonzero(counts)
-        return Counter.of_pairs(used.astype(np.uint64), counts[used], bits, memory_bytes)
+        return Counter.of_table(counts, bits, memory_bytes)
     _check_pairs(parts["codes"], counts, bits)
     return Counter.of_pairs(parts["codes"], counts, bits, memory_bytes)
 

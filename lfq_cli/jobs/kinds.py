@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lfq_cli import codesfile, countsfile, native
-from lfq_cli.container import read_header
-from lfq_cli.errors import TensorError
-from lfq_cli.regions import InputFile
+from lfq_cli.container import metadata_entry
 from lfq_cli.tensors import FORMATS
 
 
@@ -39,13 +37,7 @@ def is_counted_file(path: Path) -> bool:
 def described_format(path: Path) -> str | None:
     """What a safetensors file's metadata calls it ("lfq-codes", "lfq-checkpoint", ...); None where it says nothing."""
     try:
-        file = InputFile(path, TensorError)
-    except TensorError:
+        value: Any = json.loads(metadata_entry(path, "lfq") or "null")
+    except (ValueError, RecursionError):
         return None
-    try:
-        value: Any = json.loads(read_header(file, TensorError).metadata["lfq"])
-        return value["format"] if isinstance(value, dict) and isinstance(value.get("format"), str) else None
-    except (TensorError, KeyError, ValueError, RecursionError):
-        return None
-    finally:
-        file.close()
+    return value["format"] if isinstance(value, dict) and isinstance(value.get("format"), str) else None

@@ -145,11 +145,11 @@ def _csv_rows(counter: Counter, key: str) -> Iterator[bytes]:
 
 def compare_stats(a: Report, b: Report) -> ComparisonReport:
     """What two reports say of each other."""
-    if len(a.counts) != 1 or len(b.counts) != 1:
+    if a.overall is None or b.overall is None:
         return ComparisonReport(a, b, None)
-    of_a, of_b = a.counts[0], b.counts[0]
+    (of_a,), (of_b,) = a.counts, b.counts
     same = (of_a.dims, of_a.order) == (of_b.dims, of_b.order)
-    return ComparisonReport(a, b, compare(of_a, of_b) if same else None)
+    return ComparisonReport(a, b, compare(of_a, of_b, a.overall, b.overall) if same else None)
 
 
 def _counts_of(

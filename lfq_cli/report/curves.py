@@ -11,7 +11,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from lfq_cli.stats.profile import Profile, expected_used
+from lfq_cli.stats.profile import Profile, expected_used, ranks_up_to
 
 Numbers = NDArray[np.float64]
 
@@ -44,21 +44,20 @@ def coverage(profile: Profile, total: int, sizes: Numbers) -> Numbers:
 
 def uniform_coverage(sizes: Numbers, bits: int) -> Numbers:
     """Distinct codes of 2^bits that so many uniform random indices show on average."""
-    return np.array([expected_used(int(size), min(bits, _MOST_BITS)) for size in sizes])
+    return np.array([expected_used(int(size), bits) for size in sizes])
 
 
-def uniform_ranks(total: int, bits: int, steps_per_octave: int = 4) -> tuple[Numbers, Numbers]:
+def uniform_ranks(total: int, bits: int) -> tuple[Numbers, Numbers]:
     """(ranks, counts) of the rank-frequency curve that `total` uniform random indices of 2^bits codes would show.
 
     Chance makes it fall, the more the fewer indices there are for each code. The count at rank r is the one that r - ½
     of the 2^bits codes are expected to reach: a Poisson distribution's quantile, for many indices the normal one's.
     """
     codes = 2.0 ** min(bits, _MOST_BITS)
-    used = round(expected_used(total, min(bits, _MOST_BITS)))
+    used = round(expected_used(total, bits))
     if not used:
         return np.empty(0), np.empty(0)
-    steps = int(log(used, 2) * steps_per_octave) + 1
-    ranks: Numbers = np.unique([*np.round(2.0 ** (np.arange(steps) / steps_per_octave)), float(used)])
+    ranks = ranks_up_to(used)
     mean = total / codes
     quantiles = _poisson_ranks if mean <= _POISSON_MEAN else _normal_ranks
     counts = quantiles(ranks, mean, codes)

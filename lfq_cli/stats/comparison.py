@@ -11,7 +11,7 @@ import numpy as np
 from lfq_cli.stats.counter import Counter
 from lfq_cli.stats.tables import Codes, Counts
 from lfq_cli.stats.tokens import TokenCounts
-from lfq_cli.stats.usage import Usage
+from lfq_cli.stats.usage import TokenUsage, Usage
 
 COMPARED = (
     "count",
@@ -95,9 +95,8 @@ class TokenComparison:
         }
 
 
-def compare(a: TokenCounts, b: TokenCounts) -> TokenComparison:
-    """Two counts of the same codebooks."""
-    ours, theirs = a.usage(), b.usage()
+def compare(a: TokenCounts, b: TokenCounts, ours: TokenUsage, theirs: TokenUsage) -> TokenComparison:
+    """Two counts of the same codebooks, whose figures are `ours` and `theirs`."""
     pairs = zip(a.codebooks, b.codebooks, ours.codebooks, theirs.codebooks, strict=True)
     joint = None
     if a.joint is not None and b.joint is not None and ours.joint is not None and theirs.joint is not None:

@@ -52,6 +52,13 @@ class Counter:
         return counter
 
     @classmethod
+    def of_table(cls, counts: Counts, bits: int, memory_bytes: int = MEMORY_BYTES) -> Counter:
+        """A counter that counted each of the 2^bits codes so often; at most DENSE_BITS bits."""
+        counter = cls(bits, memory_bytes=memory_bytes)
+        counter.take(Tally(None, counts))
+        return counter
+
+    @classmethod
     def of_sketch(cls, sketch: Sketch, memory_bytes: int = MEMORY_BYTES) -> Counter:
         """A counter that goes on from a sketch."""
         counter = cls(sketch.bits, memory_bytes=memory_bytes) if sketch.bits > DENSE_BITS else cls(sketch.bits, 0)
@@ -63,6 +70,11 @@ class Counter:
     def sketch(self) -> Sketch | None:
         """What is known where not every code was counted."""
         return self._state if isinstance(self._state, Sketch) else None
+
+    @property
+    def table(self) -> Counts | None:
+        """Counts of all codes, where there is a table of them; not to be changed."""
+        return self._state.table if isinstance(self._state, DenseTable) else None
 
     @property
     def total(self) -> int:

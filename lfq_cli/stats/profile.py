@@ -56,8 +56,7 @@ class Profile:
         used = int(self.used())
         if not used:
             return np.empty(0), np.empty(0, np.int64)
-        steps = int(np.log2(used) * STEPS_PER_OCTAVE) + 1
-        ranks = np.unique(np.append(np.round(2.0 ** (np.arange(steps) / STEPS_PER_OCTAVE)), used))
+        ranks = ranks_up_to(used)
         places = np.searchsorted(np.cumsum(self.codes), ranks - 0.5)
         return ranks, self.counts[np.minimum(places, len(self.counts) - 1)]
 
@@ -69,6 +68,12 @@ class Profile:
         x, y = np.log(ranks), np.log(counts)
         x -= x.mean()
         return float(x @ (y - y.mean()) / (x @ x))
+
+
+def ranks_up_to(used: int) -> NDArray[np.float64]:
+    """Ranks 1 to `used`, at least 1, at which the rank-frequency curve is told: four an octave, and the last."""
+    steps = int(np.log2(used) * STEPS_PER_OCTAVE) + 1
+    return np.unique(np.append(np.round(2.0 ** (np.arange(steps) / STEPS_PER_OCTAVE)), used))
 
 
 def profile_of(counts: NDArray[np.int64], weights: NDArray[np.float64] | None = None) -> Profile:

@@ -97,7 +97,7 @@ def random_codes(folder: Path, *, bits: int, nbytes: int) -> tuple[Path, int]:
     vectors = nbytes * 8 // bits // 8 * 8
     path = folder / f"random_{vectors}x{bits}.codes.safetensors"
     if not path.exists():
-        source = SourceInfo((vectors, bits), "F32", "channel-last")
+        source = SourceInfo((vectors, bits), "F32", 1)
         tensor = CodesTensor("x", (vectors,), (bits,), "msb", "bits", "U8", source)
         quantizer = Quantizer(dim=bits, codebook_dim=bits)
         header = CodesHeader(quantizer.config(), quantizer.digest, "float32", {"x": tensor})

@@ -104,10 +104,13 @@ def metadata_entry(path: Path, key: str) -> str | None:
         file.close()
 
 
-def header_bytes(metadata: Mapping[str, str], tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> bytes:
+def header_bytes(
+    metadata: Mapping[str, str], tensors: Mapping[str, tuple[str, tuple[int, ...]]], nbytes: int = 0
+) -> bytes:
     """The bytes before the data of a file with these tensors (name -> dtype, shape), in this order.
 
-    Padded with spaces so that data starts at a multiple of 8. Raises OutputError for a name the format reserves.
+    Padded with spaces to `nbytes`, and so that data starts at a multiple of 8. Raises OutputError for a name the format
+    reserves.
     """
     if "__metadata__" in tensors:
         raise OutputError("a tensor in a safetensors file cannot be called '__metadata__'")
@@ -118,6 +121,7 @@ def header_bytes(metadata: Mapping[str, str], tensors: Mapping[str, tuple[str, t
         layout[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(layout, separators=(",", ":"), ensure_ascii=False).encode()
+    text = text.ljust(nbytes - 8)
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
 

@@ -26,7 +26,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Geometry:
-    """A tensor seen as [outer, channels, inner]: channel-last has inner = 1, channel-first the batch outside.
+    """A tensor seen as [outer, channels, inner]: what lies before its channel axis, the features, and what lies behind.
 
     Its vectors, in C order of the index shape, are outer-major.
     """
@@ -69,30 +69,28 @@ class Geometry:
             yield Block(slice(start, min(start + step, self.outer)), slice(0, self.inner))
 
 
-def layout_of(ndim: int, channel_first: bool | None) -> Layout:
-    """The reference's rule: as told, else channel-first from rank 4 on; ranks 1 and 2 have features last."""
+def usual_axis(ndim: int, channel_first: bool | None) -> int:
+    """The reference's rule: axis 1 as told, or from rank 4 on; else the last. Ranks 1 and 2 have features last."""
     first = ndim >= 4 if channel_first is None else channel_first
-    return "channel-first" if first and ndim >= 3 else "channel-last"
+    return axis_of(ndim, "channel-first" if first and ndim >= 2 else "channel-last")
 
 
-def channel_axis(ndim: int, layout: Layout) -> int:
-    """The axis of the features."""
-    return 1 if layout == "channel-first" and ndim >= 3 else ndim - 1
+def axis_of(ndim: int, where: Layout | int) -> int:
+    """The axis that a layout, or a number that may be negative, means. Raises IndexError where there is none."""
+    axis = {"channel-first": 1, "channel-last": -1}[where] if isinstance(where, str) else where
+    return range(ndim)[axis]
 
 
-def positions_shape(shape: tuple[int, ...], layout: Layout) -> tuple[int, ...]:
+def positions_shape(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
     """The shape without its channel axis."""
-    axis = channel_axis(len(shape), layout)
     return shape[:axis] + shape[axis + 1 :]
 
 
-def geometry_of(shape: tuple[int, ...], layout: Layout) -> Geometry:
-    """shape (rank >= 1) -> [outer, channels, inner]."""
-    axis = channel_axis(len(shape), layout)
+def geometry_of(shape: tuple[int, ...], axis: int) -> Geometry:
+    """shape (rank >= 1) with channels on `axis` -> [outer, channels, inner]."""
     return Geometry(prod(shape[:axis]), shape[axis], prod(shape[axis + 1 :]))
 
 
-def insert_channels(positions: tuple[int, ...], channels: int, layout: Layout) -> tuple[int, ...]:
+def insert_channels(positions: tuple[int, ...], channels: int, axis: int) -> tuple[int, ...]:
     """The inverse of `positions_shape`."""
-    axis = channel_axis(len(positions) + 1, layout)
     return (*positions[:axis], channels, *positions[axis:])

@@ -9,7 +9,7 @@ from math import prod
 
 from lfq_cli.errors import TensorError
 from lfq_cli.floats import FORMATS
-from lfq_cli.layout import Layout, channel_axis, layout_of
+from lfq_cli.layout import Layout, axis_of, usual_axis
 from lfq_cli.quantizer import Quantizer
 from lfq_cli.tensors import Source, StoredTensor
 
@@ -17,22 +17,48 @@ MAX_VALUES = 1 << 59
 
 
 @dataclass(frozen=True)
-class Selection:
-    """The tensors to encode with their layouts, in file order, and what is left alone: name -> what it is."""
+class ChannelAxis:
+    """The axis on which a tensor's features are.
 
-    chosen: list[tuple[StoredTensor, Layout]]
+    It `is_assumed` where nobody told, and other axes have as many entries: `others`.
+    """
+
+    number: int
+    others: tuple[int, ...] = ()
+
+    @property
+    def is_assumed(self) -> bool:
+        """Whether it may be another one."""
+        return bool(self.others)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The tensors to encode and where their features are, in file order; what is left alone: name -> what it is."""
+
+    chosen: list[tuple[StoredTensor, ChannelAxis]]
     left_alone: dict[str, str]
+
+    def assumptions(self) -> list[str]:
+        """A sentence for every way in which an axis was taken that may be another one."""
+        found = [(axis, tensor.shape[axis.number]) for tensor, axis in self.chosen if axis.is_assumed]
+        return [
+            f"the features are taken to be on axis {axis.number}; {_axes(axis.others)} {dim} entries too"
+            " (--channel-axis says where they are)"
+            for axis, dim in dict.fromkeys(found)
+        ]
 
 
 def select_tensors(
-    source: Source, quantizer: Quantizer, *, patterns: Sequence[str] = (), layout: Layout | None = None
+    source: Source, quantizer: Quantizer, *, patterns: Sequence[str] = (), layout: Layout | int | None = None
 ) -> Selection:
     """The float tensors (those that match one of `patterns`, if there are any) with `quantizer.dim` features.
 
-    Integers, labels for instance, are left alone. Raises TensorError for a float tensor that does not fit, and where
-    nothing is left to encode.
+    layout: where the features are, by name or number of the axis; None: as the checkpoint says, or the reference's
+    rule. Integers, labels for instance, are left alone. Raises TensorError for a float tensor that does not fit, and
+    where nothing is left to encode.
     """
-    chosen: list[tuple[StoredTensor, Layout]] = []
+    chosen: list[tuple[StoredTensor, ChannelAxis]] = []
     left_alone = dict(source.left_alone)
     for name, tensor in source.tensors.items():
         if patterns and not any(fnmatchcase(name, pattern) for pattern in patterns):
@@ -40,47 +66,75 @@ def select_tensors(
         elif tensor.dtype not in FORMATS:
             left_alone[name] = f"{tensor.dtype}, not float"
         else:
-            chosen.append((tensor, fitting_layout(source, tensor, quantizer, layout)))
+            chosen.append((tensor, fitting_axis(source, tensor, quantizer, layout)))
     if not chosen:
         raise TensorError(f"{source.path}: no float tensor to encode", f"it holds {_listing(left_alone) or 'nothing'}")
     return Selection(chosen, left_alone)
 
 
-def fitting_layout(source: Source, tensor: StoredTensor, quantizer: Quantizer, layout: Layout | None) -> Layout:
+def fitting_axis(
+    source: Source, tensor: StoredTensor, quantizer: Quantizer, layout: Layout | int | None
+) -> ChannelAxis:
     """Where the tensor's features are; raises TensorError where there are not `quantizer.dim` of them."""
-    where = f"{source.path}: {tensor.name!r}"
-    if not tensor.shape:
-        raise TensorError(f"{where} is a single number, expected {quantizer.dim} features", "--tensor chooses others")
-    if prod(max(size, 1) for size in tensor.shape) >= MAX_VALUES:
+    where, shape, dim = f"{source.path}: {tensor.name!r}", tensor.shape, quantizer.dim
+    if not shape:
+        raise TensorError(f"{where} is a single number, expected {dim} features", "--tensor chooses others")
+    if prod(max(size, 1) for size in shape) >= MAX_VALUES:
         raise TensorError(f"{where} has sizes that no memory holds", "--tensor chooses others")
-    told = quantizer.channel_first if layout is None else layout == "channel-first"
-    found = layout_of(len(tensor.shape), told)
-    axis = channel_axis(len(tensor.shape), found)
-    if tensor.shape[axis] != quantizer.dim:
-        place = "its last axis" if axis == len(tensor.shape) - 1 else f"axis {axis}"
+    axis = _axis(where, shape, quantizer, layout)
+    if shape[axis] != dim:
+        place = "its last axis" if axis == len(shape) - 1 else f"axis {axis}"
         raise TensorError(
-            f"{where} has {tensor.shape[axis]} features on {place} (shape {'×'.join(map(str, tensor.shape))}),"
-            f" the checkpoint expects {quantizer.dim}",
-            _hint(tensor.shape, axis, found, quantizer),
+            f"{where} has {shape[axis]} features on {place} (shape {'×'.join(map(str, shape))}), the checkpoint"
+            f" expects {dim}",
+            _hint(shape, axis, quantizer),
         )
-    return found
+    told = layout is not None or (quantizer.channel_first is not None and len(shape) > 2)
+    others = () if told else tuple(k for k, size in enumerate(shape) if size == dim and k != axis)
+    return ChannelAxis(axis, others)
 
 
-def _hint(shape: tuple[int, ...], axis: int, layout: Layout, quantizer: Quantizer) -> str:
-    dim = quantizer.dim
-    hints = []
-    if layout == "channel-last" and len(shape) >= 3 and shape[1] == dim:
-        hints.append("--layout channel-first: the features are on axis 1")
-    if layout == "channel-first" and shape[-1] == dim:
-        hints.append("--layout channel-last: the features are on the last axis")
+def _axis(where: str, shape: tuple[int, ...], quantizer: Quantizer, layout: Layout | int | None) -> int:
+    if layout is None:
+        return usual_axis(len(shape), quantizer.channel_first)
+    try:
+        return axis_of(len(shape), layout)
+    except IndexError:
+        option = f"--layout {layout}" if isinstance(layout, str) else f"--channel-axis {layout}"
+        axes = "1 axis" if len(shape) == 1 else f"{len(shape)} axes"
+        raise TensorError(
+            f"{where} has {axes} (shape {'×'.join(map(str, shape))}), which {option} does not fit",
+            "--channel-axis N says where the features are; --tensor GLOB chooses which tensors are encoded",
+        ) from None
+
+
+def _hint(shape: tuple[int, ...], axis: int, quantizer: Quantizer) -> str:
+    fitting = [k for k, size in enumerate(shape) if size == quantizer.dim]
+    hints = [_option(shape, k) for k in fitting]
     if not quantizer.has_projections and shape[axis] and shape[axis] % quantizer.codebook_dim == 0:
         codebooks = shape[axis] // quantizer.codebook_dim
         hints.append(
             f"--num-codebooks {codebooks} if the model has that many codebooks of {quantizer.codebook_dim} bits"
         )
-    if not any("--layout" in hint for hint in hints):
-        hints.append("no --layout makes it fit")
+    if not fitting:
+        hints.append(f"no axis has {quantizer.dim} entries")
     return "; ".join([*hints, "--tensor GLOB chooses which tensors are encoded"])
+
+
+def _option(shape: tuple[int, ...], axis: int) -> str:
+    """The option that says that the features are on this axis."""
+    last = axis == len(shape) - 1
+    if last and len(shape) > 1:
+        return "--layout channel-last: the features are on the last axis"
+    if axis == 1:
+        return "--layout channel-first: the features are on axis 1"
+    return f"--channel-axis {axis}: the features are on axis {axis}"
+
+
+def _axes(numbers: tuple[int, ...]) -> str:
+    if len(numbers) == 1:
+        return f"axis {numbers[0]} has"
+    return f"axes {', '.join(map(str, numbers[:-1]))} and {numbers[-1]} have"
 
 
 def _listing(left_alone: dict[str, str]) -> str:

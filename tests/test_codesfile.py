@@ -23,7 +23,7 @@ from lfq_cli.bits import PACKINGS, index_dtype, pack
 from lfq_cli.codesfile import CodesHeader, CodesTensor, SourceInfo, open_codes, stored_dtype
 from lfq_cli.container import DTYPES, header_bytes
 from lfq_cli.errors import CodesFileError, OptionError
-from lfq_cli.layout import geometry_of, layout_of, positions_shape
+from lfq_cli.layout import axis_of, geometry_of, positions_shape
 from lfq_cli.regions import InputFile
 
 INTS = ("U8", "I16", "I32", "I64", "U64")
@@ -159,12 +159,12 @@ def write(path, tensor, bits):
         out.append(packed(bits, tensor))
 
 
-def tensor_of(source, layout, dims, order="msb", packing="bits", keep=False, dtype=None, name="z"):
+def tensor_of(source, where, dims, order="msb", packing="bits", keep=False, dtype=None, name="z", assumed=False):
     tail = (len(dims),) if len(dims) > 1 or keep else ()
-    shape = positions_shape(source, layout) + tail
-    return CodesTensor(
-        name, shape, dims, order, packing, dtype or stored_dtype(packing, dims, None), SourceInfo(source, "F16", layout)
-    )
+    axis = axis_of(len(source), where)
+    shape = positions_shape(source, axis) + tail
+    info = SourceInfo(source, "F16", axis, assumed)
+    return CodesTensor(name, shape, dims, order, packing, dtype or stored_dtype(packing, dims, None), info)
 
 
 def indices_by_twin(bits, tensor):
@@ -188,14 +188,14 @@ def tensors(draw, packing=None, most=40):
     positions = draw(st.lists(st.integers(0, 4) | st.integers(1, 4), max_size=4).map(tuple))
     positions = positions if prod(positions) <= most else (draw(st.integers(1, most)),)
     dims, ndim = draw(dims_lists), len(positions) + 1
-    layout = layout_of(ndim, draw(st.sampled_from([None, True, False])))
-    axis = 1 if layout == "channel-first" else ndim - 1
+    axis = draw(st.integers(0, ndim - 1))
     source = (*positions[:axis], draw(st.integers(0, 9)), *positions[axis:])
     packing = packing or draw(st.sampled_from(sorted(PACKINGS)))
     narrowest = stored_dtype(packing, dims, None)
     wider = [name for name in INTS if np.iinfo(DTYPES[name]).max >= 2 ** max(dims) - 1]
     dtype = draw(st.sampled_from([narrowest, *wider])) if packing == "ints" else "U8"
-    tensor = tensor_of(source, layout, dims, draw(st.sampled_from(["msb", "lsb"])), packing, draw(st.booleans()), dtype)
+    order, keep, assumed = draw(st.sampled_from(["msb", "lsb"])), draw(st.booleans()), draw(st.booleans())
+    tensor = tensor_of(source, axis, dims, order, packing, keep, dtype, assumed=assumed)
     count = tensor.vectors * tensor.bits_per_vector
     data = draw(st.binary(min_size=-(-count // 8), max_size=-(-count // 8)))
     bits = np.unpackbits(np.frombuffer(data, np.uint8), count=count).astype(bool)
@@ -841,8 +841,8 @@ def path_of_lies(shared):
 
 def test_the_geometry_of_the_source_is_that_of_the_codes():
     """What the pipeline counts and what the header counts are the same vectors."""
-    for shape, layout in (((2, 5, 3, 4), "channel-first"), ((2, 3, 4, 5), "channel-last"), ((5,), "channel-last")):
-        assert tensor_of(shape, layout, (5,)).vectors == geometry_of(shape, layout).vectors
+    for shape, axis in (((2, 5, 3, 4), 1), ((2, 3, 4, 5), 3), ((5,), 0), ((5, 3, 4), 0), ((2, 3, 5, 4), 2)):
+        assert tensor_of(shape, axis, (5,)).vectors == geometry_of(shape, axis).vectors
 
 
 def test_the_length_field_is_the_headers(path):

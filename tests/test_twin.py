@@ -209,7 +209,7 @@ def test_packings_in_files(tmp_path, stored, shape, entry, bits):
     ("change", "message"),
     [
         ({"top": {"version": True}}, "version"),
-        ({"top": {"version": 2}}, "version"),
+        ({"top": {"version": 3}}, "version"),
         ({"top": {"format": "lfq-checkpoint"}}, "format"),
         ({"top": {"tensors": {}}}, "header names"),
         ({"sha256": "0" * 64}, "sha256"),

@@ -279,14 +279,14 @@ def read_safetensors(path):
 
 
 def read_codes_file(path):
-    """{tensor name: (header entry dict, bits)} of a version 1 codes file. Raises ValueError for another."""
+    """{tensor name: (header entry dict, bits)} of a codes file, version 1 or 2. Raises ValueError for another."""
     metadata, tensors = read_safetensors(path)
     need("lfq" in metadata, "no lfq metadata")
     header = json.loads(metadata["lfq"])
     need(isinstance(header, dict), "lfq metadata is not an object")
     need(header.get("format") == "lfq-codes", f"format {header.get('format')!r}")
     version = header.get("version")
-    need(type(version) is int and version == 1, f"version {version!r}")
+    need(type(version) is int and version in (1, 2), f"version {version!r}")
     entries = header.get("tensors")
     need(isinstance(entries, dict), "no tensors object")
     need(set(entries) == set(tensors), f"header names {sorted(entries)}, file holds {sorted(tensors)}")
@@ -312,9 +312,11 @@ def bits_of_tensor(entry, dtype, stored_shape, data):
     source = entry.get("source")
     if source is not None:
         need(isinstance(source, dict) and is_shape(source.get("shape")), f"source {source!r}")
-        layout = source.get("layout")
-        need(layout in ("channel-first", "channel-last"), f"layout {layout!r}")
-        axis = channel_axis(source["shape"], layout == "channel-first")
+        axis = source.get("channel_axis")  # version 2; version 1 has a layout instead
+        if axis is None:
+            layout = source.get("layout")
+            need(layout in ("channel-first", "channel-last"), f"layout {layout!r}")
+            axis = channel_axis(source["shape"], layout == "channel-first")
         need(source["shape"][:axis] + source["shape"][axis + 1 :] in outers, f"shape {shape} of {source}")
     vectors, vector_bits = math.prod(outer), sum(dims)
     row_bytes = math.ceil(vector_bits / 8)

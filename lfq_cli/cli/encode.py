@@ -17,11 +17,17 @@ if TYPE_CHECKING:
 
     Run: TypeAlias = Callable[[Callable[[int], None]], Generator[Outcome]]
 
-Inputs = Annotated[list[str], typer.Argument(metavar="INPUT", help="Tensor files, folders or globs.")]
+Inputs = Annotated[
+    list[str], typer.Argument(metavar="INPUT", parser=options.place, help="Tensor files, folders or globs.")
+]
 Output = Annotated[
     Path,
     typer.Option(
-        "--output", "-o", metavar="OUT", help="Folder for the codes files; for one input also a name in .safetensors."
+        "--output",
+        "-o",
+        metavar="OUT",
+        parser=options.path,
+        help="Folder for the codes files; for one input also a name in .safetensors.",
     ),
 ]
 Packing = Annotated[
@@ -35,7 +41,9 @@ IndexDtype = Annotated[
 Nan = Annotated[Literal["error", "zero"], typer.Option("--nan", help="NaN in the input: stop, or encode it as bit 0.")]
 Stats = Annotated[
     Path | None,
-    typer.Option("--stats", metavar="OUT", help="Save counts of all codes in .safetensors, for lfq stats."),
+    typer.Option(
+        "--stats", metavar="OUT", parser=options.path, help="Save counts of all codes in .safetensors, for lfq stats."
+    ),
 ]
 
 _STORED = {"uint8": "U8", "int16": "I16", "int32": "I32", "int64": "I64", "uint64": "U64"}
@@ -52,6 +60,7 @@ def encode(
     nan: Nan = "error",
     tensor: options.Tensors = None,
     layout: options.LayoutOption = "auto",
+    channel_axis: options.ChannelAxis = None,
     num_quantizers: options.Levels = None,
     device: options.Device = "auto",
     compute_dtype: options.ComputeDtype = "float32",
@@ -98,7 +107,7 @@ def encode(
         index_dtype=index_dtype and _STORED[index_dtype],
         zero_nan=nan == "zero",
         tensors=tuple(tensor or ()),
-        layout=None if layout == "auto" else layout,
+        layout=options.where_features_are(layout, channel_axis),
         device=device,
         compute_dtype=compute_dtype,
         overwrite=overwrite,

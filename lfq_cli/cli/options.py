@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
@@ -14,10 +15,26 @@ import typer
 if TYPE_CHECKING:
     from lfq_cli.checkpoints import Facts
 
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+def place(text: str) -> str:
+    """A path or glob as it was given. Raises BadParameter for a URL, which would be taken for a folder's name."""
+    if _URL.match(text):
+        raise typer.BadParameter(f"{text!r} is a URL; lfq reads and writes local paths: copy it here, or mount it")
+    return text
+
+
+def path(text: str) -> Path:
+    """A local path. Raises BadParameter as `place` does."""
+    return Path(place(text))
+
+
 Checkpoint: TypeAlias = Annotated[
     Path,
     typer.Argument(
         metavar="CHECKPOINT",
+        parser=path,
         help="Native checkpoint (.safetensors or folder), or a state dict in .safetensors, .pt, .pth or .ckpt.",
     ),
 ]
@@ -35,6 +52,14 @@ Tensors: TypeAlias = Annotated[
 LayoutOption: TypeAlias = Annotated[
     Literal["auto", "channel-first", "channel-last"],
     typer.Option("--layout", help="Where the features are; auto: as the checkpoint says, else axis 1 from rank 4 on."),
+]
+ChannelAxis: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--channel-axis",
+        metavar="N",
+        help="Number of the axis with the features, instead of --layout: 0 for one sample [C, ...], -1 for the last.",
+    ),
 ]
 Levels: TypeAlias = Annotated[
     int | None,
@@ -167,6 +192,17 @@ def _expand(
     expanded.__annotations__ = {value.name: value.annotation for value in parameters}
     del expanded.__dict__["__wrapped__"]
     return expanded
+
+
+def where_features_are(layout: str, channel_axis: int | None) -> Any:
+    """What --layout and --channel-axis say together. Raises OptionError where both are given."""
+    if channel_axis is None:
+        return None if layout == "auto" else layout
+    if layout != "auto":
+        from lfq_cli.errors import OptionError
+
+        raise OptionError("--layout and --channel-axis both say where the features are", "leave one of them out")
+    return channel_axis
 
 
 def _dims(value: str | None) -> tuple[int, ...] | None:

@@ -1,10 +1,10 @@
-"""The codes file, version 1 (README, "The codes file").
+"""The codes file, versions 1 and 2 (README, "The codes file").
 
 A codes file is a safetensors file whose metadata entry "lfq" says what made the bytes. This package knows packings and
 digests, and nothing of how codes are computed.
 """
 
-from lfq_cli.codesfile.header import FORMAT, SUFFIX, CodesHeader, CodesTensor, SourceInfo, stored_dtype
+from lfq_cli.codesfile.header import FORMAT, SUFFIX, CodesHeader, CodesTensor, MadeFrom, SourceInfo, stored_dtype
 from lfq_cli.codesfile.reader import CodesFile, TensorCodes, open_codes
 from lfq_cli.codesfile.writer import Writer, create
 
@@ -14,6 +14,7 @@ __all__ = [
     "CodesFile",
     "CodesHeader",
     "CodesTensor",
+    "MadeFrom",
     "SourceInfo",
     "TensorCodes",
     "Writer",

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lfq_cli.bits import MAX_INDEX_BITS, PACKINGS, Indices, Packed, cut_stream, stream_to_indices
-from lfq_cli.codesfile.header import CodesTensor, parse_header
+from lfq_cli.codesfile.header import CodesTensor
+from lfq_cli.codesfile.parse import parse_header
 from lfq_cli.container import DTYPES, read_header
 from lfq_cli.errors import CodesFileError, CodesUnreadableError
 from lfq_cli.regions import InputFile, bytes_of

@@ -18,11 +18,15 @@ from lfq_cli.regions import bytes_of
 
 
 class Writer:
-    """Streams the codes of the header's tensors, in the header's order, into an open file."""
+    """Streams the codes of the header's tensors, in the header's order, into an open file.
+
+    `made_from` is the header's; what is only known at the end may be set until then.
+    """
 
     def __init__(self, file: BinaryIO, header: CodesHeader) -> None:
         self._file = file
         self._header = header
+        self.made_from = header.made_from
         self._order = iter(header.tensors)
         self._done: dict[str, CodesTensor] = {}
         write_all(file, self._head(header))
@@ -42,15 +46,17 @@ class Writer:
 
     def finish(self) -> CodesHeader:
         """Writes the digests into the header; the file is complete."""
-        header = replace(self._header, tensors={name: self._done[name] for name in self._header.tensors})
+        done = {name: self._done[name] for name in self._header.tensors}
+        header = replace(self._header, tensors=done, made_from=self.made_from)
         self._file.seek(0)
         write_all(self._file, self._head(header))
         return header
 
-    @staticmethod
-    def _head(header: CodesHeader) -> bytes:
+    def _head(self, header: CodesHeader) -> bytes:
+        """The bytes before the data: of one length, whatever is only known at the end."""
         stored = {name: (tensor.dtype, tensor.stored_shape) for name, tensor in header.tensors.items()}
-        return header_bytes(header.metadata(), stored)
+        longest = header_bytes(self._header.longest().metadata(), stored)
+        return header_bytes(header.metadata(), stored, nbytes=len(longest))
 
 
 class TensorWriter:

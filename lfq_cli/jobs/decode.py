@@ -16,9 +16,9 @@ from lfq_cli.container import read_header
 from lfq_cli.errors import CodesFileError, ExistsError, OtherCheckpointError, TensorError
 from lfq_cli.files import atomic_output, write_all
 from lfq_cli.floats import FORMATS
-from lfq_cli.jobs.outcome import Outcome, clear_leftovers, each, refuse_older, settle_output
+from lfq_cli.jobs.outcome import Outcome, clear_leftovers, each, settle_output
 from lfq_cli.jobs.plan import Job
-from lfq_cli.layout import channel_axis, insert_channels
+from lfq_cli.layout import insert_channels
 from lfq_cli.pipeline import DecodeTask, Progress, Workers, start_workers, write_decoded
 from lfq_cli.quantizer import LAYOUT_KEYS, OPTIONS, Quantizer
 from lfq_cli.regions import InputFile
@@ -94,7 +94,7 @@ def _decode_file(
         tell(quantizer)
         infos = [codes.header.tensors[name] for name in codes.matching(options.tensors)]
         channels = quantizer.dim if options.project_out else quantizer.code_dim
-        shapes = {info.name: insert_channels(info.positions, channels, info.source.layout) for info in infos}
+        shapes = {info.name: insert_channels(info.positions, channels, info.source.channel_axis) for info in infos}
         head = head_for(job.output, options.dtype, shapes, {"lfq": _made_of(codes, infos, quantizer, options)})
         spec = FORMATS[options.dtype]
         outcome = Outcome(
@@ -185,7 +185,7 @@ def _check_header(codes: CodesFile, quantizer: Quantizer) -> None:
             differing.add(f"bits of {info.name!r}")
         if "bit_order" not in quantizer.open and info.bit_order != quantizer.bit_order:
             differing.add(f"bit_order of {info.name!r}")
-        if info.source.shape[channel_axis(len(info.source.shape), info.source.layout)] != quantizer.dim:
+        if info.source.shape[info.source.channel_axis] != quantizer.dim:
             differing.add(f"source of {info.name!r}")
     if differing:
         raise CodesFileError(
@@ -215,7 +215,6 @@ def _is_current(job: Job, head: Head) -> bool:
         return False
     if not head.tells_origin or not _begins_with(job.output, head):
         raise ExistsError(f"{job.output}: exists, and is not what this run would make", "--overwrite replaces it")
-    refuse_older(job)
     return True
 
 

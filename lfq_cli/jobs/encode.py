@@ -9,15 +9,17 @@ from math import prod
 from pathlib import Path
 
 from lfq_cli import backends, codesfile
-from lfq_cli.codesfile import CodesHeader, CodesTensor, SourceInfo
-from lfq_cli.errors import CodesFileError, ExistsError, TensorError
+from lfq_cli.codesfile import CodesHeader, CodesTensor, MadeFrom, SourceInfo
+from lfq_cli.errors import TensorError
+from lfq_cli.fingerprint import fingerprint
 from lfq_cli.floats import FORMATS
-from lfq_cli.jobs.outcome import Outcome, clear_leftovers, each, refuse_older, settle_output
+from lfq_cli.jobs.current import is_current
+from lfq_cli.jobs.outcome import Outcome, clear_leftovers, each, settle_output
 from lfq_cli.jobs.plan import Job
 from lfq_cli.jobs.processes import are_many_and_small, in_processes
 from lfq_cli.layout import Layout, positions_shape
-from lfq_cli.matching import select_tensors
-from lfq_cli.pipeline import EncodeTask, Progress, Workers, packed_runs, start_workers
+from lfq_cli.matching import ChannelAxis, select_tensors
+from lfq_cli.pipeline import EncodeTask, Encoding, Progress, Workers, start_workers
 from lfq_cli.quantizer import Quantizer
 from lfq_cli.tensors import StoredTensor, open_source
 
@@ -30,13 +32,19 @@ class EncodeOptions:
     index_dtype: str | None = None
     zero_nan: bool = False
     tensors: tuple[str, ...] = ()
-    layout: Layout | None = None
+    layout: Layout | int | None = None
+    """Where the features are, by name or number of the axis."""
     device: str = "auto"
     compute_dtype: str = "float32"
     overwrite: bool = False
     durable: bool = True
     dry_run: bool = False
     fail_fast: bool = False
+
+    @property
+    def nan_policy(self) -> str:
+        """What is done about NaN, as a codes file says it."""
+        return "zero" if self.zero_nan else "error"
 
 
 def encode(
@@ -72,9 +80,10 @@ def _encode_file(
     job: Job, options: EncodeOptions, backend: backends.Backend, workers: Workers, progress: Progress
 ) -> Outcome:
     before = _state_of(job.source)
+    source_bytes = 0 if before is None else before[2]
     with open_source(job.source) as source:
         selection = select_tensors(source, backend.quantizer, patterns=options.tensors, layout=options.layout)
-        header = _header(backend.quantizer, selection.chosen, options)
+        header = _header(backend.quantizer, selection.chosen, options, source_bytes)
         outcome = Outcome(
             job.source,
             job.output,
@@ -84,16 +93,17 @@ def _encode_file(
             bytes_in=sum(_float_bytes(tensor) for tensor, _ in selection.chosen),
             bytes_out=sum(info.stored_bytes for info in header.tensors.values()),
             left_alone=selection.left_alone,
+            assumptions=selection.assumptions(),
         )
         tasks = [
-            EncodeTask(job.source, tensor, layout, backend, zero_nan=options.zero_nan)
-            for tensor, layout in selection.chosen
+            EncodeTask(job.source, tensor, axis.number, backend, zero_nan=options.zero_nan)
+            for tensor, axis in selection.chosen
         ]
         return settle_output(
             outcome,
             overwrite=options.overwrite,
             dry_run=options.dry_run,
-            is_current=lambda: _is_current(job, header),
+            is_current=lambda: is_current(job, header),
             write=lambda: _write(job, header, tasks, options, workers, progress, before),
             progress=progress,
         )
@@ -108,12 +118,17 @@ def _write(
     progress: Progress,
     before: tuple[int, ...] | None,
 ) -> None:
+    nan_values = 0
     with codesfile.create(job.output, header, overwrite=options.overwrite, durable=options.durable) as writer:
+        found = workers.start(lambda: fingerprint(job.source, TensorError))
         for task in tasks:
-            runs = packed_runs(task, header.tensors[task.tensor.name], workers, progress)
-            with writer.tensor(task.tensor.name) as out, closing(runs):
+            encoding = Encoding(task, header.tensors[task.tensor.name], workers, progress)
+            with writer.tensor(task.tensor.name) as out, closing(encoding.runs()) as runs:
                 for codes in runs:
                     out.append(codes)
+            nan_values += encoding.nan_values
+        nbytes, digest = found()
+        writer.made_from = MadeFrom(nbytes, options.nan_policy, nan_values, digest)
         if _state_of(job.source) != before:
             raise TensorError(f"{job.source}: changed while it was read", "run again when nothing writes to it")
 
@@ -127,57 +142,35 @@ def _state_of(path: Path) -> tuple[int, ...] | None:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def _header(quantizer: Quantizer, chosen: Sequence[tuple[StoredTensor, Layout]], options: EncodeOptions) -> CodesHeader:
+def _header(
+    quantizer: Quantizer,
+    chosen: Sequence[tuple[StoredTensor, ChannelAxis]],
+    options: EncodeOptions,
+    source_bytes: int,
+) -> CodesHeader:
+    """The header as it is before any value is read: without digests, fingerprint and number of NaN."""
     dims = quantizer.codebook_dims
     dtype = codesfile.stored_dtype(options.packing, dims, options.index_dtype)
     tensors = {
         tensor.name: CodesTensor(
             name=tensor.name,
-            shape=positions_shape(tensor.shape, layout) + quantizer.index_tail,
+            shape=positions_shape(tensor.shape, axis.number) + quantizer.index_tail,
             codebook_dims=dims,
             bit_order=quantizer.bit_order,
             packing=options.packing,
             dtype=dtype,
-            source=SourceInfo(tensor.shape, tensor.dtype, layout),
+            source=SourceInfo(tensor.shape, tensor.dtype, axis.number, axis.is_assumed),
         )
-        for tensor, layout in chosen
+        for tensor, axis in chosen
     }
-    return CodesHeader(quantizer.config(), quantizer.digest, options.compute_dtype, tensors, quantizer.assumptions())
-
-
-def _is_current(job: Job, header: CodesHeader) -> bool:
-    """Whether the output is what this run would make. Raises ExistsError where something else is in its place."""
-    if not job.output.exists():
-        return False
-    try:
-        with codesfile.open_codes(job.output) as existing:
-            found = existing.header
-    except CodesFileError as error:
-        raise ExistsError(f"{job.output}: exists and is no whole codes file", "--overwrite replaces it") from error
-    if found.without_digests() != header:
-        raise ExistsError(f"{job.output}: exists, {_difference(found, header)}", "--overwrite replaces it")
-    refuse_older(job)
-    return True
-
-
-def _difference(found: CodesHeader, wanted: CodesHeader) -> str:
-    """In what the codes that are there are not those that this run would make."""
-    if found.checkpoint_sha256 != wanted.checkpoint_sha256:
-        return "made by another checkpoint, or with other facts told of it"
-    if found.compute_dtype != wanted.compute_dtype:
-        return f"computed in {found.compute_dtype}, not {wanted.compute_dtype}"
-    if set(found.tensors) != set(wanted.tensors):
-        return f"with the tensors {', '.join(map(repr, found.tensors))}, not {', '.join(map(repr, wanted.tensors))}"
-    for name, tensor in wanted.tensors.items():
-        other = found.tensors[name]
-        if other.source != tensor.source:
-            return (
-                f"{name!r} made from {other.source.dtype} {list(other.source.shape)} ({other.source.layout}), the input"
-                f" has {tensor.source.dtype} {list(tensor.source.shape)} ({tensor.source.layout})"
-            )
-        if (other.packing, other.dtype) != (tensor.packing, tensor.dtype):
-            return f"{name!r} packed as {other.packing} ({other.dtype}), not {tensor.packing} ({tensor.dtype})"
-    return "made with other facts told of the checkpoint"
+    return CodesHeader(
+        quantizer.config(),
+        quantizer.digest,
+        options.compute_dtype,
+        tensors,
+        quantizer.assumptions(),
+        MadeFrom(source_bytes, options.nan_policy),
+    )
 
 
 def _float_bytes(tensor: StoredTensor) -> int:

@@ -12,7 +12,7 @@ from lfq_cli.codesfile import CodesHeader
 from lfq_cli.errors import CheckpointError, LfqError, TensorError
 from lfq_cli.floats import FORMATS
 from lfq_cli.jobs.kinds import described_format
-from lfq_cli.matching import fitting_layout
+from lfq_cli.matching import fitting_axis
 from lfq_cli.quantizer import Quantizer
 from lfq_cli.tensors import FORMATS as TENSOR_FORMATS
 from lfq_cli.tensors import Source, open_source
@@ -125,7 +125,8 @@ def _encodes(source: Source, name: str, checkpoint: Quantizer | None) -> str | N
     if tensor.dtype not in FORMATS:
         return "no: not float"
     try:
-        return f"yes, {fitting_layout(source, tensor, checkpoint, None)}"
+        axis = fitting_axis(source, tensor, checkpoint, None)
+        return f"yes, features on axis {axis.number}"
     except TensorError as error:
         return f"no: {error.message.removeprefix(f'{source.path}: {name!r} ')}"
 

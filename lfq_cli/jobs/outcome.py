@@ -26,6 +26,8 @@ class Outcome:
     bytes_in: int = 0
     bytes_out: int = 0
     left_alone: dict[str, str] = field(default_factory=dict)
+    assumptions: list[str] = field(default_factory=list)
+    """What had to be assumed of the input."""
     error: LfqError | None = None
 
 
@@ -39,6 +41,8 @@ def each(jobs: Sequence[Job], work: Callable[[Job], Outcome], *, fail_fast: bool
 
 
 def _outcome(job: Job, work: Callable[[Job], Outcome]) -> Outcome:
+    if job.error is not None:
+        return Outcome(job.source, job.output, "failed", error=job.error)
     try:
         return work(job)
     except ExistsError as error:
@@ -82,9 +86,3 @@ def clear_leftovers(jobs: Sequence[Job]) -> None:
     count = remove_leftovers(sorted({job.output.parent for job in jobs}))
     if count:
         warnings.warn(f"removed {count} unfinished file(s) of runs that were killed", LfqNote, stacklevel=2)
-
-
-def refuse_older(job: Job) -> None:
-    """Raises ExistsError where the output is older than the input it should have been made from."""
-    if job.output.stat().st_mtime_ns < job.source.stat().st_mtime_ns:
-        raise ExistsError(f"{job.output}: exists and is older than {job.source}", "--overwrite replaces it")

@@ -15,7 +15,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from lfq_cli.layout import channel_axis, layout_of
+from lfq_cli.layout import usual_axis
 from lfq_cli.nn.ranks import shared_seed
 from lfq_cli.nn.residual import ResidualLFQ
 from lfq_cli.nn.vectors import check_features
@@ -144,7 +144,7 @@ class GroupedResidualLFQ(nn.Module):
 
     def _channel_axis(self, ndim: int) -> int:
         """The axis of the features of a tensor of `ndim` axes."""
-        return channel_axis(ndim, layout_of(ndim, self.channel_first))
+        return usual_axis(ndim, self.channel_first)
 
     def _split(self, x: Tensor, *, axis: int) -> tuple[Tensor, ...]:
         """x -> the groups' parts of its features, which lie on that axis."""

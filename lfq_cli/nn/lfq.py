@@ -19,7 +19,7 @@ from einops import rearrange, reduce
 from torch import Tensor, nn
 
 from lfq_cli.errors import LfqError
-from lfq_cli.layout import layout_of
+from lfq_cli.layout import usual_axis
 from lfq_cli.nn import entropy, options
 from lfq_cli.nn.cosine import CosineProjection
 from lfq_cli.nn.vectors import check_features, mask_vectors, without_autocast
@@ -287,7 +287,7 @@ class LFQ(nn.Module):
 
     def _is_channel_first(self, ndim: int) -> bool:
         """Whether vectors in a tensor of `ndim` axes lie along axis 1. Below 3 axes they lie along the last."""
-        return layout_of(ndim, self.channel_first) == "channel-first"
+        return usual_axis(ndim, self.channel_first) != ndim - 1
 
     def _to_vectors(self, x: Tensor) -> tuple[Tensor, torch.Size]:
         """x, in its layout -> vectors [n, dim] and their tensor's shape without channels."""

@@ -18,7 +18,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from lfq_cli.layout import channel_axis, layout_of
+from lfq_cli.layout import usual_axis
 from lfq_cli.nn import options
 from lfq_cli.nn.lfq import LFQ
 from lfq_cli.nn.ranks import shared_seed
@@ -262,7 +262,7 @@ class ResidualLFQ(nn.Module):
 
     def _to_vectors(self, x: Tensor) -> tuple[Tensor, torch.Size]:
         """x, in its layout -> vectors [n, dim] and their tensor's shape without channels."""
-        axis = channel_axis(x.ndim, layout_of(x.ndim, self.channel_first))
+        axis = usual_axis(x.ndim, self.channel_first)
         check_features(x, dim=self.dim, axis=axis, channel_first=self.channel_first)
         x = x.movedim(axis, -1)
         return x.reshape(-1, self.dim), x.shape[:-1]
@@ -270,7 +270,7 @@ class ResidualLFQ(nn.Module):
     def _from_vectors(self, vectors: Tensor, shape: torch.Size) -> Tensor:
         """vectors [n, dim] -> their tensor in its layout: the inverse of `_to_vectors`."""
         x = vectors.reshape(*shape, self.dim)
-        return x.movedim(-1, channel_axis(x.ndim, layout_of(x.ndim, self.channel_first)))
+        return x.movedim(-1, usual_axis(x.ndim, self.channel_first))
 
     def save_pretrained(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Saves a native checkpoint, as `LFQ.save_pretrained`."""

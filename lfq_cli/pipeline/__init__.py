@@ -10,7 +10,7 @@ from __future__ import annotations
 from lfq_cli.pipeline.compare import Comparison, check_indices, compare
 from lfq_cli.pipeline.count import count
 from lfq_cli.pipeline.decode import DecodeTask, write_decoded
-from lfq_cli.pipeline.encode import EncodeTask, packed_runs
+from lfq_cli.pipeline.encode import EncodeTask, Encoding
 from lfq_cli.pipeline.table import write_table
 from lfq_cli.pipeline.workers import Progress, Workers, start_workers
 
@@ -18,12 +18,12 @@ __all__ = [
     "Comparison",
     "DecodeTask",
     "EncodeTask",
+    "Encoding",
     "Progress",
     "Workers",
     "check_indices",
     "compare",
     "count",
-    "packed_runs",
     "start_workers",
     "write_decoded",
     "write_table",

@@ -36,10 +36,8 @@ class DecodeTask:
     @cached_property
     def geometry(self) -> Geometry:
         """The decoded tensor as [outer, channels, inner]."""
-        return geometry_of(
-            insert_channels(self.codes.info.positions, self.channels, self.codes.info.source.layout),
-            self.codes.info.source.layout,
-        )
+        axis = self.codes.info.source.channel_axis
+        return geometry_of(insert_channels(self.codes.info.positions, self.channels, axis), axis)
 
     def blocks(self) -> Iterator[Block]:
         """The tensor in order, in blocks that suit the backend."""

@@ -22,7 +22,7 @@ from lfq_cli.codesfile import CodesTensor
 from lfq_cli.container import DTYPES
 from lfq_cli.errors import TensorError
 from lfq_cli.floats import FORMATS, FloatFormat, Raw
-from lfq_cli.layout import Block, Geometry, Layout, geometry_of
+from lfq_cli.layout import Block, Geometry, geometry_of
 from lfq_cli.pipeline.workers import Progress, Workers, in_tasks
 from lfq_cli.regions import bytes_of
 from lfq_cli.tensors import StoredTensor, open_source
@@ -36,7 +36,7 @@ class EncodeTask:
 
     path: Path
     tensor: StoredTensor
-    layout: Layout
+    channel_axis: int
     backend: Backend
     zero_nan: bool
 
@@ -48,7 +48,7 @@ class EncodeTask:
     @cached_property
     def geometry(self) -> Geometry:
         """The tensor as [outer, channels, inner]."""
-        return geometry_of(self.tensor.shape, self.layout)
+        return geometry_of(self.tensor.shape, self.channel_axis)
 
     def blocks(self) -> Iterator[Block]:
         """The tensor in order, in blocks that suit the backend."""
@@ -62,39 +62,53 @@ class EncodeTask:
             )
         return self.geometry.blocks(self.backend.block_values, whole_items=not seekable)
 
-    def run(self, blocks: list[Block]) -> list[tuple[Block, Packed]]:
-        """Reads and encodes some blocks, one after the other while it is in cache."""
-        return [(block, self._encode(block)) for block in blocks]
+    def run(self, blocks: list[Block]) -> list[tuple[Block, Packed, int]]:
+        """Reads and encodes some blocks, one after the other while it is in cache; with each how much of it was NaN."""
+        return [(block, *self._encode(block)) for block in blocks]
 
-    def _encode(self, block: Block) -> Packed:
+    def _encode(self, block: Block) -> tuple[Packed, int]:
         raw = read_block(self.tensor, self.geometry, block, self.spec)
         stream, has_nan = self.backend.encode(raw, self.spec)
-        if has_nan and not self.zero_nan:
+        if not has_nan:
+            return stream, 0
+        if not self.zero_nan:
             raise _NanFoundError
-        return stream
+        return stream, int(floats.is_nan(raw, self.spec).sum())
 
 
 class _NanFoundError(Exception):
     """A block holds NaN; where and how many is found out afterwards."""
 
 
-def packed_runs(task: EncodeTask, info: CodesTensor, workers: Workers, progress: Progress) -> Generator[NDArray[Any]]:
-    """The tensor's codes as they are stored, run by run. Raises TensorError for NaN unless it counts as zero."""
-    packing = PACKINGS[info.packing]
-    joiner = StreamJoiner()
-    item_bytes = task.geometry.channels * task.spec.itemsize
-    parallel = task.tensor.region.seekable
-    try:
-        with closing(workers.in_order(task.run, in_tasks(task.blocks()), parallel=parallel)) as done:
-            for block, stream in chain.from_iterable(done):
-                if info.packing == "bits":
-                    yield joiner.join(stream, block.vectors * info.bits_per_vector)
-                else:
-                    yield packing.pack(stream, block.vectors, info.codebook_dims, info.bit_order, DTYPES[info.dtype])
-                progress(block.vectors * item_bytes)
-    except _NanFoundError:
-        raise _nan_error(task) from None
-    yield joiner.finish()
+class Encoding:
+    """A task under way. `nan_values`: how many values so far were NaN and counted as zero."""
+
+    def __init__(self, task: EncodeTask, info: CodesTensor, workers: Workers, progress: Progress) -> None:
+        self._task = task
+        self._info = info
+        self._workers = workers
+        self._progress = progress
+        self.nan_values = 0
+
+    def runs(self) -> Generator[NDArray[Any]]:
+        """The tensor's codes as they are stored, run by run. Raises TensorError for NaN unless it counts as zero."""
+        task, info = self._task, self._info
+        pack, dtype = PACKINGS[info.packing].pack, DTYPES[info.dtype]
+        joiner = StreamJoiner()
+        item_bytes = task.geometry.channels * task.spec.itemsize
+        parallel = task.tensor.region.seekable
+        try:
+            with closing(self._workers.in_order(task.run, in_tasks(task.blocks()), parallel=parallel)) as done:
+                for block, stream, nan_values in chain.from_iterable(done):
+                    self.nan_values += nan_values
+                    if info.packing == "bits":
+                        yield joiner.join(stream, block.vectors * info.bits_per_vector)
+                    else:
+                        yield pack(stream, block.vectors, info.codebook_dims, info.bit_order, dtype)
+                    self._progress(block.vectors * item_bytes)
+        except _NanFoundError:
+            raise _nan_error(task) from None
+        yield joiner.finish()
 
 
 def _nan_error(task: EncodeTask) -> TensorError:

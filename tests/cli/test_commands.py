@@ -211,7 +211,7 @@ def test_inspect(encoded):
     assert "plain.safetensors: checkpoint, 1 quantizer(s)" in checkpoint.out
     assert ["codebook_size", "256"] in table(checkpoint.out)
     tensors = run("inspect", "x.npy", "--checkpoint", "plain.safetensors")
-    assert ["data", "F32", "2×8×3×4", "yes,", "channel-first"] in table(tensors.out)
+    assert ["data", "F32", "2×8×3×4", "yes,", "features", "on", "axis", "1"] in table(tensors.out)
     written = run("inspect", codes)
     assert any(row[:2] == ["data", "2×3×4"] for row in table(written.out))
     assert checkpoint.err + tensors.err + written.err == ""

@@ -351,9 +351,9 @@ def test_wrong_dim_in_a_process_of_its_own():
 
 
 def test_no_layout_is_suggested_where_none_would_help(lfq):
-    array(values=floats(10, 12))  # two axes: features are last whatever --layout says
+    array(values=floats(10, 12))
     told = lfq("encode", checkpoint(), "x.npy", "-o", "out").err
-    assert "no --layout makes it fit" in told
+    assert "no axis has 8 entries" in told
     assert "--layout channel-" not in told, told
 
 
@@ -608,13 +608,6 @@ def test_fail_fast_stops_at_the_first_bad_input(lfq):
     assert [path.name for path in Path("out").iterdir()] == ["a.codes.safetensors"]
     assert lfq("encode", "lfq.safetensors", "a.npy", "b.npy", "c.npy", "-o", "out").code == 3
     assert Path("out/c.codes.safetensors").exists()
-
-
-def test_output_older_than_its_input_is_refused(lfq):
-    array()
-    made = codes(lfq, checkpoint())
-    os.utime(made, ns=(0, 0))
-    assert_error(lfq("encode", "lfq.safetensors", "x.npy", "-o", made), f"{made}: exists and is older than x.npy")
 
 
 def test_output_that_is_up_to_date_is_skipped(lfq):

@@ -65,7 +65,7 @@ def _show_codes(view: CodesView) -> None:
     heading(f"  checkpoint sha256 {header.checkpoint_sha256}")
     table = new_table("tensor", "indices", "bits each", "order", "packing", "stored", "from")
     for info in header.tensors.values():
-        source = f"{info.source.dtype} {shape(info.source.shape)} {info.source.layout}"
+        source = f"{info.source.dtype} {shape(info.source.shape)} axis {info.source.channel_axis}"
         bits = "+".join(map(str, info.codebook_dims))
         stored = f"{info.dtype} {size(info.stored_bytes)}"
         table.add_row(printable(info.name), shape(info.shape), bits, info.bit_order, info.packing, stored, source)

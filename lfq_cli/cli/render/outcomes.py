@@ -12,7 +12,7 @@ import typer
 
 from lfq_cli.cli.messages import error_lines, printable, size
 from lfq_cli.cli.options import Display
-from lfq_cli.cli.render.console import MOST_ROWS, new_table, note, print_json, stdout
+from lfq_cli.cli.render.console import MOST_ROWS, more_rows, new_table, note, print_json, stdout
 from lfq_cli.cli.render.progress import progress_bar
 from lfq_cli.errors import LfqError
 from lfq_cli.jobs.outcome import Outcome
@@ -33,6 +33,7 @@ def run_jobs(
             outcomes.append(outcome)
             if outcome.error is not None and len(jobs) > 1:
                 note(error_lines(outcome.error))
+    _tell_assumptions(outcomes)
     failed = {outcome.source: outcome.error for outcome in outcomes if outcome.error is not None}
     if not failed or display.json or len(jobs) > 1:
         show_outcomes(outcomes, time.perf_counter() - started, display)
@@ -40,6 +41,17 @@ def run_jobs(
         note(f"lfq: stopped at the first that failed: {len(jobs) - len(outcomes)} inputs were not tried")
         raise typer.Exit(EXIT_FAILED)
     exit_if_failed(failed, len(jobs))
+
+
+def _tell_assumptions(outcomes: Sequence[Outcome]) -> None:
+    """Each thing that was assumed once, of the first input and how many more."""
+    sources: dict[str, list[Path]] = {}
+    for outcome in outcomes:
+        for text in outcome.assumptions:
+            sources.setdefault(text, []).append(outcome.source)
+    for text, paths in sources.items():
+        more = f" (and {len(paths) - 1:,} more)" if len(paths) > 1 else ""
+        note(f"lfq: note: {printable(str(paths[0]))}{more}: {text}")
 
 
 def exit_if_failed(failed: Mapping[Path, LfqError], inputs: int) -> None:
@@ -76,7 +88,7 @@ def show_outcomes(outcomes: Sequence[Outcome], seconds: float, display: Display)
         stdout().print(table)
     for outcome in shown:
         _tell_left_alone(outcome, display)
-    note(_summary(outcomes, seconds))
+    note(_summary(outcomes, seconds) + more_rows(len(shown), len(outcomes)))
 
 
 def _tell_left_alone(outcome: Outcome, display: Display) -> None:
@@ -112,6 +124,8 @@ def _outcome_json(outcome: Outcome) -> dict[str, Any]:
         "bytes_out": outcome.bytes_out,
         "left_alone": outcome.left_alone,
     }
+    if outcome.assumptions:
+        told["assumptions"] = outcome.assumptions
     if outcome.error is not None:
         told |= {"error": outcome.error.message, "hint": outcome.error.hint}
     return told

@@ -1,0 +1,152 @@
+"""The checks that a reader makes of what a codes file says of itself. It trusts nothing."""
+
+from __future__ import annotations
+
+import json
+from math import prod
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+
+from lfq_cli.bits import MAX_INDEX_BITS, PACKINGS, BitOrder
+from lfq_cli.codesfile.header import (
+    FORMAT,
+    HEADER_DIGEST,
+    INT_NAMES,
+    CodesHeader,
+    CodesTensor,
+    MadeFrom,
+    SourceInfo,
+    digest_of,
+)
+from lfq_cli.container import DTYPES, Header, no_duplicates
+from lfq_cli.errors import CodesFileError
+from lfq_cli.layout import Layout, axis_of
+
+_KEYS_OF_1 = {"format", "version", "quantizer", "checkpoint_sha256", "compute_dtype", "assumed", "tensors"}
+_KEYS = {1: _KEYS_OF_1 | {HEADER_DIGEST}, 2: _KEYS_OF_1 | {HEADER_DIGEST, "made_from"}}
+"""version -> the keys that its header may have."""
+
+
+def parse_header(container: Header, path: Path) -> CodesHeader:
+    """The codes header in a container's; raises CodesFileError where it is missing, wrong or of another version."""
+    try:
+        value = json.loads(container.metadata["lfq"], object_pairs_hook=no_duplicates)
+    except KeyError:
+        raise CodesFileError(f"{path}: not a codes file: its metadata has no 'lfq'", "lfq encode writes them") from None
+    except (ValueError, RecursionError) as reason:
+        raise CodesFileError(f"{path}: not a codes file: its 'lfq' metadata is no JSON: {reason}") from reason
+    try:
+        return _header_of(value, container)
+    except (_InvalidError, CodesFileError, UnicodeEncodeError) as reason:
+        raise CodesFileError(f"{path}: not a valid codes file: {reason}") from reason
+
+
+class _InvalidError(Exception):
+    """A header that contradicts itself or the file; the text says how."""
+
+
+def _header_of(value: Any, container: Header) -> CodesHeader:
+    _need(isinstance(value, dict) and value.get("format") == FORMAT, f"format is not {FORMAT!r}")
+    version = value.get("version")
+    _need(type(version) is int, "version is no integer")
+    _need(version in _KEYS, f"it has version {version}, this lfq reads versions 1 to {max(_KEYS)}: update lfq")
+    surplus = sorted(set(value) - _KEYS[version])
+    _need(not surplus, f"it has unknown keys {', '.join(map(repr, surplus))}")
+    _need(version == 1 or HEADER_DIGEST in value, f"it has no {HEADER_DIGEST}")
+    if HEADER_DIGEST in value:
+        rest = {key: item for key, item in value.items() if key != HEADER_DIGEST}
+        _need(value[HEADER_DIGEST] == digest_of(rest), "its header has another sha256 than it says: it is damaged")
+    quantizer, digest, compute = (value.get(key) for key in ("quantizer", "checkpoint_sha256", "compute_dtype"))
+    _need(isinstance(quantizer, dict), "quantizer is no object")
+    _need(_is_digest(digest), "checkpoint_sha256 is no sha256")
+    _need(isinstance(compute, str), "compute_dtype is no string")
+    assumed = value.get("assumed", {})
+    _need(isinstance(assumed, dict), "assumed is no object")
+    tensors = value.get("tensors")
+    _need(isinstance(tensors, dict), "tensors is no object")
+    _need(set(tensors) == set(container.entries), "its tensors are not those of the container")
+    parsed = {name: _tensor_of(name, tensors[name], container, version) for name in container.entries}
+    made_from = _made_from_of(value["made_from"]) if "made_from" in value else None
+    return CodesHeader(quantizer, digest, compute, parsed, assumed, made_from)
+
+
+def _made_from_of(value: Any) -> MadeFrom:
+    _need(isinstance(value, dict) and set(value) == {"bytes", "fingerprint", "nan"}, "made_from lacks a key")
+    nan = value["nan"]
+    _need(isinstance(nan, dict) and set(nan) == {"policy", "zeroed"}, "made_from: nan has no policy and zeroed")
+    _need(nan["policy"] in ("error", "zero"), f"made_from: the policy for NaN is {nan['policy']!r}")
+    _need(_is_shape([value["bytes"], nan["zeroed"]]), "made_from: bytes and zeroed are no natural numbers")
+    _need(nan["zeroed"] == 0 or nan["policy"] == "zero", "made_from: NaN were zeroed, and its policy says error")
+    _need(_is_digest(value["fingerprint"]), "made_from: fingerprint is no sha256")
+    return MadeFrom(value["bytes"], nan["policy"], nan["zeroed"], value["fingerprint"])
+
+
+def _tensor_of(name: str, value: Any, container: Header, version: int) -> CodesTensor:
+    _need(isinstance(value, dict), f"{name!r} is no object")
+    source = value.get("source")
+    _need(isinstance(source, dict), f"{name!r}: source is no object")
+    _need(_is_shape(value.get("shape")) and _is_shape(source.get("shape")), f"{name!r}: shape is no list of sizes")
+    _need(prod(max(size, 1) for size in source["shape"]) < 2**59, f"{name!r}: sizes that no memory holds")
+    _need(len(source["shape"]) >= 1, f"{name!r}: its source has no axis")
+    _need(isinstance(source.get("dtype"), str), f"{name!r}: the source's dtype is no string")
+    dims = value.get("codebook_dims")
+    _need(
+        isinstance(dims, list) and len(dims) > 0 and all(type(d) is int and 1 <= d <= MAX_INDEX_BITS for d in dims),
+        f"{name!r}: codebook_dims is {dims!r}",
+    )
+    _need(value.get("bit_order") in get_args(BitOrder), f"{name!r}: bit_order is {value.get('bit_order')!r}")
+    _need(value.get("packing") in tuple(PACKINGS), f"{name!r}: packing is {value.get('packing')!r}")
+    _need(_is_digest(value.get("sha256")), f"{name!r}: sha256 is no digest")
+    entry = container.entries[name]
+    tensor = CodesTensor(
+        name=name,
+        shape=tuple(value["shape"]),
+        codebook_dims=tuple(dims),
+        bit_order=value["bit_order"],
+        packing=value["packing"],
+        dtype=entry.dtype,
+        source=_source_of(name, source, version),
+        sha256=value["sha256"],
+    )
+    _need(
+        tensor.shape == tensor.positions + tensor.shape[len(tensor.positions) :]
+        and tensor.shape[len(tensor.positions) :] in ((), (len(dims),))
+        and (len(dims) == 1 or len(tensor.shape) > len(tensor.positions)),
+        f"{name!r}: index shape {tensor.shape} does not belong to source shape {tensor.source.shape}",
+    )
+    dtypes = set(INT_NAMES.values()) if tensor.packing == "ints" else {"U8"}
+    _need(entry.dtype in dtypes, f"{name!r}: dtype {entry.dtype} does not belong to packing {tensor.packing!r}")
+    _need(
+        tensor.packing != "ints" or np.iinfo(DTYPES[entry.dtype]).max >= 2 ** max(dims) - 1,
+        f"{name!r}: {entry.dtype} does not hold indices of {max(dims)} bits",
+    )
+    _need(entry.shape == tensor.stored_shape, f"{name!r} is stored as {entry.shape}, expected {tensor.stored_shape}")
+    return tensor
+
+
+def _source_of(name: str, value: dict[str, Any], version: int) -> SourceInfo:
+    shape, dtype = tuple(value["shape"]), value["dtype"]
+    if version == 1:
+        _need(value.get("layout") in get_args(Layout), f"{name!r}: layout is {value.get('layout')!r}")
+        # with one axis version 1 calls its only one either
+        return SourceInfo(shape, dtype, axis_of(len(shape), value["layout"] if len(shape) > 1 else "channel-last"))
+    axis: Any = value.get("channel_axis")
+    assumed = value.get("axis_is_assumed", False)
+    _need(type(axis) is int and 0 <= axis < len(shape), f"{name!r}: channel_axis is {axis!r}")
+    _need(type(assumed) is bool, f"{name!r}: axis_is_assumed is {assumed!r}")
+    return SourceInfo(shape, dtype, axis, assumed)
+
+
+def _need(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise _InvalidError(otherwise)
+
+
+def _is_digest(value: Any) -> bool:
+    return isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")
+
+
+def _is_shape(value: Any) -> bool:
+    return isinstance(value, list) and all(type(size) is int and 0 <= size < 2**63 for size in value)

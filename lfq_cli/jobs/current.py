@@ -1,0 +1,72 @@
+"""Whether the codes file that is there already is the one that a run would write."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from lfq_cli import codesfile
+from lfq_cli.codesfile import CodesHeader, MadeFrom, SourceInfo
+from lfq_cli.errors import CodesFileError, ExistsError, TensorError
+from lfq_cli.fingerprint import WHOLE_BYTES, fingerprint
+from lfq_cli.jobs.plan import Job
+
+_REPLACES = "--overwrite replaces it"
+
+
+def is_current(job: Job, header: CodesHeader) -> bool:
+    """Whether the job's output has this header and was made from what its input holds; False where it has none.
+
+    header: as it is before any value is read. Raises ExistsError where something else is in the output's place.
+    """
+    if not job.output.exists():
+        return False
+    try:
+        with codesfile.open_codes(job.output) as existing:
+            found = existing.header
+    except CodesFileError as error:
+        raise ExistsError(f"{job.output}: exists and is no whole codes file", _REPLACES) from error
+    if found.made_from is None:
+        raise ExistsError(
+            f"{job.output}: exists, and does not say what it was made from: an older lfq wrote it",
+            f"{_REPLACES}; lfq verify --source tells whether it is what its source gives",
+        )
+    if found.without_digests() != header:
+        difference = next(_differences(found, header), "made with other facts told of the checkpoint")
+        raise ExistsError(f"{job.output}: exists, {difference}", _REPLACES)
+    _refuse_other_values(job, found.made_from)
+    return True
+
+
+def _refuse_other_values(job: Job, made_from: MadeFrom) -> None:
+    nbytes, digest = fingerprint(job.source, TensorError)
+    if digest != made_from.fingerprint:
+        raise ExistsError(f"{job.output}: exists, made from other content than {job.source} has now", _REPLACES)
+    if nbytes > WHOLE_BYTES and job.output.stat().st_mtime_ns < job.source.stat().st_mtime_ns:
+        # written to since, maybe in between the parts that were compared
+        raise ExistsError(f"{job.output}: exists and is older than {job.source}", _REPLACES)
+
+
+def _differences(found: CodesHeader, wanted: CodesHeader) -> Iterator[str]:
+    """In what the codes that are there are not those that the run would make."""
+    if found.checkpoint_sha256 != wanted.checkpoint_sha256:
+        yield "made by another checkpoint, or with other facts told of it"
+    if found.compute_dtype != wanted.compute_dtype:
+        yield f"computed in {found.compute_dtype}, not {wanted.compute_dtype}"
+    assert found.made_from is not None
+    assert wanted.made_from is not None
+    if found.made_from.nan != wanted.made_from.nan:
+        yield f"made with --nan {found.made_from.nan}, not {wanted.made_from.nan}"
+    if set(found.tensors) != set(wanted.tensors):
+        yield f"with the tensors {', '.join(map(repr, found.tensors))}, not {', '.join(map(repr, wanted.tensors))}"
+    for name in set(wanted.tensors) & set(found.tensors):
+        tensor, other = wanted.tensors[name], found.tensors[name]
+        if other.source != tensor.source:
+            yield f"{name!r} made from {_described(other.source)}, the input has {_described(tensor.source)}"
+        if (other.packing, other.dtype) != (tensor.packing, tensor.dtype):
+            yield f"{name!r} packed as {other.packing} ({other.dtype}), not {tensor.packing} ({tensor.dtype})"
+    if found.made_from.nbytes != wanted.made_from.nbytes:
+        yield f"made from a file of {found.made_from.nbytes:,} bytes, the input has {wanted.made_from.nbytes:,}"
+
+
+def _described(source: SourceInfo) -> str:
+    return f"{source.dtype} {list(source.shape)} with features on axis {source.channel_axis}"

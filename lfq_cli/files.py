@@ -18,13 +18,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from lfq_cli.errors import ExistsError, OutputError
+from lfq_cli.rename import rename_new
 
 PARTIAL_PREFIX = ".lfq-"
 PARTIAL_SUFFIX = ".partial"
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 """What a file system without locks answers."""
-_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
-"""What a file system without hard links answers."""
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What a file system answers that has less room than it is asked for."""
 _KEEP_SIZE = 1  # FALLOC_FL_KEEP_SIZE: the file is as long as what is written, not what was asked for
@@ -159,18 +158,13 @@ def _lock(descriptor: int) -> bool:
 def _give_name(partial: Path, path: Path, *, overwrite: bool) -> None:
     """The final name; without `overwrite` only if nothing has it, whatever another run does at the same moment."""
     refuse_existing(path, overwrite=overwrite)
-    if not overwrite:
-        try:
-            os.link(partial, path)
-        except FileExistsError as error:
-            raise _exists(path) from error
-        except OSError as error:
-            if error.errno not in _NO_LINKS:
-                raise
-        else:
-            partial.unlink()
-            return
-    partial.replace(path)
+    if overwrite:
+        partial.replace(path)
+        return
+    try:
+        rename_new(partial, path)
+    except FileExistsError as error:
+        raise _exists(path) from error
 
 
 def write_all(file: BinaryIO, data: bytes | memoryview) -> None:

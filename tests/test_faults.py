@@ -87,7 +87,7 @@ CALLS = {
     "pwrite": ("os.pwrite", errno.ENOSPC),
     "preadv": ("os.preadv", errno.EIO),
     "fsync": ("os.fsync", errno.EIO),
-    "link": ("os.link", errno.EIO),
+    "rename": ("lfq_cli.files.rename_new", errno.EIO),
     "open": ("pathlib.Path.open", errno.EACCES),
     "mkdir": ("pathlib.Path.mkdir", errno.EROFS),
     "stat": ("pathlib.Path.stat", errno.EACCES),

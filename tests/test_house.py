@@ -15,9 +15,9 @@ import lfq_cli
 PACKAGE = Path(lfq_cli.__file__).parent
 
 LAYERS = (
-    ("errors", "version"),
+    ("errors", "rename", "version"),
     ("bits", "files", "floats", "layout", "regions"),
-    ("container", "quantizer", "stats", "zipread"),
+    ("container", "fingerprint", "quantizer", "stats", "zipread"),
     ("codesfile", "countsfile", "native", "torchload"),
     ("checkpoints", "nn", "tensors"),
     ("matching", "numerics"),

@@ -10,13 +10,16 @@ import typer
 from lfq_cli.cli import options
 from lfq_cli.cli.options import Display, takes_display, takes_facts
 
-Inputs = Annotated[list[str], typer.Argument(metavar="CODES", help="Codes files, folders or globs.")]
+Inputs = Annotated[
+    list[str], typer.Argument(metavar="CODES", parser=options.place, help="Codes files, folders or globs.")
+]
 Output = Annotated[
     Path,
     typer.Option(
         "--output",
         "-o",
         metavar="OUT",
+        parser=options.path,
         help="Folder for the tensors; for one input also a name in .safetensors or .npy.",
     ),
 ]

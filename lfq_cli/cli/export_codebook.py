@@ -10,7 +10,9 @@ import typer
 from lfq_cli.cli import options
 from lfq_cli.cli.options import Display, takes_display, takes_facts
 
-Output = Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="A name in .safetensors or .npy.")]
+Output = Annotated[
+    Path, typer.Option("--output", "-o", metavar="OUT", parser=options.path, help="A name in .safetensors or .npy.")
+]
 Range = Annotated[
     str | None, typer.Option("--range", metavar="A:B", help="Rows A to B - 1 only, by index; either may be left out.")
 ]

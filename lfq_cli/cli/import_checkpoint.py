@@ -13,11 +13,20 @@ from lfq_cli.cli.options import Display, takes_display, takes_facts
 Foreign = Annotated[
     Path,
     typer.Argument(
-        metavar="FOREIGN", help="A state dict, alone or inside a larger model: file, folder or shard index."
+        metavar="FOREIGN",
+        parser=options.path,
+        help="A state dict, alone or inside a larger model: file, folder or shard index.",
     ),
 ]
 Native = Annotated[
-    Path, typer.Option("--output", "-o", metavar="NATIVE", help="A name in .safetensors, or a folder that is made.")
+    Path,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="NATIVE",
+        parser=options.path,
+        help="A name in .safetensors, or a folder that is made.",
+    ),
 ]
 
 Layout = Annotated[

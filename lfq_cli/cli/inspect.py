@@ -7,12 +7,20 @@ from typing import Annotated, Any
 
 import typer
 
+from lfq_cli.cli import options
 from lfq_cli.cli.options import Display, takes_display, takes_facts
 
-Paths = Annotated[list[Path], typer.Argument(metavar="PATH", help="Checkpoints, tensor files or codes files.")]
+Paths = Annotated[
+    list[Path], typer.Argument(metavar="PATH", parser=options.path, help="Checkpoints, tensor files or codes files.")
+]
 Against = Annotated[
     Path | None,
-    typer.Option("--checkpoint", metavar="CHECKPOINT", help="Say which tensors this checkpoint would encode."),
+    typer.Option(
+        "--checkpoint",
+        metavar="CHECKPOINT",
+        parser=options.path,
+        help="Say which tensors this checkpoint would encode.",
+    ),
 ]
 
 

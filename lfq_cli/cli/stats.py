@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from lfq_cli.jobs.stats import Report
 
 Inputs = Annotated[
-    list[str], typer.Argument(metavar="CODES", help="Codes files, folders or globs; counts that were saved.")
+    list[str],
+    typer.Argument(
+        metavar="CODES", parser=options.place, help="Codes files, folders or globs; counts that were saved."
+    ),
 ]
 MinCount = Annotated[
     int, typer.Option("--min-count", metavar="K", min=1, help="Report also the codes used at least K times.")
@@ -38,20 +41,40 @@ Memory = Annotated[
 ]
 Save = Annotated[
     Path | None,
-    typer.Option("--save", metavar="OUT", help="Save the counts in .safetensors; lfq stats merges such files."),
+    typer.Option(
+        "--save",
+        metavar="OUT",
+        parser=options.path,
+        help="Save the counts in .safetensors; lfq stats merges such files.",
+    ),
 ]
 Compare = Annotated[
     list[str] | None,
-    typer.Option("--compare", metavar="CODES", help="Set these codes beside CODES; may be repeated."),
+    typer.Option(
+        "--compare", metavar="CODES", parser=options.place, help="Set these codes beside CODES; may be repeated."
+    ),
 ]
-Csv = Annotated[Path | None, typer.Option("--csv", metavar="OUT", help="Write the count of every used code in .csv.")]
+Csv = Annotated[
+    Path | None,
+    typer.Option("--csv", metavar="OUT", parser=options.path, help="Write the count of every used code in .csv."),
+]
 Plot = Annotated[
     Path | None,
-    typer.Option("--plot", metavar="OUT", help="Draw the figures in .png, .svg or .pdf; needs lfq-cli[plot]."),
+    typer.Option(
+        "--plot",
+        metavar="OUT",
+        parser=options.path,
+        help="Draw the figures in .png, .svg or .pdf; needs lfq-cli[plot].",
+    ),
 ]
 Html = Annotated[
     Path | None,
-    typer.Option("--html", metavar="OUT", help="Write tables and pictures in one page, .html; needs lfq-cli[plot]."),
+    typer.Option(
+        "--html",
+        metavar="OUT",
+        parser=options.path,
+        help="Write tables and pictures in one page, .html; needs lfq-cli[plot].",
+    ),
 ]
 
 
@@ -83,21 +106,24 @@ def stats(
     from lfq_cli.cli.render.progress import progress_bar
     from lfq_cli.cli.render.stats import show_stats
     from lfq_cli.errors import CodesFileError
+    from lfq_cli.jobs.inputs import find_inputs, sorted_out
     from lfq_cli.jobs.kinds import is_counted_file
-    from lfq_cli.jobs.plan import find_inputs, refuse_to_replace
+    from lfq_cli.jobs.plan import refuse_to_replace
     from lfq_cli.jobs.stats import compare_stats
     from lfq_cli.jobs.stats import stats as count_stats
     from lfq_cli.stats import CountOptions
 
     groups = [
-        find_inputs(arguments, is_counted_file, CodesFileError) for arguments in (inputs, compare or []) if arguments
+        sorted_out(find_inputs(arguments, is_counted_file, CodesFileError))
+        for arguments in (inputs, compare or [])
+        if arguments
     ]
-    paths = [path for group in groups for path in group]
+    paths = [path for found, _ in groups for path in found]
     _check_outputs(save, csv, plot, html, overwrite=overwrite)
     refuse_to_replace([output for output in (save, csv, plot, html) if output is not None], paths)
     chosen = CountOptions(joint=joint, by_position=by_position, min_count=min_count, memory_bytes=memory << 20)
     with progress_bar("stats", total_size(paths), display) as progress:
-        reports = [count_stats(group, tuple(tensor or ()), chosen, progress) for group in groups]
+        reports = [count_stats(found, tuple(tensor or ()), chosen, progress, missed) for found, missed in groups]
     refused = _write_outputs(reports[0], save, csv, plot, html, overwrite=overwrite)
     if compare:
         if any((save, csv, plot, html)):
@@ -108,7 +134,7 @@ def stats(
     if refused is not None:
         raise refused
     failed = {path: error for report in reports for path, error in report.failed.items()}
-    exit_if_failed(failed, len(paths))
+    exit_if_failed(failed, len(paths) + sum(len(missed) for _, missed in groups))
 
 
 def _check_outputs(

@@ -10,16 +10,21 @@ import typer
 from lfq_cli.cli import options
 from lfq_cli.cli.options import Display, takes_display, takes_facts
 
-Inputs = Annotated[list[str], typer.Argument(metavar="CODES", help="Codes files, folders or globs.")]
+Inputs = Annotated[
+    list[str], typer.Argument(metavar="CODES", parser=options.place, help="Codes files, folders or globs.")
+]
 WithCheckpoint = Annotated[
     Path | None,
-    typer.Option("--checkpoint", metavar="CHECKPOINT", help="Check that this checkpoint made them."),
+    typer.Option(
+        "--checkpoint", metavar="CHECKPOINT", parser=options.path, help="Check that this checkpoint made them."
+    ),
 ]
 Sources = Annotated[
     list[str] | None,
     typer.Option(
         "--source",
         metavar="INPUT",
+        parser=options.place,
         help="Encode these inputs (file, folder or glob) again and compare; needs --checkpoint; may be repeated.",
     ),
 ]
@@ -59,8 +64,9 @@ def verify(
     from lfq_cli.cli.render.progress import progress_bar
     from lfq_cli.cli.render.verdicts import show_verdicts
     from lfq_cli.errors import CodesFileError, OptionError
+    from lfq_cli.jobs.inputs import find_inputs, sorted_out
     from lfq_cli.jobs.kinds import is_codes_file, is_tensor_file
-    from lfq_cli.jobs.plan import find_inputs, source_jobs
+    from lfq_cli.jobs.plan import source_jobs
     from lfq_cli.jobs.verify import VerifyOptions, sources_of
     from lfq_cli.jobs.verify import verify as verify_files
 
@@ -68,10 +74,10 @@ def verify(
         raise OptionError("--source needs --checkpoint", "the checkpoint that encoded it")
     if sample is not None and not source:
         raise OptionError("--sample belongs to --source", "leave it out, or name what to encode again")
-    paths = find_inputs(inputs, is_codes_file, CodesFileError)
+    paths, missed = sorted_out(find_inputs(inputs, is_codes_file, CodesFileError))
     quantizer = None if checkpoint is None else checkpoints.load(checkpoint, facts)
     sources = sources_of(source_jobs(source, inputs, paths, is_tensor_file)) if source else None
     chosen = VerifyOptions(tensors=tuple(tensor or ()), sample=sample, device=device, compute_dtype=compute_dtype)
     with progress_bar("verify", total_size(paths), display) as progress:
-        verdicts = list(verify_files(paths, chosen, quantizer, sources, progress))
+        verdicts = list(verify_files(paths, chosen, quantizer, sources, progress, missed))
     show_verdicts(verdicts, display)

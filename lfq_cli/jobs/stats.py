@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from lfq_cli import codesfile, countsfile
 from lfq_cli.errors import LfqError, LfqNote, OptionError, OutputError
@@ -57,11 +58,15 @@ def stats(
     patterns: Sequence[str] = (),
     options: CountOptions = DEFAULTS,
     progress: Progress = lambda _: None,
+    missed: Mapping[Path, LfqError] = MappingProxyType({}),
 ) -> Report:
-    """Counts the indices of every tensor of the files (those that match `patterns`, if there are any)."""
+    """Counts the indices of every tensor of the files (those that match `patterns`, if there are any).
+
+    What was `missed` on the way to them has failed.
+    """
     tensors: list[TensorUsage] = []
     totals: list[TokenCounts] = []
-    failed: dict[Path, LfqError] = {}
+    failed: dict[Path, LfqError] = dict(missed)
     with start_workers() as workers:
         for path in paths:
             try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from lfq_cli import backends, codesfile
@@ -12,8 +13,7 @@ from lfq_cli.backends import Backend
 from lfq_cli.codesfile import CodesFile, CodesTensor
 from lfq_cli.errors import CodesFileError, CodesUnreadableError, LfqError, OtherCheckpointError
 from lfq_cli.jobs.decode import matching_quantizer
-from lfq_cli.jobs.plan import Job
-from lfq_cli.layout import channel_axis
+from lfq_cli.jobs.plan import Job, real_path
 from lfq_cli.pipeline import Comparison, EncodeTask, Progress, check_indices, compare
 from lfq_cli.quantizer import Quantizer
 from lfq_cli.tensors import Source, StoredTensor, open_source
@@ -50,30 +50,43 @@ def verify(
     quantizer: Quantizer | None = None,
     sources: Mapping[Path, Path] | None = None,
     progress: Progress = lambda _: None,
+    missed: Mapping[Path, LfqError] = MappingProxyType({}),
 ) -> Iterator[Verdict]:
     """The verdict on every codes file: structure and sha256; with a quantizer, that it is the file's; with sources
-    (codes file -> tensor file), that it makes the same codes of them.
+    (codes file -> tensor file), that it makes the same codes of them. What was `missed` on the way has failed.
     """
+    for path, error in missed.items():
+        yield Verdict(path, "failed", error=error)
     for path, source in sorted((sources or {}).items()):
         if not path.exists():
             yield Verdict(path, "failed", error=LfqError(f"{path}: is not there, but its source {source} is"))
     for path in paths:
-        try:
-            yield _verify_file(path, options, quantizer, sources, progress)
-        except (CodesUnreadableError, OtherCheckpointError) as error:
-            yield Verdict(path, "failed", error=error)
-        except CodesFileError as error:
-            yield Verdict(path, "damaged", error=error)
-        except LfqError as error:
-            yield Verdict(path, "failed", error=error)
-        except OSError as reason:
-            refused = LfqError(f"{reason.filename or path}: {reason.strerror or reason}")
-            yield Verdict(path, "failed", error=refused)
+        yield _verdict(path, options, quantizer, sources, progress)
+
+
+def _verdict(
+    path: Path,
+    options: VerifyOptions,
+    quantizer: Quantizer | None,
+    sources: Mapping[Path, Path] | None,
+    progress: Progress,
+) -> Verdict:
+    try:
+        return _verify_file(path, options, quantizer, sources, progress)
+    except (CodesUnreadableError, OtherCheckpointError) as error:
+        return Verdict(path, "failed", error=error)
+    except CodesFileError as error:
+        return Verdict(path, "damaged", error=error)
+    except LfqError as error:
+        return Verdict(path, "failed", error=error)
+    except OSError as reason:
+        refused = LfqError(f"{reason.filename or path}: {reason.strerror or reason}")
+        return Verdict(path, "failed", error=refused)
 
 
 def sources_of(jobs: Sequence[Job]) -> dict[Path, Path]:
-    """Codes file, as an absolute path -> its source."""
-    return {job.output.absolute(): job.source for job in jobs}
+    """Codes file, as `real_path` names it -> its source."""
+    return {job.output: job.source for job in jobs if job.error is None}
 
 
 def _verify_file(
@@ -109,9 +122,10 @@ def _verify_file(
 
 
 def _source_of(path: Path, sources: Mapping[Path, Path]) -> Path:
-    if path.absolute() not in sources:
+    source = sources.get(real_path(path))
+    if source is None:
         raise LfqError(f"{path}: none of the sources would be encoded into it", "name the folder that it was made from")
-    return sources[path.absolute()]
+    return source
 
 
 def _compare(
@@ -132,10 +146,10 @@ def _task(source: Source, info: CodesTensor, backend: Backend) -> EncodeTask:
         raise LfqError(
             f"{source.path}: {info.name!r} is {_described(tensor)}, the codes were made from {told[1]} {list(told[0])}"
         )
-    axis = channel_axis(len(tensor.shape), info.source.layout)
+    axis = info.source.channel_axis
     if tensor.shape[axis] != backend.quantizer.dim:
         raise LfqError(f"{source.path}: {info.name!r} has {tensor.shape[axis]} features on axis {axis}")
-    return EncodeTask(source.path, tensor, info.source.layout, backend, zero_nan=True)
+    return EncodeTask(source.path, tensor, axis, backend, zero_nan=True)
 
 
 def _described(tensor: StoredTensor) -> str:

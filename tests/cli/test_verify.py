@@ -229,3 +229,42 @@ def test_nothing_to_verify(lfq):
     code, _, err = lfq("verify", "out", "--tensor", "other")
     assert code == 3
     assert "no tensor matches" in err
+
+
+def test_however_codes_and_sources_are_named(lfq):
+    """Relative, absolute, through a link and through `..`: a codes file is paired with its source."""
+    encoded(lfq)
+    np.save("in/c.npy", floats(30, DIM))
+    assert lfq("encode", "c.safetensors", "in", "-o", "out", "-q")[0] == 0
+    Path("link").symlink_to("out")
+    paths = (
+        "link/a.codes.safetensors",
+        Path("out/sub/b.codes.safetensors").absolute(),
+        "in/../out/c.codes.safetensors",
+    )
+    sources = ("--source", "in/a.npy", "--source", Path("in/sub/b.npy").absolute(), "--source", "in/../in/c.npy")
+    code, found = verdicts(lfq, *paths, "--checkpoint", "c.safetensors", *sources)
+    assert code == 0
+    assert [item["status"] for item in found.values()] == ["same"] * 3
+
+
+@pytest.mark.parametrize("sources", [(), ("--checkpoint", "c.safetensors", "--source", "in")])
+def test_the_table_says_what_it_leaves_out(lfq, sources):
+    for k in range(30):
+        Path("in").mkdir(exist_ok=True)
+        np.save(f"in/{k:02}.npy", floats(3, DIM, seed=k))
+    assert lfq("encode", checkpoint(), "in", "-o", "out", "-q")[0] == 0
+    status = "same" if sources else "whole"
+    code, out, err = lfq("verify", "out", *sources)
+    assert (code, out) == (0, "")
+    assert f"lfq: 30 {status}; 30 of 30 not shown (-v shows all)" in err
+    code, out, err = lfq("verify", "out", *sources, "-v")
+    assert all(f"{k:02}.codes.safetensors" in out for k in range(30))
+    assert "not shown" not in err
+    for k in range(25):
+        path = Path(f"out/{k:02}.codes.safetensors")
+        path.write_bytes(path.read_bytes()[:-1] + b"\xff")
+    code, out, err = lfq("verify", "out", *sources)
+    assert code == 4
+    assert out.count("damaged") == 20
+    assert f"lfq: 25 damaged, 5 {status}; 10 of 30 not shown (-v shows all)" in err

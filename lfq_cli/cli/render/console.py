@@ -36,6 +36,13 @@ def new_table(*columns: str, right: Iterable[int] = ()) -> Table:
     return table
 
 
+def more_rows(shown: int, of: int) -> str:
+    """What to add to a line of totals where the table above it left rows out."""
+    if shown == of:
+        return ""
+    return f"; {of - shown:,} of {of:,} not shown (-v shows all)"
+
+
 def heading(text: str) -> None:
     """A line on stdout."""
     stdout().print(printable(text), highlight=False, markup=False)

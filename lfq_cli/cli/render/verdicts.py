@@ -8,7 +8,7 @@ import typer
 
 from lfq_cli.cli.messages import error_lines, printable
 from lfq_cli.cli.options import Display
-from lfq_cli.cli.render.console import MOST_ROWS, heading, new_table, note, print_json, stdout
+from lfq_cli.cli.render.console import MOST_ROWS, heading, more_rows, new_table, note, print_json, stdout
 from lfq_cli.cli.render.outcomes import EXIT_FAILED, EXIT_SOME_FAILED
 from lfq_cli.jobs.verify import Verdict
 from lfq_cli.jobs.verify import as_json as verdict_json
@@ -36,8 +36,9 @@ def show_verdicts(verdicts: Sequence[Verdict], display: Display) -> None:
 
 def _show_verdict_table(verdicts: Sequence[Verdict], display: Display) -> None:
     table = new_table("codes", "vectors", "status", "indices differ", "bits differ", "|z| < 1e-5", right=(1, 3, 4, 5))
-    shown = verdicts if display.verbose or len(verdicts) <= MOST_ROWS else [v for v in verdicts if v.status != "whole"]
-    for verdict in shown[: None if display.verbose else MOST_ROWS]:
+    worth_a_look = [verdict for verdict in verdicts if verdict.status not in ("whole", "same")]
+    shown = verdicts if display.verbose or len(verdicts) <= MOST_ROWS else worth_a_look[:MOST_ROWS]
+    for verdict in shown:
         row = [printable(str(verdict.path)), f"{verdict.vectors:,}", verdict.status]
         figures = [comparison.figures() for comparison in verdict.comparisons.values()]
         if figures:
@@ -45,12 +46,14 @@ def _show_verdict_table(verdicts: Sequence[Verdict], display: Display) -> None:
             row += [f"{share:.3%}" for share in worst.values()]
             row.append(f"{max(figure['margin']['1e-05'] for figure in figures):.3%}")
         table.add_row(*row)
-    stdout().print(table)
+    if shown:
+        stdout().print(table)
     for verdict in verdicts:
         if verdict.status == "different" or (verdict.comparisons and display.verbose):
             _show_bits(verdict)
     counts = {v.status: sum(o.status == v.status for o in verdicts) for v in verdicts}
-    note("lfq: " + ", ".join(f"{count} {status}" for status, count in counts.items()))
+    told = ", ".join(f"{count} {status}" for status, count in counts.items())
+    note(f"lfq: {told}{more_rows(len(shown), len(verdicts))}")
 
 
 def _show_bits(verdict: Verdict) -> None:

@@ -20,13 +20,17 @@ Floats: TypeAlias = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class FloatFormat:
-    """One stored format. `storage` is how numpy holds it; the rest says which patterns are NaN."""
+    """One stored format. `storage` is how numpy holds it; the rest says which patterns are NaN.
+
+    Above `largest` all are, of either sign; where `nan_is_minus_zero` the pattern of -0.0 is the only one.
+    """
 
     name: str
     storage: np.dtype[Any]
     largest: int = 0
-    """The pattern of the largest positive value, infinity included; above it NaN. 0: numpy has the format."""
+    """The pattern of the largest positive value, infinity included. 0: numpy has the format."""
     has_infinity: bool = True
+    nan_is_minus_zero: bool = False
 
     @property
     def itemsize(self) -> int:
@@ -43,8 +47,12 @@ FORMATS = {
         FloatFormat("BF16", np.dtype("<u2"), largest=0x7F80),
         FloatFormat("F8_E5M2", np.dtype("u1"), largest=0x7C),
         FloatFormat("F8_E4M3", np.dtype("u1"), largest=0x7E, has_infinity=False),
+        FloatFormat("F8_E5M2FNUZ", np.dtype("u1"), largest=0x7F, has_infinity=False, nan_is_minus_zero=True),
+        FloatFormat("F8_E4M3FNUZ", np.dtype("u1"), largest=0x7F, has_infinity=False, nan_is_minus_zero=True),
     )
 }
+
+_MINUS_ZERO = 0x80  # of eight bits
 
 # float64 inputs are rounded to float32 first: 2^-150 and below become 0 (round half to even)
 _LARGEST_FLOAT64_ROUNDED_TO_ZERO = 2.0**-150
@@ -69,6 +77,8 @@ def has_nan(raw: Raw, spec: FloatFormat) -> bool:
     """Whether any value is NaN; one pass over data in cache (a maximum: NaN wins it)."""
     if raw.size == 0:
         return False
+    if spec.nan_is_minus_zero:
+        return bool((raw == _MINUS_ZERO).any())
     if spec.largest:
         sign = 1 << (8 * spec.itemsize - 1)
         return _has_nan_pattern(raw, spec) or bool(raw.max() > sign + spec.largest)
@@ -80,6 +90,8 @@ def is_nan(raw: Raw, spec: FloatFormat) -> Bools:
     """raw (any shape) -> bool of the same shape."""
     if not spec.largest:
         return np.isnan(raw)
+    if spec.nan_is_minus_zero:
+        return np.asarray(raw == _MINUS_ZERO)
     magnitude = raw & ((1 << (8 * spec.itemsize - 1)) - 1)
     return np.asarray(magnitude > spec.largest)
 
@@ -88,6 +100,8 @@ def has_extremes(raw: Raw, spec: FloatFormat, low: float, high: float) -> bool:
     """Whether any value is NaN, or in (0, low), or of magnitude `high` and more."""
     if raw.size == 0:
         return False
+    if spec.nan_is_minus_zero:
+        return has_nan(raw, spec)  # all others are far from both ends
     if not spec.largest:
         with np.errstate(invalid="ignore"):
             largest = np.maximum(raw.max(), -raw.min())
@@ -148,14 +162,21 @@ def _round_to_bfloat16(values: Floats) -> Raw:
 
 
 def _float8_values(spec: FloatFormat) -> Floats:
-    """The value of each of the 256 patterns, float32 [256]. Source: OCP 8-bit floating point, revision 1.0."""
-    exponent_bits, mantissa_bits, bias = (5, 2, 15) if spec.name == "F8_E5M2" else (4, 3, 7)
+    """The value of each of the 256 patterns, float32 [256].
+
+    Sources: OCP 8-bit floating point, revision 1.0; for FNUZ Noune et al., 8-bit numerical formats (arXiv 2206.02915).
+    """
+    exponent_bits, mantissa_bits, bias = _FLOAT8[spec.name]
     patterns = np.arange(256)
     mantissa = patterns & ((1 << mantissa_bits) - 1)
     exponent = (patterns >> mantissa_bits) & ((1 << exponent_bits) - 1)
     hidden = np.where(exponent > 0, 1 << mantissa_bits, 0)
     magnitude = np.ldexp((hidden + mantissa).astype(np.float32), np.maximum(exponent, 1) - bias - mantissa_bits)
-    if spec.name == "F8_E5M2":
+    if spec.has_infinity:
         magnitude = np.where(patterns & 0x7F == spec.largest, np.float32(np.inf), magnitude)
-    magnitude = np.where(patterns & 0x7F > spec.largest, np.float32(np.nan), magnitude)
-    return np.where(patterns & 0x80, -magnitude, magnitude).astype(np.float32)
+    values = np.where(patterns & 0x80, -magnitude, magnitude).astype(np.float32)
+    return np.where(is_nan(patterns.astype(np.uint8), spec), np.float32(np.nan), values)
+
+
+_FLOAT8 = {"F8_E5M2": (5, 2, 15), "F8_E4M3": (4, 3, 7), "F8_E5M2FNUZ": (5, 2, 16), "F8_E4M3FNUZ": (4, 3, 8)}
+"""Format -> bits of the exponent, bits of the mantissa, bias."""

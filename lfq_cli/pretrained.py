@@ -8,6 +8,7 @@ from typing import Any
 
 from lfq_cli import checkpoints
 from lfq_cli.checkpoints import Facts
+from lfq_cli.errors import LfqNote
 from lfq_cli.nn import LFQ, GroupedResidualLFQ, ResidualLFQ
 from lfq_cli.nn.saved import module_of
 
@@ -22,5 +23,5 @@ def load(path: str | Path, **facts: Any) -> LFQ | ResidualLFQ | GroupedResidualL
     """
     quantizer = checkpoints.load(Path(path), Facts(**facts))
     if quantizer.assumed:
-        warnings.warn("; ".join(quantizer.assumption_text()), stacklevel=2)
+        warnings.warn("; ".join(quantizer.assumption_text()), LfqNote, stacklevel=2)
     return module_of(quantizer)

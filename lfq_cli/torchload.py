@@ -117,6 +117,8 @@ def dtype_name(tensor: Tensor) -> str:
         torch.bfloat16: "BF16",
         torch.float8_e5m2: "F8_E5M2",
         torch.float8_e4m3fn: "F8_E4M3",
+        torch.float8_e5m2fnuz: "F8_E5M2FNUZ",
+        torch.float8_e4m3fnuz: "F8_E4M3FNUZ",
         torch.int64: "I64",
         torch.int32: "I32",
         torch.int16: "I16",

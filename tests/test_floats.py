@@ -19,6 +19,8 @@ TORCH = {
     "BF16": torch.bfloat16,
     "F8_E5M2": torch.float8_e5m2,
     "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
+    "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
 }
 NARROW = [name for name, spec in FORMATS.items() if spec.itemsize <= 2]
 WIDE = [name for name, spec in FORMATS.items() if spec.itemsize > 2]

@@ -64,6 +64,6 @@ def size(nbytes: float) -> str:
     return f"{nbytes:.0f} {unit}" if unit == "B" or nbytes >= 100 else f"{nbytes:.3g} {unit}"
 
 
-def shape(sizes: tuple[int, ...]) -> str:
-    """1000×24, or "one number" for no axes."""
-    return "×".join(map(str, sizes)) or "one number"
+def shape(sizes: tuple[int | None, ...]) -> str:
+    """1000×24, with a * for None, or "one number" for no axes."""
+    return "×".join("*" if size is None else str(size) for size in sizes) or "one number"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
@@ -11,9 +12,8 @@ from typing import Any
 import numpy as np
 
 from lfq_cli.bits import BitOrder, index_dtype, stream_bytes
-from lfq_cli.container import DTYPES
+from lfq_cli.container import DTYPES, tensor_bytes
 from lfq_cli.errors import OptionError
-from lfq_cli.layout import positions_shape
 from lfq_cli.quantizer import canonical_json
 
 FORMAT = "lfq-codes"
@@ -29,9 +29,12 @@ NO_DIGEST = "0" * 64
 
 @dataclass(frozen=True)
 class SourceInfo:
-    """The tensor that was encoded; its features are on `channel_axis`, which nobody told if it `axis_is_assumed`."""
+    """The tensor that was encoded; its features are on `channel_axis`, which nobody told if it `axis_is_assumed`.
 
-    shape: tuple[int, ...]
+    Of a tensor of samples it says what one of them was; None stands for a size in which they differ.
+    """
+
+    shape: tuple[int | None, ...]
     dtype: str
     channel_axis: int
     axis_is_assumed: bool = False
@@ -45,6 +48,11 @@ class SourceInfo:
             return "channel-last"
         return "channel-first" if self.channel_axis == 1 else None
 
+    @property
+    def positions(self) -> tuple[int | None, ...]:
+        """The shape without its channel axis."""
+        return self.shape[: self.channel_axis] + self.shape[self.channel_axis + 1 :]
+
     def entry(self, version: int) -> dict[str, Any]:
         """The object in the header."""
         told: dict[str, Any] = {"shape": list(self.shape), "dtype": self.dtype}
@@ -56,28 +64,50 @@ class SourceInfo:
 
 @dataclass(frozen=True)
 class MadeFrom:
-    """The file that the codes were made from, and what was done about NaN: "error", or "zero", as which they count.
+    """What the codes were made from: one file, or the samples of several.
 
-    zeroed: how many values were NaN. `fingerprint` is what fingerprint.py says of the file.
+    `fingerprint` is what fingerprint.py says of the file; of several inputs the digest of a line for each. nan: what
+    was done about NaN: "error", or "zero", as which they count; `zeroed` values were NaN. `options` are those that
+    decided what became of samples, `begin` and `end` how many samples of the first and of the last input belong to
+    the file before and up to (None: to its end).
     """
 
     nbytes: int
     nan: str
     zeroed: int = 0
     fingerprint: str = NO_DIGEST
+    inputs: int = 1
+    begin: int = 0
+    end: int | None = None
+    skipped: int = 0
+    """Bad samples that were left out."""
+    options: dict[str, Any] = field(default_factory=dict)
 
     def entry(self) -> dict[str, Any]:
         """The object in the header."""
-        return {
+        told: dict[str, Any] = {
             "bytes": self.nbytes,
             "fingerprint": self.fingerprint,
             "nan": {"policy": self.nan, "zeroed": self.zeroed},
         }
+        for name, usual in MADE_FROM_USUALLY.items():
+            value = getattr(self, name)
+            if value != usual:
+                told[name] = value
+        return told
+
+
+MADE_FROM_USUALLY: dict[str, Any] = {"inputs": 1, "begin": 0, "end": None, "skipped": 0, "options": {}}
+"""What is left out of the header, and what it is where it is left out."""
 
 
 @dataclass(frozen=True)
 class CodesTensor:
-    """One tensor's codes. `shape` is the index tensor's; `dtype` that of the stored bytes."""
+    """One tensor's codes. `shape` is the index tensor's; `dtype` that of the stored bytes.
+
+    A tensor of `samples` holds one after the other: of one shape, with an axis that counts them in front; or ragged,
+    where `offsets` names the column that says where each begins, in vectors, and there is but one axis for vectors.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -87,11 +117,15 @@ class CodesTensor:
     dtype: str
     source: SourceInfo
     sha256: str = NO_DIGEST
+    samples: int | None = None
+    offsets: str | None = None
 
     @property
     def positions(self) -> tuple[int, ...]:
         """The index shape without its codebook axis."""
-        return positions_shape(self.source.shape, self.source.channel_axis)
+        if self.samples is None:
+            return self.shape[: len(self.source.positions)]
+        return self.shape[: 1 if self.offsets else 1 + len(self.source.positions)]
 
     @property
     def vectors(self) -> int:
@@ -102,6 +136,13 @@ class CodesTensor:
     def bits_per_vector(self) -> int:
         """B: the bits of all indices of one vector."""
         return sum(self.codebook_dims)
+
+    @property
+    def channel_axis(self) -> int:
+        """Where the features are in the whole tensor: behind the samples' axis; of ragged ones behind the vectors'."""
+        if self.samples is None:
+            return self.source.channel_axis
+        return 1 if self.offsets else 1 + self.source.channel_axis
 
     @property
     def stored_shape(self) -> tuple[int, ...]:
@@ -119,7 +160,7 @@ class CodesTensor:
 
     def entry(self, version: int) -> dict[str, Any]:
         """This tensor's object in the header."""
-        return {
+        told: dict[str, Any] = {
             "shape": list(self.shape),
             "codebook_dims": list(self.codebook_dims),
             "bit_order": self.bit_order,
@@ -127,6 +168,48 @@ class CodesTensor:
             "sha256": self.sha256,
             "source": self.source.entry(version),
         }
+        if self.samples is not None:
+            told["samples"] = self.samples
+        if self.offsets is not None:
+            told["sample_offsets"] = self.offsets
+        return told
+
+
+@dataclass(frozen=True)
+class Column:
+    """A tensor that is stored beside the codes as it is, with a row for each sample."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    sha256: str = NO_DIGEST
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensor."""
+        return tensor_bytes(self.dtype, self.shape)
+
+    def entry(self) -> dict[str, Any]:
+        """The object in the header."""
+        return {"dtype": self.dtype, "shape": list(self.shape), "sha256": self.sha256}
+
+
+OFFSETS = ".offsets"
+"""What the name of a column of offsets ends in: those of text "keys" are "keys.offsets"."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The samples of a file: how many, and the names of the columns that say something of each.
+
+    `columns` holds all of them by name: text is a column of bytes, UTF-8, one after the other, and one of where each
+    begins, [count + 1]. `carried` are tensors that came with the samples, `texts` captions.
+    """
+
+    count: int
+    keys: str
+    columns: dict[str, Column]
+    carried: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -143,18 +226,39 @@ class CodesHeader:
     tensors: dict[str, CodesTensor]
     assumed: dict[str, Any] = field(default_factory=dict)
     made_from: MadeFrom | None = None
+    samples: Samples | None = None
 
     @property
     def version(self) -> int:
         """The lowest version of the format that can say it."""
-        plain = self.made_from is None and all(tensor.source.layout for tensor in self.tensors.values())
-        return 1 if plain else 2
+        plain = self.made_from is None and self.samples is None
+        return 1 if plain and all(tensor.source.layout for tensor in self.tensors.values()) else 2
+
+    @property
+    def stored(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Name -> dtype and shape of every tensor in the container, in its order.
+
+        Beside columns the widest items come first, so that each is aligned: readers that map the file need that.
+        """
+        codes = {name: (tensor.dtype, tensor.stored_shape) for name, tensor in self.tensors.items()}
+        if self.samples is None:
+            return codes
+        columns = {name: (column.dtype, column.shape) for name, column in self.samples.columns.items()}
+        return dict(sorted((codes | columns).items(), key=lambda item: -tensor_bytes(item[1][0], (8,))))
+
+    def with_digests(self, digests: Mapping[str, str], made_from: MadeFrom | None) -> CodesHeader:
+        """The header once all is written: name of a stored tensor -> sha256."""
+        tensors = {name: replace(tensor, sha256=digests[name]) for name, tensor in self.tensors.items()}
+        samples = self.samples
+        if samples is not None:
+            columns = {name: replace(column, sha256=digests[name]) for name, column in samples.columns.items()}
+            samples = replace(samples, columns=columns)
+        return replace(self, tensors=tensors, samples=samples, made_from=made_from)
 
     def without_digests(self) -> CodesHeader:
         """The header as it is before any value is read."""
-        bare = {name: replace(tensor, sha256=NO_DIGEST) for name, tensor in self.tensors.items()}
         origin = self.made_from and replace(self.made_from, zeroed=0, fingerprint=NO_DIGEST)
-        return replace(self, tensors=bare, made_from=origin)
+        return self.with_digests(dict.fromkeys(self.stored, NO_DIGEST), origin)
 
     def longest(self) -> CodesHeader:
         """The header with the longest numbers that may still come into it."""
@@ -179,6 +283,12 @@ class CodesHeader:
             value["assumed"] = self.assumed
         if self.made_from is not None:
             value["made_from"] = self.made_from.entry()
+        if self.samples is not None:
+            value["samples"] = self.samples.count
+            value["keys"] = self.samples.keys
+            value["carried"] = list(self.samples.carried)
+            value["carried_text"] = list(self.samples.texts)
+            value["columns"] = {name: column.entry() for name, column in self.samples.columns.items()}
         value["tensors"] = {name: tensor.entry(self.version) for name, tensor in self.tensors.items()}
         return value | {HEADER_DIGEST: digest_of(value)}
 

@@ -14,9 +14,13 @@ from lfq_cli.codesfile.header import (
     FORMAT,
     HEADER_DIGEST,
     INT_NAMES,
+    MADE_FROM_USUALLY,
+    OFFSETS,
     CodesHeader,
     CodesTensor,
+    Column,
     MadeFrom,
+    Samples,
     SourceInfo,
     digest_of,
 )
@@ -25,7 +29,8 @@ from lfq_cli.errors import CodesFileError
 from lfq_cli.layout import Layout, axis_of
 
 _KEYS_OF_1 = {"format", "version", "quantizer", "checkpoint_sha256", "compute_dtype", "assumed", "tensors"}
-_KEYS = {1: _KEYS_OF_1 | {HEADER_DIGEST}, 2: _KEYS_OF_1 | {HEADER_DIGEST, "made_from"}}
+_KEYS_OF_SAMPLES = {"samples", "keys", "carried", "carried_text", "columns"}
+_KEYS = {1: _KEYS_OF_1 | {HEADER_DIGEST}, 2: _KEYS_OF_1 | {HEADER_DIGEST, "made_from", *_KEYS_OF_SAMPLES}}
 """version -> the keys that its header may have."""
 
 
@@ -66,30 +71,46 @@ def _header_of(value: Any, container: Header) -> CodesHeader:
     _need(isinstance(assumed, dict), "assumed is no object")
     tensors = value.get("tensors")
     _need(isinstance(tensors, dict), "tensors is no object")
-    _need(set(tensors) == set(container.entries), "its tensors are not those of the container")
-    parsed = {name: _tensor_of(name, tensors[name], container, version) for name in container.entries}
+    samples = _samples_of(value, container) if _KEYS_OF_SAMPLES & set(value) else None
+    columns = {} if samples is None else samples.columns
+    _need(not set(tensors) & set(columns), "a name stands for two things")
+    _need({*tensors, *columns} == set(container.entries), "its tensors are not those of the container")
+    parsed = {
+        name: _tensor_of(name, tensors[name], container, version) for name in container.entries if name in tensors
+    }
+    for tensor in parsed.values():
+        _check_samples_of(tensor, samples)
     made_from = _made_from_of(value["made_from"]) if "made_from" in value else None
-    return CodesHeader(quantizer, digest, compute, parsed, assumed, made_from)
+    return CodesHeader(quantizer, digest, compute, parsed, assumed, made_from, samples)
 
 
 def _made_from_of(value: Any) -> MadeFrom:
-    _need(isinstance(value, dict) and set(value) == {"bytes", "fingerprint", "nan"}, "made_from lacks a key")
+    required, known = {"bytes", "fingerprint", "nan"}, set(MADE_FROM_USUALLY)
+    _need(isinstance(value, dict) and required <= set(value) <= required | known, "made_from has other keys")
     nan = value["nan"]
     _need(isinstance(nan, dict) and set(nan) == {"policy", "zeroed"}, "made_from: nan has no policy and zeroed")
     _need(nan["policy"] in ("error", "zero"), f"made_from: the policy for NaN is {nan['policy']!r}")
     _need(_is_shape([value["bytes"], nan["zeroed"]]), "made_from: bytes and zeroed are no natural numbers")
     _need(nan["zeroed"] == 0 or nan["policy"] == "zero", "made_from: NaN were zeroed, and its policy says error")
     _need(_is_digest(value["fingerprint"]), "made_from: fingerprint is no sha256")
-    return MadeFrom(value["bytes"], nan["policy"], nan["zeroed"], value["fingerprint"])
+    more = {name: value.get(name, usual) for name, usual in MADE_FROM_USUALLY.items()}
+    counts = [more["inputs"], more["begin"], more["skipped"], *([] if more["end"] is None else [more["end"]])]
+    _need(_is_shape(counts), "made_from: a number of samples is no natural number")
+    _need(isinstance(more["options"], dict), "made_from: options is no object")
+    return MadeFrom(value["bytes"], nan["policy"], nan["zeroed"], value["fingerprint"], **more)
 
 
 def _tensor_of(name: str, value: Any, container: Header, version: int) -> CodesTensor:
     _need(isinstance(value, dict), f"{name!r} is no object")
     source = value.get("source")
     _need(isinstance(source, dict), f"{name!r}: source is no object")
-    _need(_is_shape(value.get("shape")) and _is_shape(source.get("shape")), f"{name!r}: shape is no list of sizes")
-    _need(prod(max(size, 1) for size in source["shape"]) < 2**59, f"{name!r}: sizes that no memory holds")
-    _need(len(source["shape"]) >= 1, f"{name!r}: its source has no axis")
+    ragged = value.get("sample_offsets") is not None
+    shape, sizes = value.get("shape"), source.get("shape")
+    _need(isinstance(sizes, list) and len(sizes) >= 1, f"{name!r}: its source has no axis")
+    known = [size for size in sizes if size is not None]
+    _need(len(sizes) - len(known) == ragged, f"{name!r}: its source has {len(sizes) - len(known)} unknown sizes")
+    _need(_is_shape(shape) and _is_shape(known), f"{name!r}: shape is no list of sizes")
+    _need(prod(max(size, 1) for size in (*known, *shape)) < 2**59, f"{name!r}: sizes that no memory holds")
     _need(isinstance(source.get("dtype"), str), f"{name!r}: the source's dtype is no string")
     dims = value.get("codebook_dims")
     _need(
@@ -99,6 +120,8 @@ def _tensor_of(name: str, value: Any, container: Header, version: int) -> CodesT
     _need(value.get("bit_order") in get_args(BitOrder), f"{name!r}: bit_order is {value.get('bit_order')!r}")
     _need(value.get("packing") in tuple(PACKINGS), f"{name!r}: packing is {value.get('packing')!r}")
     _need(_is_digest(value.get("sha256")), f"{name!r}: sha256 is no digest")
+    _need(value.get("samples") is None or _is_shape([value["samples"]]), f"{name!r}: samples is no natural number")
+    _need(not ragged or isinstance(value["sample_offsets"], str), f"{name!r}: sample_offsets is no name")
     entry = container.entries[name]
     tensor = CodesTensor(
         name=name,
@@ -109,11 +132,16 @@ def _tensor_of(name: str, value: Any, container: Header, version: int) -> CodesT
         dtype=entry.dtype,
         source=_source_of(name, source, version),
         sha256=value["sha256"],
+        samples=value.get("samples"),
+        offsets=value.get("sample_offsets"),
     )
     _need(
-        tensor.shape == tensor.positions + tensor.shape[len(tensor.positions) :]
-        and tensor.shape[len(tensor.positions) :] in ((), (len(dims),))
-        and (len(dims) == 1 or len(tensor.shape) > len(tensor.positions)),
+        not ragged or tensor.source.positions[:1] == (None,), f"{name!r}: samples differ in another axis than the first"
+    )
+    tail = tensor.shape[len(tensor.positions) :]
+    expected = tensor.source.positions if tensor.samples is None else (tensor.samples, *tensor.source.positions)
+    _need(
+        (ragged or tensor.positions == expected) and tail in ((), (len(dims),)) and (len(dims) == 1 or tail != ()),
         f"{name!r}: index shape {tensor.shape} does not belong to source shape {tensor.source.shape}",
     )
     dtypes = set(INT_NAMES.values()) if tensor.packing == "ints" else {"U8"}
@@ -124,6 +152,43 @@ def _tensor_of(name: str, value: Any, container: Header, version: int) -> CodesT
     )
     _need(entry.shape == tensor.stored_shape, f"{name!r} is stored as {entry.shape}, expected {tensor.stored_shape}")
     return tensor
+
+
+def _samples_of(value: dict[str, Any], container: Header) -> Samples:
+    """The samples of a header that speaks of some; whether keys and offsets make sense is seen when they are read."""
+    _need(set(value) >= _KEYS_OF_SAMPLES, "it says something of samples, and not all")
+    count, keys = value["samples"], value["keys"]
+    carried, texts, columns = value["carried"], value["carried_text"], value["columns"]
+    _need(_is_shape([count]), "samples is no natural number")
+    _need(isinstance(columns, dict), "columns is no object")
+    parsed = {name: _column_of(name, columns[name], container) for name in container.entries if name in columns}
+    _need(len(parsed) == len(columns), "its columns are not those of the container")
+    _need(isinstance(keys, str) and _are_names(carried) and _are_names(texts), "keys or carried are no names")
+    for name in (keys, *texts):
+        text, offsets = parsed.get(name), parsed.get(name + OFFSETS)
+        _need(text is not None and (text.dtype, len(text.shape)) == ("U8", 1), f"{name!r} is no text")
+        _need(offsets is not None and (offsets.dtype, offsets.shape) == ("I64", (count + 1,)), f"{name!r}: offsets")
+    for name in carried:
+        _need(name in parsed and parsed[name].shape[:1] == (count,), f"{name!r} has no row for each sample")
+    return Samples(count, keys, parsed, tuple(carried), tuple(texts))
+
+
+def _column_of(name: str, value: Any, container: Header) -> Column:
+    entry = container.entries[name]
+    _need(isinstance(value, dict) and set(value) == {"dtype", "shape", "sha256"}, f"{name!r}: is no column")
+    _need((value["dtype"], value["shape"]) == (entry.dtype, list(entry.shape)), f"{name!r}: is stored otherwise")
+    _need(_is_digest(value["sha256"]), f"{name!r}: sha256 is no digest")
+    return Column(entry.dtype, entry.shape, value["sha256"])
+
+
+def _check_samples_of(tensor: CodesTensor, samples: Samples | None) -> None:
+    """Raises unless the tensor has the file's samples: as many, and offsets where it needs them."""
+    count = None if samples is None else samples.count
+    _need(tensor.samples == count, f"{tensor.name!r} has {tensor.samples} samples, the file {count}")
+    if tensor.offsets is not None:
+        column = None if samples is None else samples.columns.get(tensor.offsets)
+        told = None if column is None else (column.dtype, column.shape)
+        _need(told == ("I64", ((count or 0) + 1,)), f"{tensor.name!r}: its sample_offsets are no such column")
 
 
 def _source_of(name: str, value: dict[str, Any], version: int) -> SourceInfo:
@@ -142,6 +207,10 @@ def _source_of(name: str, value: dict[str, Any], version: int) -> SourceInfo:
 def _need(holds: bool, otherwise: str) -> None:
     if not holds:
         raise _InvalidError(otherwise)
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value) and len(set(value)) == len(value)
 
 
 def _is_digest(value: Any) -> bool:

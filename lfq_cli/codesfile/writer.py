@@ -5,20 +5,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from numpy.typing import NDArray
 
-from lfq_cli.codesfile.header import CodesHeader, CodesTensor
-from lfq_cli.container import header_bytes
+from lfq_cli.codesfile.header import CodesHeader
+from lfq_cli.container import header_bytes, tensor_bytes
 from lfq_cli.files import atomic_output, write_all
 from lfq_cli.regions import bytes_of
 
 
 class Writer:
-    """Streams the codes of the header's tensors, in the header's order, into an open file.
+    """Streams the header's tensors, in the order of `header.stored`, into an open file.
 
     `made_from` is the header's; what is only known at the end may be set until then.
     """
@@ -26,37 +25,35 @@ class Writer:
     def __init__(self, file: BinaryIO, header: CodesHeader) -> None:
         self._file = file
         self._header = header
+        self._stored = header.stored
+        self._order = iter(self._stored)
+        self._digests: dict[str, str] = {}
         self.made_from = header.made_from
-        self._order = iter(header.tensors)
-        self._done: dict[str, CodesTensor] = {}
         write_all(file, self._head(header))
 
     @contextmanager
     def tensor(self, name: str) -> Iterator[TensorWriter]:
-        """Takes the bytes of tensor `name`; all of them must be there when the block ends."""
-        tensor = self._header.tensors[name]
+        """Takes the bytes of tensor or column `name`; all of them must be there when the block ends."""
         if name != next(self._order, None):
             raise ValueError(f"{name!r} is written out of order")
         writer = TensorWriter(self._file)
         yield writer
-        needed = tensor.stored_bytes
+        needed = tensor_bytes(*self._stored[name])
         if writer.nbytes != needed:
             raise ValueError(f"{name!r} has {writer.nbytes} bytes of codes, expected {needed}")
-        self._done[name] = replace(tensor, sha256=writer.digest.hexdigest())
+        self._digests[name] = writer.digest.hexdigest()
 
     def finish(self) -> CodesHeader:
         """Writes the digests into the header; the file is complete."""
-        done = {name: self._done[name] for name in self._header.tensors}
-        header = replace(self._header, tensors=done, made_from=self.made_from)
+        header = self._header.with_digests(self._digests, self.made_from)
         self._file.seek(0)
         write_all(self._file, self._head(header))
         return header
 
     def _head(self, header: CodesHeader) -> bytes:
         """The bytes before the data: of one length, whatever is only known at the end."""
-        stored = {name: (tensor.dtype, tensor.stored_shape) for name, tensor in header.tensors.items()}
-        longest = header_bytes(self._header.longest().metadata(), stored)
-        return header_bytes(header.metadata(), stored, nbytes=len(longest))
+        longest = header_bytes(self._header.longest().metadata(), self._stored)
+        return header_bytes(header.metadata(), self._stored, nbytes=len(longest))
 
 
 class TensorWriter:
@@ -68,7 +65,7 @@ class TensorWriter:
         self.nbytes = 0
 
     def append(self, codes: NDArray[Any]) -> None:
-        """Adds packed codes (any integer array in C order)."""
+        """Adds packed codes, or rows of a column (any array in C order)."""
         data = bytes_of(codes)
         write_all(self._file, data)
         self.digest.update(data)
@@ -78,7 +75,7 @@ class TensorWriter:
 @contextmanager
 def create(path: Path, header: CodesHeader, *, overwrite: bool = False, durable: bool = True) -> Iterator[Writer]:
     """A Writer whose file appears at `path` when the block ends well; `finish` is called for you."""
-    nbytes = sum(tensor.stored_bytes for tensor in header.tensors.values())
+    nbytes = sum(tensor_bytes(dtype, shape) for dtype, shape in header.stored.values())
     with atomic_output(path, overwrite=overwrite, durable=durable, nbytes=nbytes) as file:
         writer = Writer(file, header)
         yield writer

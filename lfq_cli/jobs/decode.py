@@ -94,7 +94,7 @@ def _decode_file(
         tell(quantizer)
         infos = [codes.header.tensors[name] for name in codes.matching(options.tensors)]
         channels = quantizer.dim if options.project_out else quantizer.code_dim
-        shapes = {info.name: insert_channels(info.positions, channels, info.source.channel_axis) for info in infos}
+        shapes = {info.name: insert_channels(info.positions, channels, info.channel_axis) for info in infos}
         head = head_for(job.output, options.dtype, shapes, {"lfq": _made_of(codes, infos, quantizer, options)})
         spec = FORMATS[options.dtype]
         outcome = Outcome(

@@ -36,7 +36,7 @@ class DecodeTask:
     @cached_property
     def geometry(self) -> Geometry:
         """The decoded tensor as [outer, channels, inner]."""
-        axis = self.codes.info.source.channel_axis
+        axis = self.codes.info.channel_axis
         return geometry_of(insert_channels(self.codes.info.positions, self.channels, axis), axis)
 
     def blocks(self) -> Iterator[Block]:

@@ -5,11 +5,13 @@ Never maps a file: one that shrinks while it is mapped kills the process.
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -93,6 +95,32 @@ class InputFile:
         except BaseException:
             self.close()
             raise
+
+
+class MemoryFile(InputFile):
+    """Bytes in memory as a file: a member of an archive, or a file that was read whole. `path` is for messages."""
+
+    def __init__(self, path: Path, data: bytes, error: type[LfqError]) -> None:
+        self.path = path
+        self.data = data
+        self.size = len(data)
+        self._error = error
+        self._unreadable = error
+
+    @cached_property
+    def file(self) -> IO[bytes]:  # type: ignore[override]
+        """The bytes as a file object."""
+        return io.BytesIO(self.data)
+
+    def read_into(self, position: int, view: memoryview) -> None:
+        """Copies into `view` from byte `position` on."""
+        part = memoryview(self.data)[position : position + len(view)]
+        if len(part) < len(view):
+            raise self._error(f"{self.path}: ends {len(view) - len(part)} bytes early")
+        view[:] = part
+
+    def close(self) -> None:
+        """Nothing is held open."""
 
 
 @dataclass(frozen=True)

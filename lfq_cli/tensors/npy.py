@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tokenize
 from math import prod
-from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -24,18 +23,17 @@ _NAMES = {
 }
 
 
-def open_source(path: Path) -> Source:
+def open_file(file: InputFile) -> Source:
     """The one array, named "data"."""
-    file = InputFile(path, TensorError)
     with file.closed_on_error():
-        shape, fortran_order, dtype = read_array_header(file.file, f"{path}")
+        shape, fortran_order, dtype = read_array_header(file.file, f"{file.path}")
         start = file.file.tell()
-        check_size(f"{path}", shape, dtype, file.size - start)
+        check_size(f"{file.path}", shape, dtype, file.size - start)
         region: Region = FileRegion(file, start)
         if fortran_order or dtype.byteorder == ">":
             region = reordered(file.read(start, file.size - start), shape, dtype, fortran_order)
-        tensor = StoredTensor(SOLE_TENSOR, dtype_name(dtype, f"{path}"), shape, region)
-    return Source(path, {SOLE_TENSOR: tensor}, close=file.close)
+        tensor = StoredTensor(SOLE_TENSOR, dtype_name(dtype, f"{file.path}"), shape, region)
+    return Source(file.path, {SOLE_TENSOR: tensor}, close=file.close)
 
 
 def read_array_header(file: IO[bytes], where: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:

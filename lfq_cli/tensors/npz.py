@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zipfile
-from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -44,18 +43,17 @@ class MemberRegion:
             raise TensorError(f"{self._where}: damaged: {reason}") from reason
 
 
-def open_source(path: Path) -> Source:
+def open_file(file: InputFile) -> Source:
     """Every array, in file order, by the member's name without ".npy"."""
-    file = InputFile(path, TensorError)
     with file.closed_on_error():
         archive = _open_archive(file)
         members = [info for info in archive.infolist() if info.filename.endswith(".npy")]
         named = {info.filename.removesuffix(".npy"): _tensor(archive, info, file) for info in members}
         if len(named) != len(members):
-            raise TensorError(f"{path}: holds two arrays of one name")
+            raise TensorError(f"{file.path}: holds two arrays of one name")
     tensors = {name: found for name, found in named.items() if isinstance(found, StoredTensor)}
     left_alone = {name: str(found) for name, found in named.items() if isinstance(found, np.dtype)}
-    return Source(path, tensors, left_alone, close=file.close)
+    return Source(file.path, tensors, left_alone, close=file.close)
 
 
 def _open_archive(file: InputFile) -> zipfile.ZipFile:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lfq_cli.errors import TensorError
@@ -15,9 +14,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def open_source(path: Path) -> Source:
+def open_file(file: InputFile) -> Source:
     """Every tensor; nested mappings give dotted names. What is no tensor is named in `left_alone`."""
-    file = InputFile(path, TensorError)
     with file.closed_on_error():
         loaded = load_weights_only(file, TensorError)
         flat = named_values(file, loaded, SOLE_TENSOR, TensorError)
@@ -28,7 +26,7 @@ def open_source(path: Path) -> Source:
             for name, tensor in held.items()
         }
         left_alone = {name: type(value).__name__ for name, value in flat.items() if name not in held}
-    return Source(path, tensors, left_alone, close=file.close)
+    return Source(file.path, tensors, left_alone, close=file.close)
 
 
 def _tensors_in(value: Any) -> Iterator[Tensor]:

@@ -66,17 +66,18 @@ def select_tensors(
         elif tensor.dtype not in FORMATS:
             left_alone[name] = f"{tensor.dtype}, not float"
         else:
-            chosen.append((tensor, fitting_axis(source, tensor, quantizer, layout)))
+            chosen.append((tensor, fitting_axis(f"{source.path}: {name!r}", tensor.shape, quantizer, layout)))
     if not chosen:
         raise TensorError(f"{source.path}: no float tensor to encode", f"it holds {_listing(left_alone) or 'nothing'}")
     return Selection(chosen, left_alone)
 
 
-def fitting_axis(
-    source: Source, tensor: StoredTensor, quantizer: Quantizer, layout: Layout | int | None
-) -> ChannelAxis:
-    """Where the tensor's features are; raises TensorError where there are not `quantizer.dim` of them."""
-    where, shape, dim = f"{source.path}: {tensor.name!r}", tensor.shape, quantizer.dim
+def fitting_axis(where: str, shape: tuple[int, ...], quantizer: Quantizer, layout: Layout | int | None) -> ChannelAxis:
+    """Where the features of a tensor of this shape are; raises TensorError where there are not `quantizer.dim` of them.
+
+    where: file and name of the tensor, for messages.
+    """
+    dim = quantizer.dim
     if not shape:
         raise TensorError(f"{where} is a single number, expected {dim} features", "--tensor chooses others")
     if prod(max(size, 1) for size in shape) >= MAX_VALUES:

@@ -5,8 +5,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from unittest.mock import patch
 
@@ -18,7 +18,7 @@ from lfq_cli.errors import LfqError
 from lfq_cli.files import PARTIAL_PREFIX
 from lfq_cli.jobs import processes
 from lfq_cli.jobs.encode import EncodeOptions, encode
-from lfq_cli.jobs.outcome import Outcome
+from lfq_cli.jobs.outcome import Outcome, lost
 from lfq_cli.jobs.plan import Job
 from lfq_cli.quantizer import Quantizer
 
@@ -91,15 +91,18 @@ def test_few_or_large_files_are_left_to_one_process(tree: Path, tmp_path: Path) 
             assert not processes.are_many_and_small(jobs_of(tree, tmp_path))
 
 
-def slow(jobs, progress):  # type: ignore[no-untyped-def]
-    for job in jobs:
+@contextmanager
+def slow() -> Iterator[Callable[[Job], list[Outcome]]]:
+    def work(job: Job) -> list[Outcome]:
         time.sleep(0.01)
-        yield Outcome(job.source, job.output, "written")
+        return [Outcome(job.source, job.output, "written")]
+
+    yield work
 
 
 def test_a_process_that_is_killed_fails_its_own_jobs(forked: list[int], tree: Path, tmp_path: Path) -> None:
     with patch.object(processes, "CPUS", 2):
-        outcomes = processes.in_processes(jobs_of(tree, tmp_path), slow, lambda _: None, fail_fast=False, waits=False)
+        outcomes = processes.in_processes(jobs_of(tree, tmp_path), slow, lost, waits=False)
         first = [next(outcomes) for _ in range(10)]
         os.kill(forked[1], signal.SIGKILL)
         rest = list(outcomes)
@@ -110,21 +113,35 @@ def test_a_process_that_is_killed_fails_its_own_jobs(forked: list[int], tree: Pa
     assert all("was killed" in str(outcome.error) for outcome in killed)
 
 
+def test_any_number_of_results_of_each_item_in_order(forked: list[int]) -> None:
+    @contextmanager
+    def counting() -> Iterator[Callable[[int], Iterator[str]]]:
+        yield lambda item: (f"{item}.{k}" for k in range(item % 4))
+
+    with patch.object(processes, "CPUS", 3):
+        found = list(processes.in_processes(range(50), counting, str, waits=True))
+    assert found == [f"{item}.{k}" for item in range(50) for k in range(item % 4)]
+    assert len(forked) == 3 * processes.PROCESSES_THAT_WAIT
+
+
 def test_a_bug_in_a_process_is_one_in_the_caller(forked: list[int], tree: Path, tmp_path: Path) -> None:
-    def broken(jobs, progress):  # type: ignore[no-untyped-def]
-        yield from slow(jobs[:3], progress)
-        raise ZeroDivisionError("a bug")
+    @contextmanager
+    def broken() -> Iterator[Callable[[Job], list[Outcome]]]:
+        def work(job: Job) -> list[Outcome]:
+            if job.source.name == "003.npy":
+                raise ZeroDivisionError("a bug")
+            return []
+
+        yield work
 
     with patch.object(processes, "CPUS", 2), pytest.raises(RuntimeError, match="ZeroDivisionError: a bug"):
-        list(processes.in_processes(jobs_of(tree, tmp_path), broken, lambda _: None, fail_fast=False, waits=False))
+        list(processes.in_processes(jobs_of(tree, tmp_path), broken, lost, waits=False))
 
 
 def test_who_wants_no_more_ends_the_processes(forked: list[int], tree: Path, tmp_path: Path) -> None:
     with (
         patch.object(processes, "CPUS", 2),
-        closing(
-            processes.in_processes(jobs_of(tree, tmp_path), slow, lambda _: None, fail_fast=False, waits=False)
-        ) as outcomes,
+        closing(processes.in_processes(jobs_of(tree, tmp_path), slow, lost, waits=False)) as outcomes,
     ):
         next(outcomes)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from lfq_cli.errors import TensorError
 from lfq_cli.fingerprint import fingerprint
 from lfq_cli.floats import FORMATS
 from lfq_cli.jobs.current import is_current
-from lfq_cli.jobs.outcome import Outcome, clear_leftovers, each, settle_output
+from lfq_cli.jobs.outcome import Outcome, clear_leftovers, lost, outcome_of, settle_output, until_failure
 from lfq_cli.jobs.plan import Job
 from lfq_cli.jobs.processes import are_many_and_small, in_processes
 from lfq_cli.layout import Layout, positions_shape
@@ -62,18 +63,20 @@ def encode(
     if not options.dry_run:
         clear_leftovers(jobs)
 
-    def run(jobs: Sequence[Job], progress: Progress) -> Iterator[Outcome]:
+    @contextmanager
+    def working(progress: Progress) -> Iterator[Callable[[Job], list[Outcome]]]:
         with start_workers() as workers:
-            yield from each(
-                jobs,
-                lambda job: _encode_file(job, options, backend, workers, progress),
-                fail_fast=options.fail_fast,
-            )
+            yield lambda job: [outcome_of(job, lambda job: _encode_file(job, options, backend, workers, progress))]
 
-    if backend.forks and are_many_and_small(jobs):
-        yield from in_processes(jobs, run, progress, fail_fast=options.fail_fast, waits=options.durable)
-    else:
-        yield from run(jobs, progress)
+    if not (backend.forks and are_many_and_small(jobs)):
+        with working(progress) as work:
+            yield from until_failure((outcome for job in jobs for outcome in work(job)), fail_fast=options.fail_fast)
+        return
+    made = in_processes(jobs, partial(working, lambda _: None), lost, waits=options.durable)
+    with closing(made):
+        for outcome in until_failure(made, fail_fast=options.fail_fast):
+            progress(outcome.bytes_in)
+            yield outcome
 
 
 def _encode_file(
@@ -127,10 +130,15 @@ def _write(
                 for codes in runs:
                     out.append(codes)
             nan_values += encoding.nan_values
+        _refuse_change(job.source, before)
         nbytes, digest = found()
+        _refuse_change(job.source, before)  # while the fingerprint was taken
         writer.made_from = MadeFrom(nbytes, options.nan_policy, nan_values, digest)
-        if _state_of(job.source) != before:
-            raise TensorError(f"{job.source}: changed while it was read", "run again when nothing writes to it")
+
+
+def _refuse_change(path: Path, before: tuple[int, ...] | None) -> None:
+    if _state_of(path) != before:
+        raise TensorError(f"{path}: changed while it was read", "run again when nothing writes to it")
 
 
 def _state_of(path: Path) -> tuple[int, ...] | None:

@@ -125,7 +125,7 @@ def _encodes(source: Source, name: str, checkpoint: Quantizer | None) -> str | N
     if tensor.dtype not in FORMATS:
         return "no: not float"
     try:
-        axis = fitting_axis(source, tensor, checkpoint, None)
+        axis = fitting_axis(f"{source.path}: {name!r}", tensor.shape, checkpoint, None)
         return f"yes, features on axis {axis.number}"
     except TensorError as error:
         return f"no: {error.message.removeprefix(f'{source.path}: {name!r} ')}"

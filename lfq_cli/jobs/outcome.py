@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -33,14 +33,25 @@ class Outcome:
 
 def each(jobs: Sequence[Job], work: Callable[[Job], Outcome], *, fail_fast: bool) -> Iterator[Outcome]:
     """The outcome of every job, in order, as soon as it is there; `fail_fast`: up to the first that fails."""
-    for job in jobs:
-        outcome = _outcome(job, work)
+    yield from until_failure((outcome_of(job, work) for job in jobs), fail_fast=fail_fast)
+
+
+def until_failure(outcomes: Iterable[Outcome], *, fail_fast: bool) -> Iterator[Outcome]:
+    """The outcomes; `fail_fast`: up to the first with an error."""
+    for outcome in outcomes:
         yield outcome
         if fail_fast and outcome.error is not None:
             return
 
 
-def _outcome(job: Job, work: Callable[[Job], Outcome]) -> Outcome:
+def lost(job: Job) -> Outcome:
+    """The outcome of a job whose process was killed from outside."""
+    error = LfqError(f"{job.source}: the process that worked on it was killed", "run the same command again")
+    return Outcome(job.source, job.output, "failed", error=error)
+
+
+def outcome_of(job: Job, work: Callable[[Job], Outcome]) -> Outcome:
+    """What becomes of the job when it is worked on; an error is its outcome, unless it is our mistake."""
     if job.error is not None:
         return Outcome(job.source, job.output, "failed", error=job.error)
     try:

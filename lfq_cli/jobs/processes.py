@@ -10,16 +10,13 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from types import FrameType
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
-from lfq_cli.errors import LfqError
-from lfq_cli.jobs.outcome import Outcome
 from lfq_cli.jobs.plan import Job
-from lfq_cli.pipeline import Progress
 from lfq_cli.regions import CPUS
 
 MANY_JOBS = 256
@@ -28,7 +25,10 @@ SMALL_BYTES = 1 << 20
 PROCESSES_THAT_WAIT = 2
 """For each core. 10,000 files with fsync: 1 takes 6.4 to 8.3 s, 2 5.2 s, 3 4.9 s."""
 
-Run = Callable[[Sequence[Job], Progress], Iterator[Outcome]]
+T = TypeVar("T")
+R = TypeVar("R")
+Working = Callable[[], AbstractContextManager[Callable[[T], Iterable[R]]]]
+"""What a process enters once; inside it has the function that it calls for each of its items."""
 
 
 def are_many_and_small(jobs: Sequence[Job]) -> bool:
@@ -42,28 +42,20 @@ def are_many_and_small(jobs: Sequence[Job]) -> bool:
     return total <= SMALL_BYTES * len(jobs)
 
 
-def in_processes(
-    jobs: Sequence[Job], run: Run, progress: Progress, *, fail_fast: bool, waits: bool
-) -> Iterator[Outcome]:
-    """The outcomes of `run(jobs, progress)`, in order; every process runs its share of the jobs.
+def in_processes(items: Sequence[T], working: Working[T, R], lost: Callable[[T], R], *, waits: bool) -> Generator[R]:
+    """What the work yields for each item, in the order of the items; every process has its share of them.
 
-    waits: whether each file waits for the disk, where others can work meanwhile.
-
-    Processes end with the caller: when it is interrupted or does not want more outcomes they are told to, and when it
-    is killed they find nobody to report to.
+    lost: the result for an item whose process was killed. waits: whether the work waits for the disk, where others can
+    go on meanwhile. Processes end with the caller: when it is interrupted or wants no more they are told to, and when
+    it is killed they find nobody to report to.
     """
     processes = CPUS * (PROCESSES_THAT_WAIT if waits else 1)
-    shares = [jobs[k::processes] for k in range(processes)]
     children: list[_Child] = []
     try:
-        for share in shares:
-            children.append(_start(share, run))
-        for number, job in enumerate(jobs):
-            outcome = children[number % processes].next_outcome(job)
-            progress(outcome.bytes_in)
-            yield outcome
-            if fail_fast and outcome.error is not None:
-                return
+        for number in range(min(processes, len(items))):
+            children.append(_start(items[number::processes], working))
+        for number, item in enumerate(items):
+            yield from children[number % processes].results(item, lost)
     finally:
         for child in children:
             child.end()
@@ -76,16 +68,19 @@ class _Child:
     pid: int
     reports: BinaryIO
 
-    def next_outcome(self, job: Job) -> Outcome:
-        """What became of its next job."""
-        try:
-            report: Outcome | str = pickle.load(self.reports)  # our own process wrote it
-        except (EOFError, pickle.UnpicklingError):
-            error = LfqError(f"{job.source}: the process that worked on it was killed", "run the same command again")
-            return Outcome(job.source, job.output, "failed", error=error)
-        if isinstance(report, str):
-            raise RuntimeError(report)
-        return report
+    def results(self, item: T, lost: Callable[[T], R]) -> Iterator[R]:
+        """What it reports of its next item."""
+        while True:
+            try:
+                kind, value = pickle.load(self.reports)  # our own process wrote it
+            except (EOFError, pickle.UnpicklingError):
+                yield lost(item)
+                return
+            if kind == _BUG:
+                raise RuntimeError(value)
+            if kind == _DONE:
+                return
+            yield value
 
     def end(self) -> None:
         """Ends the process, which cleans up, and waits for it."""
@@ -96,7 +91,10 @@ class _Child:
             os.waitpid(self.pid, 0)
 
 
-def _start(jobs: Sequence[Job], run: Run) -> _Child:
+_RESULT, _DONE, _BUG = "result", "done", "bug"
+
+
+def _start(items: Sequence[T], working: Working[T, R]) -> _Child:
     reading, writing = os.pipe()
     # signals wait: in the calls that Python makes around a fork an exception is printed and lost
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
@@ -117,7 +115,7 @@ def _start(jobs: Sequence[Job], run: Run) -> _Child:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C reaches all; the parent then tells the others
         signal.signal(signal.SIGTERM, _stop)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        _report_all(jobs, run, writing)
+        _report_all(items, working, writing)
     finally:
         os._exit(0)  # nothing of the parent's is flushed or finished here
 
@@ -128,13 +126,20 @@ def _stop(signum: int, frame: FrameType | None) -> None:
     raise SystemExit
 
 
-def _report_all(jobs: Sequence[Job], run: Run, descriptor: int) -> None:
+def _report_all(items: Sequence[T], working: Working[T, R], descriptor: int) -> None:
     with os.fdopen(descriptor, "wb") as reports:
         try:
-            for outcome in run(jobs, lambda _: None):
-                pickle.dump(outcome, reports)
-                reports.flush()
+            with working() as work:
+                for item in items:
+                    for result in work(item):
+                        _report(reports, _RESULT, result)
+                    _report(reports, _DONE, None)
         except BrokenPipeError:  # the parent wants no more
             return
         except Exception:
-            pickle.dump(traceback.format_exc(), reports)
+            _report(reports, _BUG, traceback.format_exc())
+
+
+def _report(reports: BinaryIO, kind: str, value: object) -> None:
+    pickle.dump((kind, value), reports, pickle.HIGHEST_PROTOCOL)
+    reports.flush()

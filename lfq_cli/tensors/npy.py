@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import tokenize
+from functools import lru_cache
 from math import prod
 from typing import IO, Any
 
@@ -39,12 +41,13 @@ def open_file(file: InputFile) -> Source:
 def read_array_header(file: IO[bytes], where: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """(shape, fortran_order, dtype) of the array whose header `file` stands at; leaves it at the data."""
     try:
-        version = np.lib.format.read_magic(file)
-        readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-        if version not in readers:
-            raise ValueError(f"format version {version} is unknown")
-        _check_header_length(file, version)
-        shape, fortran_order, dtype = readers[version](file)
+        start = file.read(10)
+        width = 2 if start[6:7] == b"\x01" else 4
+        start += file.read(8 + width - len(start))
+        length = int.from_bytes(start[8:], "little")
+        if length > MAX_HEADER_BYTES and start.startswith(np.lib.format.MAGIC_PREFIX):
+            raise ValueError(f"its header claims {length} bytes")
+        shape, fortran_order, dtype = _parsed(start + file.read(min(length, MAX_HEADER_BYTES)))
     except (ValueError, EOFError, SyntaxError, TypeError, RecursionError, MemoryError, tokenize.TokenError) as reason:
         raise TensorError(f"{where}: not a whole npy array: {_one_line(reason)}") from reason
     if any(type(size) is not int or not 0 <= size < 2**63 for size in shape):
@@ -52,13 +55,15 @@ def read_array_header(file: IO[bytes], where: str) -> tuple[tuple[int, ...], boo
     return shape, fortran_order, dtype
 
 
-def _check_header_length(file: IO[bytes], version: tuple[int, int]) -> None:
-    """Raises ValueError for a header that numpy would read whole before it found it too long."""
-    here, width = file.tell(), 2 if version == (1, 0) else 4
-    length = int.from_bytes(file.read(width), "little")
-    if length > MAX_HEADER_BYTES:
-        raise ValueError(f"its header claims {length} bytes")
-    file.seek(here)
+@lru_cache(maxsize=256)
+def _parsed(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """What a whole header says. The files of a data set have few different ones, and parsing takes its time."""
+    file = io.BytesIO(header)
+    version = np.lib.format.read_magic(file)
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in readers:
+        raise ValueError(f"format version {version} is unknown")
+    return readers[version](file)
 
 
 def check_size(where: str, shape: tuple[int, ...], dtype: np.dtype[Any], nbytes: int) -> None:

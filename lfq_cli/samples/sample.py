@@ -1,0 +1,96 @@
+"""One sample: its key, its tensors in memory, its texts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lfq_cli.container import DTYPES, tensor_bytes
+from lfq_cli.errors import LfqError, TensorError
+from lfq_cli.regions import FileRegion, MemoryFile, MemoryRegion, bytes_of
+from lfq_cli.tensors import Source, StoredTensor, open_bytes, open_source
+
+MAX_SAMPLE_BYTES = 1 << 30
+"""A sample is held in memory whole; a tensor above this is none."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What belongs to one key. `where` names file and key in messages."""
+
+    key: str
+    where: str
+    tensors: Mapping[str, StoredTensor]
+    texts: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class BadSample:
+    """A sample that cannot be read, and why."""
+
+    key: str
+    error: LfqError
+
+
+def sample_of(path: Path, key: str) -> Sample | BadSample:
+    """The one sample of a tensor file."""
+    try:
+        with open_source(path) as source:
+            return Sample(key, str(path), in_memory(source))
+    except LfqError as error:
+        return BadSample(key, error)
+
+
+def small_sample_of(path: Path, key: str, data: bytes) -> Sample | BadSample:
+    """The one sample of a tensor file whose bytes are in memory already."""
+    try:
+        with open_bytes(path, data) as source:
+            return Sample(key, str(path), in_memory(source))
+    except LfqError as error:
+        return BadSample(key, error)
+
+
+def in_memory(source: Source) -> dict[str, StoredTensor]:
+    """The tensors of a file with their bytes. Raises TensorError for one that is too large for a sample."""
+    return {name: _loaded(source, tensor) for name, tensor in source.tensors.items()}
+
+
+def _loaded(source: Source, tensor: StoredTensor) -> StoredTensor:
+    if isinstance(tensor.region, MemoryRegion):
+        return tensor
+    if isinstance(tensor.region, FileRegion) and isinstance(tensor.region.file, MemoryFile):
+        start, nbytes = tensor.region.start, tensor_bytes(tensor.dtype, tensor.shape)
+        data = memoryview(tensor.region.file.data)[start : start + nbytes]
+        return StoredTensor(tensor.name, tensor.dtype, tensor.shape, MemoryRegion(data))
+    nbytes = tensor_bytes(tensor.dtype, tensor.shape)
+    if nbytes > MAX_SAMPLE_BYTES:
+        raise TensorError(
+            f"{source.path}: {tensor.name!r} has {nbytes / 2**30:.3g} GiB, a sample has 1 GiB at most",
+            "--stacked if axis 0 counts samples; without --samples-per-file and --file-size it is encoded whole",
+        )
+    data = memoryview(bytearray(nbytes))
+    tensor.region.read_into(0, data)
+    return StoredTensor(tensor.name, tensor.dtype, tensor.shape, MemoryRegion(data))
+
+
+def tensor_of(name: str, array: NDArray[Any]) -> StoredTensor:
+    """A numpy array of a dtype that safetensors has, as a tensor in memory."""
+    dtype = next(known for known, found in DTYPES.items() if found == array.dtype)
+    return StoredTensor(name, dtype, array.shape, MemoryRegion(bytes_of(array)))
+
+
+def data_of(tensor: StoredTensor) -> memoryview:
+    """The bytes of a tensor in memory."""
+    assert isinstance(tensor.region, MemoryRegion)
+    return tensor.region.data
+
+
+def number(name: str, value: int | float | bool) -> StoredTensor:
+    """A single number as a tensor: I64, F64 or BOOL. Raises OverflowError for an integer beyond 64 bits."""
+    kind = np.bool_ if isinstance(value, bool) else np.int64 if isinstance(value, int) else np.float64
+    return tensor_of(name, np.asarray(value, kind))

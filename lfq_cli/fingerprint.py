@@ -29,6 +29,11 @@ def fingerprint(path: Path, error: type[LfqError]) -> tuple[int, str]:
         file.close()
 
 
+def whole_fingerprint(data: bytes) -> str:
+    """The fingerprint of a file of at most WHOLE_BYTES, whose bytes are in memory."""
+    return hashlib.sha256(len(data).to_bytes(8, "little") + data).hexdigest()
+
+
 def _runs(size: int) -> list[tuple[int, int]]:
     if size <= WHOLE_BYTES:
         return [(0, size)]

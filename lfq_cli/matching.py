@@ -20,16 +20,25 @@ MAX_VALUES = 1 << 59
 class ChannelAxis:
     """The axis on which a tensor's features are.
 
-    It `is_assumed` where nobody told, and other axes have as many entries: `others`.
+    It `is_assumed` where nobody told, and other axes have as many `entries`: the `others`.
     """
 
     number: int
     others: tuple[int, ...] = ()
+    entries: int = 0
 
     @property
     def is_assumed(self) -> bool:
         """Whether it may be another one."""
         return bool(self.others)
+
+    @property
+    def assumption(self) -> str:
+        """What is assumed, for people."""
+        return (
+            f"the features are taken to be on axis {self.number}; {_axes(self.others)} {self.entries} entries too"
+            " (--channel-axis says where they are)"
+        )
 
 
 @dataclass(frozen=True)
@@ -41,12 +50,7 @@ class Selection:
 
     def assumptions(self) -> list[str]:
         """A sentence for every way in which an axis was taken that may be another one."""
-        found = [(axis, tensor.shape[axis.number]) for tensor, axis in self.chosen if axis.is_assumed]
-        return [
-            f"the features are taken to be on axis {axis.number}; {_axes(axis.others)} {dim} entries too"
-            " (--channel-axis says where they are)"
-            for axis, dim in dict.fromkeys(found)
-        ]
+        return list(dict.fromkeys(axis.assumption for _, axis in self.chosen if axis.is_assumed))
 
 
 def select_tensors(
@@ -92,7 +96,7 @@ def fitting_axis(where: str, shape: tuple[int, ...], quantizer: Quantizer, layou
         )
     told = layout is not None or (quantizer.channel_first is not None and len(shape) > 2)
     others = () if told else tuple(k for k, size in enumerate(shape) if size == dim and k != axis)
-    return ChannelAxis(axis, others)
+    return ChannelAxis(axis, others, dim)
 
 
 def _axis(where: str, shape: tuple[int, ...], quantizer: Quantizer, layout: Layout | int | None) -> int:

@@ -20,7 +20,7 @@ LAYERS = (
     ("container", "fingerprint", "quantizer", "stats", "zipread"),
     ("codesfile", "countsfile", "native", "torchload"),
     ("checkpoints", "nn", "tensors"),
-    ("matching", "numerics"),
+    ("matching", "numerics", "samples"),
     ("backends",),
     ("pipeline",),
     ("jobs", "report"),

@@ -61,9 +61,13 @@ def jobs_of(tree: Path, out: Path) -> list[Job]:
     return [Job(tree / f"{k:03}.npy", out / f"{k:03}.codes.safetensors") for k in range(COUNT)]
 
 
+def paths_of(tree: Path) -> list[Path]:
+    return [job.source for job in jobs_of(tree, tree)]
+
+
 def test_the_outputs_and_outcomes_are_those_of_one_process(forked: list[int], tree: Path, tmp_path: Path) -> None:
     with patch.object(processes, "CPUS", 1):
-        assert not processes.are_many_and_small(jobs_of(tree, tmp_path / "one"))
+        assert not processes.are_many_and_small(paths_of(tree))
         one = list(encode(PLAIN, jobs_of(tree, tmp_path / "one"), EncodeOptions(durable=False)))
     done: list[int] = []
     with patch.object(processes, "CPUS", 3):
@@ -83,12 +87,12 @@ def test_the_outputs_and_outcomes_are_those_of_one_process(forked: list[int], tr
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "many" / name).read_bytes()
 
 
-def test_few_or_large_files_are_left_to_one_process(tree: Path, tmp_path: Path) -> None:
+def test_few_or_large_files_are_left_to_one_process(tree: Path) -> None:
     with patch.object(processes, "CPUS", 3):
-        assert processes.are_many_and_small(jobs_of(tree, tmp_path))
-        assert not processes.are_many_and_small(jobs_of(tree, tmp_path)[: processes.MANY_JOBS - 1])
+        assert processes.are_many_and_small(paths_of(tree))
+        assert not processes.are_many_and_small(paths_of(tree)[: processes.MANY_JOBS - 1])
         with patch.object(processes, "SMALL_BYTES", 100):
-            assert not processes.are_many_and_small(jobs_of(tree, tmp_path))
+            assert not processes.are_many_and_small(paths_of(tree))
 
 
 @contextmanager

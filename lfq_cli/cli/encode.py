@@ -13,7 +13,6 @@ from lfq_cli.cli.options import Display, takes_display, takes_facts
 
 if TYPE_CHECKING:
     from lfq_cli.jobs.outcome import Outcome
-    from lfq_cli.jobs.plan import Job
 
     Run: TypeAlias = Callable[[Callable[[int], None]], Generator[Outcome]]
 
@@ -46,6 +45,44 @@ Stats = Annotated[
     ),
 ]
 
+SamplesPerFile = Annotated[
+    int | None,
+    typer.Option(
+        "--samples-per-file",
+        metavar="N",
+        min=1,
+        help="Pack the samples of all inputs, N in each file of the folder OUT: 00000.codes.safetensors, ...",
+    ),
+]
+FileSize = Annotated[
+    str | None,
+    typer.Option("--file-size", metavar="SIZE", help="The same, as many samples as fit, as 256MiB or 2GB."),
+]
+Stacked = Annotated[
+    bool,
+    typer.Option("--stacked", help="Axis 0 of the tensors counts samples; unset: each input is one sample."),
+]
+Carry = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--carry", metavar="GLOB", help="Take tensors of samples along as they are, as labels; may be repeated."
+    ),
+]
+CarryText = Annotated[
+    list[str] | None,
+    typer.Option("--carry-text", metavar="GLOB", help="Take texts of samples along, as captions; may be repeated."),
+]
+Ragged = Annotated[
+    bool, typer.Option("--ragged", help="Samples may differ in length, their first axis without features.")
+]
+Append = Annotated[
+    bool,
+    typer.Option("--append", help="Leave the files that are there as they are, and add files for samples in none."),
+]
+SkipBad = Annotated[
+    bool, typer.Option("--skip-bad", help="Leave out samples that cannot be encoded, name and count them.")
+]
+
 _STORED = {"uint8": "U8", "int16": "I16", "int32": "I32", "int64": "I64", "uint64": "U64"}
 
 
@@ -61,6 +98,14 @@ def encode(
     tensor: options.Tensors = None,
     layout: options.LayoutOption = "auto",
     channel_axis: options.ChannelAxis = None,
+    samples_per_file: SamplesPerFile = None,
+    file_size: FileSize = None,
+    stacked: Stacked = False,
+    carry: Carry = None,
+    carry_text: CarryText = None,
+    ragged: Ragged = False,
+    append: Append = False,
+    skip_bad: SkipBad = False,
     num_quantizers: options.Levels = None,
     device: options.Device = "auto",
     compute_dtype: options.ComputeDtype = "float32",
@@ -73,61 +118,90 @@ def encode(
     display: Display,
     facts: Any,
 ) -> None:
-    """Encode float tensors to packed indices, a codes file for every input.
+    """Encode float tensors to packed indices, a codes file for every input, or for so many samples.
 
-    Inputs are .safetensors, .npy, .npz, .pt and .pth files. A folder's tree is mirrored under OUT:
-    `lfq encode CHECKPOINT latents -o OUT` makes OUT/a/b.codes.safetensors from latents/a/b.npy.
+    Inputs are .safetensors, .npy, .npz, .pt and .pth files, and tar shards and .parquet files of samples. A folder's
+    tree is mirrored under OUT: `lfq encode CHECKPOINT latents -o OUT` makes OUT/a/b.codes.safetensors from
+    latents/a/b.npy. `lfq encode CHECKPOINT latents -o OUT --samples-per-file 10000` packs all of them, each with its
+    key "a/b", into OUT/00000.codes.safetensors and so on.
     """
     from lfq_cli import checkpoints
     from lfq_cli.cli.render.checkpoints import tell_assumptions
-    from lfq_cli.cli.render.outcomes import run_jobs
-    from lfq_cli.codesfile import SUFFIX
+    from lfq_cli.cli.render.outcomes import run_jobs, run_packing
     from lfq_cli.errors import OptionError
     from lfq_cli.jobs.encode import EncodeOptions
-    from lfq_cli.jobs.encode import encode as encode_jobs
-    from lfq_cli.jobs.kinds import is_tensor_file
-    from lfq_cli.jobs.plan import plan_jobs
+    from lfq_cli.jobs.pack import PackOptions, encode_each, pack
+    from lfq_cli.jobs.plan import name_samples, plan_encoding
+    from lfq_cli.pipeline import SampleOptions
 
     if index_dtype is not None and packing != "ints":
         raise OptionError("--index-dtype belongs to --packing ints", "leave it out, or add --packing ints")
+    together = samples_per_file is not None or file_size is not None
+    if samples_per_file is not None and file_size is not None:
+        raise OptionError("--samples-per-file and --file-size both say when a file is full", "leave one of them out")
+    if append and not together:
+        raise OptionError("--append belongs to --samples-per-file or --file-size", "add one of them")
     quantizer = checkpoints.load(checkpoint, facts)
     if num_quantizers is not None:
         quantizer = quantizer.first_levels(num_quantizers)
     tell_assumptions(quantizer)
-    jobs = plan_jobs(
-        inputs,
-        output,
-        accepts=is_tensor_file,
-        rename=lambda name: Path(name).stem + SUFFIX,
-        file_suffixes=(".safetensors",),
-        inputs_kept=checkpoints.read_files(checkpoint),
+    shared: dict[str, Any] = {
+        "packing": packing,
+        "index_dtype": index_dtype and _STORED[index_dtype],
+        "device": device,
+        "compute_dtype": compute_dtype,
+        "overwrite": overwrite,
+        "durable": fsync,
+        "dry_run": dry_run,
+        "fail_fast": fail_fast,
+    }
+    where = options.where_features_are(layout, channel_axis)
+    alone = EncodeOptions(**shared, zero_nan=nan == "zero", tensors=tuple(tensor or ()), layout=where)
+    packed = PackOptions(
+        **shared,
+        samples=SampleOptions(
+            tensors=tuple(tensor or ()),
+            layout=where,
+            carry=tuple(carry or ()),
+            carry_text=tuple(carry_text or ()),
+            ragged=ragged,
+            zero_nan=nan == "zero",
+        ),
+        samples_per_file=samples_per_file,
+        file_bytes=None if file_size is None else options.size(file_size, "--file-size"),
+        stacked=stacked,
+        append=append,
+        skip_bad=skip_bad,
     )
-    chosen = EncodeOptions(
-        packing=packing,
-        index_dtype=index_dtype and _STORED[index_dtype],
-        zero_nan=nan == "zero",
-        tensors=tuple(tensor or ()),
-        layout=options.where_features_are(layout, channel_axis),
-        device=device,
-        compute_dtype=compute_dtype,
-        overwrite=overwrite,
-        durable=fsync,
-        dry_run=dry_run,
-        fail_fast=fail_fast,
-    )
+    kept = checkpoints.read_files(checkpoint)
+    if together:
+        found, missed = name_samples(inputs, output, stacked=stacked, inputs_kept=kept)
+        paths = [item.path for item in found]
+
+        def run_pack(progress: Callable[[int], None]) -> Generator[Outcome]:
+            return pack(quantizer, found, output, packed, progress, missed)
+
+        counted = _counting(run_pack, paths, stats, expected=None, overwrite=overwrite, dry_run=dry_run)
+        run_packing("encode", paths, counted, display)
+        return
+    jobs = plan_encoding(inputs, output, inputs_kept=kept)
 
     def run(progress: Callable[[int], None]) -> Generator[Outcome]:
-        return encode_jobs(quantizer, jobs, chosen, progress)
+        return encode_each(quantizer, jobs, alone, packed, progress)
 
-    run_jobs("encode", jobs, _counting(run, jobs, stats, overwrite=overwrite, dry_run=dry_run), display)
+    files = [path for job in jobs for path in (job.source, job.output)]
+    counted = _counting(run, files, stats, expected=len(jobs), overwrite=overwrite, dry_run=dry_run)
+    run_jobs("encode", jobs, counted, display)
 
 
-def _counting(run: Run, jobs: Sequence[Job], stats: Path | None, *, overwrite: bool, dry_run: bool) -> Run:
+def _counting(
+    run: Run, files: Sequence[Path], stats: Path | None, *, expected: int | None, overwrite: bool, dry_run: bool
+) -> Run:
     """The run, which saves the counts of its codes at `stats` if that was asked for."""
     if stats is None:
         return run
 
     from lfq_cli.jobs.stats import refuse_other_file, with_counts
 
-    refuse_other_file(stats, jobs, overwrite=overwrite)
-    return run if dry_run else lambda progress: with_counts(run(progress), jobs, stats, overwrite=overwrite)
+    refuse_other_file(stats, files, overwrite=overwrite)
+    return run if dry_run else lambda progress: with_counts(run(progress), stats, expected, overwrite=overwrite)

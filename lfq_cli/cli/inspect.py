@@ -46,4 +46,4 @@ def inspect(paths: Paths, checkpoint: Against = None, *, display: Display, facts
             if len(paths) > 1:
                 note(error_lines(error))
     show_inspection(views, display)
-    exit_if_failed(failed, len(paths))
+    exit_if_failed(list(failed.values()), len(paths))

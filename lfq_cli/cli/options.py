@@ -205,6 +205,19 @@ def where_features_are(layout: str, channel_axis: int | None) -> Any:
     return channel_axis
 
 
+_UNITS = {"": 1, "B": 1} | {f"{unit}B": 1000**k for k, unit in enumerate("KMGT", 1)}
+_UNITS |= {f"{unit}iB": 1024**k for k, unit in enumerate("KMGT", 1)}
+
+
+def size(text: str, option: str) -> int:
+    """Bytes: a number with a unit, as 256MiB or 2GB. Raises BadParameter."""
+    found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?) ?([KMGT]?i?B|)", text)
+    nbytes = int(float(found[1]) * _UNITS[found[2]]) if found and found[2] in _UNITS else 0
+    if not nbytes:
+        raise typer.BadParameter(f"{text!r} is no size, as 256MiB or 2GB", param_hint=option)
+    return nbytes
+
+
 def _dims(value: str | None) -> tuple[int, ...] | None:
     if value is None:
         return None

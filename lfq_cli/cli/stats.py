@@ -134,7 +134,7 @@ def stats(
     if refused is not None:
         raise refused
     failed = {path: error for report in reports for path, error in report.failed.items()}
-    exit_if_failed(failed, len(paths) + sum(len(missed) for _, missed in groups))
+    exit_if_failed(list(failed.values()), len(paths) + sum(len(missed) for _, missed in groups))
 
 
 def _check_outputs(

@@ -4,6 +4,7 @@ A codes file is a safetensors file whose metadata entry "lfq" says what made the
 digests, and nothing of how codes are computed.
 """
 
+from lfq_cli.codesfile.builder import Coding, SamplesBuilder
 from lfq_cli.codesfile.header import FORMAT, SUFFIX, CodesHeader, CodesTensor, MadeFrom, SourceInfo, stored_dtype
 from lfq_cli.codesfile.reader import CodesFile, TensorCodes, open_codes
 from lfq_cli.codesfile.writer import Writer, create
@@ -14,7 +15,9 @@ __all__ = [
     "CodesFile",
     "CodesHeader",
     "CodesTensor",
+    "Coding",
     "MadeFrom",
+    "SamplesBuilder",
     "SourceInfo",
     "TensorCodes",
     "Writer",

@@ -246,6 +246,11 @@ class CodesHeader:
         columns = {name: (column.dtype, column.shape) for name, column in self.samples.columns.items()}
         return dict(sorted((codes | columns).items(), key=lambda item: -tensor_bytes(item[1][0], (8,))))
 
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of all tensors in the container."""
+        return sum(tensor_bytes(dtype, shape) for dtype, shape in self.stored.values())
+
     def with_digests(self, digests: Mapping[str, str], made_from: MadeFrom | None) -> CodesHeader:
         """The header once all is written: name of a stored tensor -> sha256."""
         tensors = {name: replace(tensor, sha256=digests[name]) for name, tensor in self.tensors.items()}

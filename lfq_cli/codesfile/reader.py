@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from functools import cached_property
 from math import prod
 from pathlib import Path
 from types import TracebackType
@@ -14,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lfq_cli.bits import MAX_INDEX_BITS, PACKINGS, Indices, Packed, cut_stream, stream_to_indices
-from lfq_cli.codesfile.header import CodesTensor
+from lfq_cli.codesfile.columns import check_offsets, texts_of
+from lfq_cli.codesfile.header import OFFSETS, CodesTensor
 from lfq_cli.codesfile.parse import parse_header
 from lfq_cli.container import DTYPES, read_header
 from lfq_cli.errors import CodesFileError, CodesUnreadableError
@@ -52,6 +54,49 @@ class CodesFile(Mapping[str, "TensorCodes"]):
 
     def __len__(self) -> int:
         return len(self.header.tensors)
+
+    @cached_property
+    def keys_of_samples(self) -> list[str]:
+        """The keys of the file's samples, in order; none where it holds no samples. Raises CodesFileError."""
+        samples = self.header.samples
+        return [] if samples is None else self.texts(samples.keys)
+
+    def texts(self, name: str) -> list[str]:
+        """A text for each sample. Raises CodesFileError where they are damaged."""
+        where = f"{self.path}: {name!r}"
+        return texts_of(self.column(name).tobytes(), self.column(name + OFFSETS), where)
+
+    def column(self, name: str) -> NDArray[Any]:
+        """A tensor that is stored beside the codes, a row for each sample. Floats that numpy lacks come as bytes."""
+        samples = self.header.samples
+        if samples is None or name not in samples.columns:
+            raise CodesUnreadableError(f"{self.path}: has no column {name!r}")
+        column = samples.columns[name]
+        data = bytearray(column.nbytes)
+        self._file.read_into(self._starts[name], memoryview(data))
+        dtype = DTYPES.get(column.dtype)
+        if dtype is None:
+            return np.frombuffer(data, np.uint8).reshape(*column.shape, -1)
+        return np.frombuffer(data, dtype).reshape(column.shape)
+
+    def check_column(self, name: str) -> None:
+        """Raises CodesFileError unless a column's bytes have the header's sha256."""
+        assert self.header.samples is not None
+        if hashlib.sha256(bytes_of(self.column(name))).hexdigest() != self.header.samples.columns[name].sha256:
+            raise CodesFileError(
+                f"{self.path}: {name!r} is damaged: its bytes have another sha256 than the header says"
+            )
+
+    def bounds(self, name: str) -> NDArray[np.int64]:
+        """Where each sample of a tensor begins, and where the last ends, in vectors: I64 [samples + 1]."""
+        info = self.header.tensors[name]
+        if info.samples is None:
+            raise CodesUnreadableError(f"{self.path}: {name!r} holds no samples")
+        if info.offsets is None:
+            return np.arange(info.samples + 1, dtype=np.int64) * (info.vectors // max(info.samples, 1))
+        offsets: NDArray[np.int64] = self.column(info.offsets)
+        check_offsets(offsets, info.vectors, f"{self.path}: {info.offsets!r}")
+        return offsets
 
     def matching(self, patterns: Sequence[str]) -> list[str]:
         """The names that match one of the glob patterns; all if there are none. Raises CodesFileError for no name."""

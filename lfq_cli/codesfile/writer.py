@@ -75,8 +75,7 @@ class TensorWriter:
 @contextmanager
 def create(path: Path, header: CodesHeader, *, overwrite: bool = False, durable: bool = True) -> Iterator[Writer]:
     """A Writer whose file appears at `path` when the block ends well; `finish` is called for you."""
-    nbytes = sum(tensor_bytes(dtype, shape) for dtype, shape in header.stored.values())
-    with atomic_output(path, overwrite=overwrite, durable=durable, nbytes=nbytes) as file:
+    with atomic_output(path, overwrite=overwrite, durable=durable, nbytes=header.stored_bytes) as file:
         writer = Writer(file, header)
         yield writer
         writer.finish()

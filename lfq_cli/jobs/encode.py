@@ -68,7 +68,7 @@ def encode(
         with start_workers() as workers:
             yield lambda job: [outcome_of(job, lambda job: _encode_file(job, options, backend, workers, progress))]
 
-    if not (backend.forks and are_many_and_small(jobs)):
+    if not (backend.forks and are_many_and_small([job.source for job in jobs])):
         with working(progress) as work:
             yield from until_failure((outcome for job in jobs for outcome in work(job)), fail_fast=options.fail_fast)
         return

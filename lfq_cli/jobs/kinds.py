@@ -8,11 +8,14 @@ from typing import Any
 
 from lfq_cli import codesfile, countsfile, native
 from lfq_cli.container import metadata_entry
+from lfq_cli.samples import container_of
 from lfq_cli.tensors import FORMATS
 
 
 def is_tensor_file(path: Path) -> bool:
     """Whether a folder's file is one to encode: a container lfq knows that calls itself nothing else of lfq's."""
+    if container_of(path) is not None:
+        return True
     if path.suffix.lower() not in FORMATS or path.name.endswith(codesfile.SUFFIX):
         return False
     return path.suffix != ".safetensors" or described_format(path) not in (

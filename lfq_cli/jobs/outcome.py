@@ -26,8 +26,14 @@ class Outcome:
     bytes_in: int = 0
     bytes_out: int = 0
     left_alone: dict[str, str] = field(default_factory=dict)
+    samples: int | None = None
+    """How many the output holds, where it holds samples."""
+    skipped: int = 0
+    """Bad samples that were left out."""
     assumptions: list[str] = field(default_factory=list)
     """What had to be assumed of the input."""
+    notes: list[str] = field(default_factory=list)
+    """What else to know of it: each bad sample that was left out."""
     error: LfqError | None = None
 
 

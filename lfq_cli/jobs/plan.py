@@ -11,6 +11,9 @@ from pathlib import Path
 from lfq_cli.codesfile import SUFFIX
 from lfq_cli.errors import LfqError, OptionError, TensorError
 from lfq_cli.jobs.inputs import Accepts, Input, find_inputs
+from lfq_cli.jobs.kinds import is_tensor_file
+from lfq_cli.jobs.reading import SampleInput
+from lfq_cli.samples import CONTAINERS, container_of, stem_of
 from lfq_cli.tensors import FORMATS
 
 
@@ -47,6 +50,46 @@ def plan_jobs(
     return jobs
 
 
+def plan_encoding(arguments: Sequence[str], output: Path, *, inputs_kept: Sequence[Path] = ()) -> list[Job]:
+    """Pairs tensor files with codes files, as `plan_jobs` does."""
+    return plan_jobs(
+        arguments,
+        output,
+        accepts=is_tensor_file,
+        rename=lambda name: stem_of(name) + SUFFIX,
+        file_suffixes=(".safetensors",),
+        inputs_kept=inputs_kept,
+    )
+
+
+def name_samples(
+    arguments: Sequence[str], output: Path, *, stacked: bool, inputs_kept: Sequence[Path]
+) -> tuple[list[SampleInput], list[Job]]:
+    """The files with samples that the arguments name, each with its place in the tree as its name, to be packed in the
+    folder `output`; and what cannot be read, as jobs that have failed.
+
+    Raises OptionError where `output` is no folder, or one of the inputs or of `inputs_kept` lies where it would be
+    written to.
+    """
+    if os.path.lexists(output) and not os.path.isdir(output):  # noqa: PTH112 - a name that is too long
+        raise OptionError(f"{output}: is a file, expected a folder for files of samples")
+    if output.suffix in (*FORMATS, *CONTAINERS):
+        raise OptionError(f"{output}: is the name of a file, expected a folder for files of samples")
+    jobs = _mirrored(find_inputs(arguments, is_tensor_file, TensorError), Path(), stem_of)
+    inputs = [
+        SampleInput(job.source, job.output.as_posix(), many=stacked or container_of(job.source) is not None)
+        for job in jobs
+        if job.error is None
+    ]
+    written = {
+        real_path(path) for path in (*inputs_kept, *(item.path for item in inputs)) if path.name.endswith(SUFFIX)
+    }
+    taken = [path for path in written if path.parent == Path(os.path.realpath(output))]
+    if taken:
+        raise OptionError(f"{taken[0]}: is an input of this command and lies where it writes", "name another output")
+    return inputs, [job for job in jobs if job.error is not None]
+
+
 def source_jobs(sources: Sequence[str], arguments: Sequence[str], codes: Sequence[Path], accepts: Accepts) -> list[Job]:
     """The jobs that would encode `sources` into `codes`, which `arguments` named; outputs as `real_path` has them.
 
@@ -60,7 +103,7 @@ def source_jobs(sources: Sequence[str], arguments: Sequence[str], codes: Sequenc
     if len(folders) > 1:
         raise OptionError("several folders of codes cannot be paired with sources", "verify one folder at a time")
     folder = os.path.realpath(folders[0]) if folders else os.path.commonpath([real_path(path).parent for path in codes])
-    jobs = _mirrored(found, Path(folder), lambda name: Path(name).stem + SUFFIX)
+    jobs = _mirrored(found, Path(folder), lambda name: stem_of(name) + SUFFIX)
     return [replace(job, output=real_path(job.output)) for job in jobs]
 
 
@@ -91,7 +134,7 @@ def _one_job(found: list[Input], output: Path, file_suffixes: Sequence[str]) -> 
     expected = f"a folder or a name in {' or '.join(file_suffixes)}" if single else "a folder"
     if not is_folder and os.path.lexists(output):
         raise OptionError(f"{output}: is a file, expected {expected}")
-    if not is_folder and output.suffix in (*FORMATS, *file_suffixes):
+    if not is_folder and output.suffix in (*FORMATS, *CONTAINERS, *file_suffixes):
         raise OptionError(f"{output}: is the name of a file, expected {expected}")
     return []
 

@@ -13,10 +13,10 @@ import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import BinaryIO, TypeVar
 
-from lfq_cli.jobs.plan import Job
 from lfq_cli.regions import CPUS
 
 MANY_JOBS = 256
@@ -31,15 +31,15 @@ Working = Callable[[], AbstractContextManager[Callable[[T], Iterable[R]]]]
 """What a process enters once; inside it has the function that it calls for each of its items."""
 
 
-def are_many_and_small(jobs: Sequence[Job]) -> bool:
+def are_many_and_small(paths: Sequence[Path]) -> bool:
     """Whether several processes would be faster: on Linux, where a fork shares what is loaded already."""
-    if sys.platform != "linux" or CPUS < 2 or len(jobs) < MANY_JOBS:
+    if sys.platform != "linux" or CPUS < 2 or len(paths) < MANY_JOBS:
         return False
     total = 0
-    for job in jobs:
+    for path in paths:
         with suppress(OSError):
-            total += job.source.stat().st_size
-    return total <= SMALL_BYTES * len(jobs)
+            total += path.stat().st_size
+    return total <= SMALL_BYTES * len(paths)
 
 
 def in_processes(items: Sequence[T], working: Working[T, R], lost: Callable[[T], R], *, waits: bool) -> Generator[R]:

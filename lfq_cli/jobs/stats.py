@@ -14,7 +14,7 @@ from lfq_cli.errors import LfqError, LfqNote, OptionError, OutputError
 from lfq_cli.files import atomic_output, refuse_existing, write_all
 from lfq_cli.jobs.kinds import described_format
 from lfq_cli.jobs.outcome import Outcome
-from lfq_cli.jobs.plan import Job, refuse_to_replace
+from lfq_cli.jobs.plan import refuse_to_replace
 from lfq_cli.pipeline import Progress, Workers, count, start_workers
 from lfq_cli.stats import Counter, CountOptions, TokenComparison, TokenCounts, TokenUsage, compare, index_axes
 
@@ -79,18 +79,20 @@ def stats(
 
 
 def with_counts(
-    outcomes: Generator[Outcome], jobs: Sequence[Job], path: Path, *, overwrite: bool = False
+    outcomes: Generator[Outcome], path: Path, expected: int | None, *, overwrite: bool = False
 ) -> Generator[Outcome]:
-    """The same outcomes of an encode of `jobs`; the codes of each output are counted, and the counts saved at the end.
+    """The same outcomes of an encode, of which there should be `expected`; the codes of each output are counted, and
+    the counts saved at the end.
 
     Codes that were there already count as well: a run that was interrupted and goes on saves the counts of all. Where
     an input failed nothing is saved, and a note says so. Raises OutputError where other counts stand at `path`.
     """
     totals: list[TokenCounts] = []
-    counted = 0
+    counted = seen = 0
     with start_workers() as workers, closing(outcomes):
         for outcome in outcomes:
             told = outcome
+            seen += 1
             if outcome.status in ("written", "up to date"):
                 try:
                     for _, counts in _counts_of(outcome.output, (), DEFAULTS, workers, lambda _: None):
@@ -99,20 +101,20 @@ def with_counts(
                 except LfqError as error:
                     told = replace(outcome, status="failed", error=error)
             yield told
-    if counted == len(jobs):
+    left = (seen if expected is None else expected) - counted
+    if not left:
         countsfile.write(totals, path, overwrite=overwrite)
     else:
-        left = len(jobs) - counted
-        warnings.warn(f"{path}: not saved: the codes of {left} input(s) are missing", LfqNote, stacklevel=2)
+        warnings.warn(f"{path}: not saved: the codes of {left} output(s) are missing", LfqNote, stacklevel=2)
 
 
-def refuse_other_file(path: Path, jobs: Sequence[Job], *, overwrite: bool) -> None:
-    """Raises where counts cannot be saved at `path`: the name of something else, or of an input or output."""
+def refuse_other_file(path: Path, files: Sequence[Path], *, overwrite: bool) -> None:
+    """Raises where counts cannot be saved at `path`: the name of something else, or one of the `files` of the run."""
     if path.suffix != ".safetensors":
         raise OptionError(f"{path}: expected a name that ends in .safetensors")
     if described_format(path) != countsfile.FORMAT:  # the same counts may be there from a run before
         refuse_existing(path, overwrite=overwrite)
-    refuse_to_replace([path], [file for job in jobs for file in (job.source, job.output)])
+    refuse_to_replace([path], files)
 
 
 def save_counts(report: Report, path: Path, *, overwrite: bool = False) -> None:

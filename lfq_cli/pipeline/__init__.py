@@ -11,15 +11,20 @@ from lfq_cli.pipeline.compare import Comparison, check_indices, compare
 from lfq_cli.pipeline.count import count
 from lfq_cli.pipeline.decode import DecodeTask, write_decoded
 from lfq_cli.pipeline.encode import EncodeTask, Encoding
+from lfq_cli.pipeline.samples import Batch, Plan, SampleEncoder, SampleOptions
 from lfq_cli.pipeline.table import write_table
 from lfq_cli.pipeline.workers import Progress, Workers, start_workers
 
 __all__ = [
+    "Batch",
     "Comparison",
     "DecodeTask",
     "EncodeTask",
     "Encoding",
+    "Plan",
     "Progress",
+    "SampleEncoder",
+    "SampleOptions",
     "Workers",
     "check_indices",
     "compare",

@@ -68,6 +68,9 @@ class Batch:
     nan_values: list[int] = field(default_factory=list)
     input_bytes: int = 0
 
+    def __len__(self) -> int:
+        return len(self.keys)
+
     def part(self, first: int, last: int) -> Batch:
         """The samples `first` to `last` alone."""
         if (first, last) == (0, len(self.keys)):

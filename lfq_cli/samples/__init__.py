@@ -6,9 +6,9 @@ from collections.abc import Generator
 from importlib import import_module
 from pathlib import Path
 
-from lfq_cli.samples.sample import BadSample, Sample, sample_of
+from lfq_cli.samples.sample import BadSample, Sample, sample_of, small_sample_of
 
-__all__ = ["CONTAINERS", "BadSample", "Sample", "container_of", "samples_in"]
+__all__ = ["CONTAINERS", "BadSample", "Sample", "container_of", "sample_of", "samples_in", "small_sample_of", "stem_of"]
 
 CONTAINERS = {
     ".tar": "lfq_cli.samples.tar",
@@ -16,7 +16,7 @@ CONTAINERS = {
     ".tgz": "lfq_cli.samples.tar",
     ".parquet": "lfq_cli.samples.parquet",
 }
-"""suffix -> module with `read(path, columns) -> samples` of a file that holds many; imported when one is opened."""
+"""suffix -> module with `read(path, name) -> samples` of a file that holds many; imported when one is opened."""
 
 
 def container_of(path: Path) -> str | None:
@@ -25,19 +25,18 @@ def container_of(path: Path) -> str | None:
     return next((suffix for suffix in CONTAINERS if name.endswith(suffix)), None)
 
 
-def samples_in(path: Path, key: str, *, stacked: bool = False) -> Generator[Sample | BadSample]:
-    """The samples of the file at `path`, in its order.
+def stem_of(name: str) -> str:
+    """A file's name without its suffix, of a container all of it: "a.tar.gz" -> "a"."""
+    suffix = container_of(Path(name))
+    return Path(name).stem if suffix is None else name[: -len(suffix)]
 
-    Of a container's each has its own key. Of a tensor file the only one is called `key`; with `stacked` axis 0 of all
-    its tensors counts samples, which are called `key/0`, `key/1`, .... A sample that cannot be read is a BadSample.
-    Raises TensorError for what is wrong with the file as a whole.
+
+def samples_in(path: Path, name: str) -> Generator[Sample | BadSample]:
+    """The samples of a file that holds many, in its order; one that cannot be read is a BadSample.
+
+    Of a container's each has its own key. Axis 0 of the tensors in any other file counts samples, which are called
+    `name/0`, `name/1`, .... Raises TensorError for what is wrong with the file as a whole.
     """
     suffix = container_of(path)
-    if suffix is not None:
-        yield from import_module(CONTAINERS[suffix]).read(path, key)
-    elif stacked:
-        from lfq_cli.samples.stacked import read
-
-        yield from read(path, key)
-    else:
-        yield sample_of(path, key)
+    module = "lfq_cli.samples.stacked" if suffix is None else CONTAINERS[suffix]
+    yield from import_module(module).read(path, name)

@@ -36,6 +36,9 @@ class BadSample:
     key: str
     error: LfqError
 
+    def __len__(self) -> int:
+        return 1
+
 
 def sample_of(path: Path, key: str) -> Sample | BadSample:
     """The one sample of a tensor file."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import typer
 
@@ -21,26 +21,37 @@ from lfq_cli.jobs.plan import Job
 EXIT_FAILED, EXIT_SOME_FAILED = 1, 3
 
 
-def run_jobs(
-    title: str, jobs: Sequence[Job], run: Callable[[Callable[[int], None]], Generator[Outcome]], display: Display
-) -> None:
+Run: TypeAlias = Callable[[Callable[[int], None]], Generator[Outcome]]
+
+
+def run_jobs(title: str, jobs: Sequence[Job], run: Run, display: Display) -> None:
     """Runs the jobs with a progress bar and shows what became of them; exits with 3 if some of several failed."""
+    _run(title, [job.source for job in jobs], run, display, expected=len(jobs))
+
+
+def run_packing(title: str, paths: Sequence[Path], run: Run, display: Display) -> None:
+    """The same where it shows only on the way how many outputs there are; `paths`: what is read."""
+    _run(title, paths, run, display, expected=None)
+
+
+def _run(title: str, paths: Sequence[Path], run: Run, display: Display, *, expected: int | None) -> None:
     started = time.perf_counter()
-    total = total_size([job.source for job in jobs])
-    outcomes = []
-    with progress_bar(title, total, display) as progress, closing(run(progress)) as running:
+    outcomes: list[Outcome] = []
+    with progress_bar(title, total_size(paths), display) as progress, closing(run(progress)) as running:
         for outcome in running:
             outcomes.append(outcome)
-            if outcome.error is not None and len(jobs) > 1:
+            if outcome.error is not None and expected != 1:
                 note(error_lines(outcome.error))
     _tell_assumptions(outcomes)
-    failed = {outcome.source: outcome.error for outcome in outcomes if outcome.error is not None}
-    if not failed or display.json or len(jobs) > 1:
+    failed = [outcome.error for outcome in outcomes if outcome.error is not None]
+    if not failed or display.json or len(outcomes) > 1:
         show_outcomes(outcomes, time.perf_counter() - started, display)
-    if len(outcomes) < len(jobs):
-        note(f"lfq: stopped at the first that failed: {len(jobs) - len(outcomes)} inputs were not tried")
+    if expected is not None and len(outcomes) < expected:
+        note(f"lfq: stopped at the first that failed: {expected - len(outcomes)} inputs were not tried")
         raise typer.Exit(EXIT_FAILED)
-    exit_if_failed(failed, len(jobs))
+    if failed and len(outcomes) == 1 and expected is None:
+        raise typer.Exit(EXIT_FAILED)
+    exit_if_failed(failed, len(outcomes))
 
 
 def _tell_assumptions(outcomes: Sequence[Outcome]) -> None:
@@ -54,10 +65,10 @@ def _tell_assumptions(outcomes: Sequence[Outcome]) -> None:
         note(f"lfq: note: {printable(str(paths[0]))}{more}: {text}")
 
 
-def exit_if_failed(failed: Mapping[Path, LfqError], inputs: int) -> None:
+def exit_if_failed(failed: Sequence[LfqError], inputs: int) -> None:
     """Ends the command with the error of its only input, or with 3 if some of several failed (each was named)."""
     if failed and inputs == 1:
-        raise next(iter(failed.values()))
+        raise failed[0]
     if failed:
         raise typer.Exit(EXIT_SOME_FAILED)
 
@@ -88,6 +99,8 @@ def show_outcomes(outcomes: Sequence[Outcome], seconds: float, display: Display)
         stdout().print(table)
     for outcome in shown:
         _tell_left_alone(outcome, display)
+    for outcome in outcomes:
+        _tell_notes(outcome, display)
     note(_summary(outcomes, seconds) + more_rows(len(shown), len(outcomes)))
 
 
@@ -100,11 +113,22 @@ def _tell_left_alone(outcome: Outcome, display: Display) -> None:
         note(f"lfq: … and {len(items) - len(shown)} more left alone (-v names them)")
 
 
+def _tell_notes(outcome: Outcome, display: Display) -> None:
+    shown = outcome.notes if display.verbose else outcome.notes[:5]
+    for text in shown:
+        note(f"lfq: {printable(str(outcome.output))}: left out: {printable(text)}")
+    if len(shown) < len(outcome.notes):
+        note(f"lfq: … and {len(outcome.notes) - len(shown):,} more left out (-v names them)")
+
+
 def _summary(outcomes: Sequence[Outcome], seconds: float) -> str:
     counts = {status: sum(o.status == status for o in outcomes) for status in dict.fromkeys(o.status for o in outcomes)}
     done = [outcome for outcome in outcomes if outcome.status == "written"]
     bytes_in, bytes_out = sum(o.bytes_in for o in done), sum(o.bytes_out for o in done)
     parts = [", ".join(f"{count} {status}" for status, count in counts.items())]
+    samples, skipped = sum(o.samples or 0 for o in outcomes), sum(o.skipped for o in outcomes)
+    if samples or skipped:
+        parts.append(f"{samples:,} samples" + (f", {skipped:,} bad ones left out" if skipped else ""))
     if done and bytes_in and bytes_out:
         big, small = max(bytes_in, bytes_out), min(bytes_in, bytes_out)
         parts.append(f"{sum(o.vectors for o in done):,} vectors")
@@ -124,6 +148,8 @@ def _outcome_json(outcome: Outcome) -> dict[str, Any]:
         "bytes_out": outcome.bytes_out,
         "left_alone": outcome.left_alone,
     }
+    if outcome.samples is not None:
+        told |= {"samples": outcome.samples, "skipped": outcome.skipped, "notes": outcome.notes}
     if outcome.assumptions:
         told["assumptions"] = outcome.assumptions
     if outcome.error is not None:

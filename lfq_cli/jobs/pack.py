@@ -1,0 +1,337 @@
+"""Samples of many inputs -> codes files that hold many samples each.
+
+A file's place in the data set decides what is in it: so many samples from where the file before ended, good or bad.
+Each says which inputs it was made from; a run that is repeated skips those that are whole and made from the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from lfq_cli import backends, codesfile
+from lfq_cli.codesfile import CodesHeader, Coding, MadeFrom
+from lfq_cli.errors import CodesFileError, ExistsError, OptionError, TensorError
+from lfq_cli.files import remove_leftovers
+from lfq_cli.fingerprint import fingerprint
+from lfq_cli.jobs.draft import Draft, Limits
+from lfq_cli.jobs.encode import EncodeOptions, encode
+from lfq_cli.jobs.outcome import Outcome, clear_leftovers
+from lfq_cli.jobs.plan import Job
+from lfq_cli.jobs.reading import Cursor, SampleInput, Stream
+from lfq_cli.pipeline import Progress, SampleOptions
+from lfq_cli.quantizer import Quantizer
+from lfq_cli.samples import container_of, stem_of
+
+_REPLACES = "--overwrite replaces it"
+
+
+@dataclass(frozen=True)
+class PackOptions:
+    """How to pack; the defaults are the command line's. One of samples_per_file and file_bytes may be given."""
+
+    samples: SampleOptions = field(default_factory=SampleOptions)
+    samples_per_file: int | None = None
+    file_bytes: int | None = None
+    stacked: bool = False
+    append: bool = False
+    skip_bad: bool = False
+    packing: str = "bits"
+    index_dtype: str | None = None
+    device: str = "auto"
+    compute_dtype: str = "float32"
+    overwrite: bool = False
+    durable: bool = True
+    dry_run: bool = False
+    fail_fast: bool = False
+
+    @property
+    def nan_policy(self) -> str:
+        """What is done about NaN, as a codes file says it."""
+        return "zero" if self.samples.zero_nan else "error"
+
+    def recorded(self) -> dict[str, Any]:
+        """What decides what is in a file, for its header: equal inputs and equal options give equal files."""
+        told = {name: getattr(self.samples, name) for name in ("tensors", "layout", "carry", "carry_text", "ragged")}
+        told |= {name: getattr(self, name) for name in ("samples_per_file", "file_bytes", "stacked", "skip_bad")}
+        given = {name: value for name, value in told.items() if value not in ((), None, False) or type(value) is int}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
+
+
+def pack(
+    quantizer: Quantizer,
+    inputs: Sequence[SampleInput],
+    folder: Path,
+    options: PackOptions,
+    progress: Progress = lambda _: None,
+    missed: Sequence[Job] = (),
+) -> Generator[Outcome]:
+    """Packs the samples of all inputs into files of `folder`, 00000.codes.safetensors, ...; an outcome for each.
+
+    What was `missed` on the way to the inputs has failed.
+
+    Raises OptionError where two inputs have one name, ExistsError where files cannot be appended to.
+    """
+    _refuse_equal_names(inputs)
+    for job in missed:
+        yield Outcome(job.source, folder, "failed", error=job.error)
+    number = 0
+    if options.append:
+        number, inputs = _left_to_append(_Packer(quantizer, inputs, options, progress), folder)
+    if not options.dry_run:
+        remove_leftovers([folder])
+    packer = _Packer(quantizer, inputs, options, progress)
+    yield from packer.run(lambda k: folder / f"{number + k:05}{codesfile.SUFFIX}")
+
+
+def encode_each(
+    quantizer: Quantizer,
+    jobs: Sequence[Job],
+    alone: EncodeOptions,
+    packed: PackOptions,
+    progress: Progress = lambda _: None,
+) -> Generator[Outcome]:
+    """Makes a codes file of every input: of samples where it holds many, else of its tensors as they are.
+
+    Raises OptionError where options of samples are given and no input holds many.
+    """
+    many = [job for job in jobs if job.error is None and (packed.stacked or container_of(job.source) is not None)]
+    told = packed.recorded().keys() & {"carry", "carry_text", "ragged", "skip_bad"}
+    if told and not many:
+        option = f"--{min(told).replace('_', '-')}"
+        raise OptionError(f"{option} belongs to samples", "add --samples-per-file N, --file-size SIZE or --stacked")
+    rest = [job for job in jobs if job not in many]
+    if rest:
+        for outcome in encode(quantizer, rest, alone, progress):
+            yield outcome
+            if alone.fail_fast and outcome.error is not None:
+                return
+    if many:
+        clear_leftovers([] if packed.dry_run else many)
+        packed = replace(packed, samples_per_file=None, file_bytes=None)
+    for job in many:
+        item = SampleInput(job.source, stem_of(job.source.name), many=True)
+        for outcome in _Packer(quantizer, [item], packed, progress).run(_always(job.output)):
+            yield outcome
+            if packed.fail_fast and outcome.error is not None:
+                return
+
+
+def _always(path: Path) -> Callable[[int], Path]:
+    return lambda _: path
+
+
+def _refuse_equal_names(inputs: Sequence[SampleInput]) -> None:
+    """Raises OptionError for two files of one sample whose keys would be the same."""
+    seen: dict[str, Path] = {}
+    for item in inputs:
+        if not item.many:
+            other = seen.setdefault(item.name, item.path)
+            if other != item.path:
+                raise OptionError(
+                    f"{other} and {item.path} would both have the key {item.name!r}", "rename one of them"
+                )
+
+
+class _Packer:
+    """One run over all inputs: passes over the files that are current, makes the others."""
+
+    def __init__(
+        self, quantizer: Quantizer, inputs: Sequence[SampleInput], options: PackOptions, progress: Progress
+    ) -> None:
+        self.inputs = inputs
+        self.options = options
+        self.progress = progress
+        self._backend = backends.select(options.device, quantizer, options.compute_dtype, decoding=False)
+        self._keys: set[int] = set()
+        self._stream: Stream | None = None
+        self.coding = Coding(
+            quantizer.config(),
+            quantizer.digest,
+            options.compute_dtype,
+            quantizer.assumptions(),
+            quantizer.codebook_dims,
+            quantizer.index_tail,
+            quantizer.bit_order,
+            options.packing,
+            options.index_dtype,
+        )
+
+    def run(self, path_of: Callable[[int], Path]) -> Generator[Outcome]:
+        """The files one after the other; path_of: number -> where it goes."""
+        cursor, number = Cursor(0), 0
+        try:
+            while cursor.index < len(self.inputs):
+                outcome, cursor = self._next(path_of(number), cursor)
+                number += 1
+                if outcome is None:
+                    continue
+                yield outcome
+                if outcome.status == "refused" or (self.options.fail_fast and outcome.error is not None):
+                    return
+        finally:
+            self._stop()
+
+    def _next(self, path: Path, cursor: Cursor) -> tuple[Outcome | None, Cursor]:
+        """What became of the file that begins at the cursor, and where the next begins; None where nothing is left."""
+        if path.exists() and not self.options.overwrite:
+            self._stop()
+            return self._there_already(path, cursor)
+        if self._stream is None:
+            each = self.options.samples_per_file
+            self._stream = Stream(self.inputs, cursor, self._backend, self.options.samples, each=each)
+        options = self.options
+        limits = Limits(options.samples_per_file, options.file_bytes)
+        with Draft(self.coding, path, self.inputs[cursor.index].path, limits, self._keys) as draft:
+            end = draft.fill(self._stream, self.inputs, cursor, self.progress)
+            if draft.is_empty:
+                return None, end
+            made_from = self._made_from(cursor, end, self._stream.known, draft)
+            outcome = draft.finish(
+                made_from,
+                skip_bad=options.skip_bad,
+                overwrite=options.overwrite,
+                durable=options.durable,
+                dry_run=options.dry_run,
+            )
+            return outcome, end
+
+    def _stop(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+    def _made_from(self, begin: Cursor, end: Cursor, known: Mapping[int, tuple[int, str]], draft: Draft) -> MadeFrom:
+        """What the file between two cursors is made from."""
+        last = end.index + (end.offset > 0)
+        nbytes, digest = self._digest(range(begin.index, last), known)
+        return MadeFrom(
+            nbytes,
+            self.options.nan_policy,
+            draft.zeroed,
+            digest,
+            inputs=last - begin.index,
+            begin=begin.offset,
+            end=end.offset or None,
+            skipped=len(draft.bad),
+            options=self.options.recorded(),
+        )
+
+    def _digest(self, indices: range, known: Mapping[int, tuple[int, str]]) -> tuple[int, str]:
+        """(bytes, digest) of the inputs: sha256 of a line for each with its name, size and fingerprint."""
+        total, digest = 0, hashlib.sha256()
+        for index in indices:
+            item = self.inputs[index]
+            try:
+                nbytes, own = known[index] if index in known else fingerprint(item.path, TensorError)
+            except TensorError:
+                nbytes, own = 0, "unreadable"
+            total += nbytes
+            digest.update(f"{item.name}\0{nbytes}\0{own}\n".encode("utf-8", "surrogateescape"))
+        return total, digest.hexdigest()
+
+    # what is there already
+
+    def _there_already(self, path: Path, cursor: Cursor) -> tuple[Outcome, Cursor]:
+        """The outcome of a file that exists: up to date, and the next begins behind it; or refused, and all ends."""
+        first = self.inputs[cursor.index].path
+        try:
+            header, after = self._current(path, cursor)
+        except ExistsError as error:
+            return Outcome(first, path, "refused", error=error), cursor
+        assert header.samples is not None
+        assert header.made_from is not None
+        self.progress(header.made_from.nbytes)
+        infos = header.tensors.values()
+        outcome = Outcome(
+            first,
+            path,
+            "up to date",
+            tensors=len(infos),
+            vectors=sum(info.vectors for info in infos),
+            bytes_in=header.made_from.nbytes,
+            bytes_out=header.stored_bytes,
+            samples=header.samples.count,
+            skipped=header.made_from.skipped,
+        )
+        return outcome, after
+
+    def _current(self, path: Path, cursor: Cursor) -> tuple[CodesHeader, Cursor]:
+        """The header of a file that is what this run would write, and where the next begins. Raises ExistsError."""
+        header = _header_at(path)
+        made_from, difference = header.made_from, self.difference(header)
+        if difference is None and made_from is not None:
+            last = cursor.index + made_from.inputs
+            if made_from.begin != cursor.offset or last > len(self.inputs):
+                difference = "made from other samples"
+            elif self._digest(range(cursor.index, last), {})[1] != made_from.fingerprint:
+                difference = "made from inputs of other names or with other content"
+            elif last < len(self.inputs) and made_from.end is None and self._could_hold_more(header):
+                difference = "made when there were fewer inputs"
+        if difference is not None or made_from is None:
+            raise ExistsError(f"{path}: exists, {difference}", f"{_REPLACES}; --append leaves it and adds what is new")
+        return header, Cursor(last) if made_from.end is None else Cursor(last - 1, made_from.end)
+
+    def _could_hold_more(self, header: CodesHeader) -> bool:
+        """Whether a file ends where the data set did, and not because it was full."""
+        assert header.samples is not None
+        assert header.made_from is not None
+        each = self.options.samples_per_file
+        return each is not None and header.samples.count + header.made_from.skipped < each
+
+    def difference(self, header: CodesHeader) -> str | None:
+        """In what a file is not one that this run would write, whatever is in it; None for nothing."""
+        coding, made_from = self.coding, header.made_from
+        if made_from is None or header.samples is None:
+            return "and holds no samples"
+        dtype = codesfile.stored_dtype(coding.packing, coding.codebook_dims, coding.index_dtype)
+        found = {
+            "the checkpoint, or what was told of it": (header.checkpoint_sha256, dict(header.assumed)),
+            "--compute-dtype": header.compute_dtype,
+            "--nan": made_from.nan,
+            "--packing": {(tensor.packing, tensor.dtype) for tensor in header.tensors.values()},
+            "other options": made_from.options,
+        }
+        wanted = {
+            "the checkpoint, or what was told of it": (coding.checkpoint_sha256, dict(coding.assumed)),
+            "--compute-dtype": coding.compute_dtype,
+            "--nan": self.options.nan_policy,
+            "--packing": {(coding.packing, dtype)},
+            "other options": self.options.recorded(),
+        }
+        other = [name for name in wanted if found[name] != wanted[name]]
+        return f"made with another value of {', '.join(other)}" if other else None
+
+
+def _header_at(path: Path) -> CodesHeader:
+    try:
+        with codesfile.open_codes(path) as codes:
+            return codes.header
+    except CodesFileError as error:
+        raise ExistsError(f"{path}: exists and is no whole codes file", _REPLACES) from error
+
+
+def _left_to_append(packer: _Packer, folder: Path) -> tuple[int, list[SampleInput]]:
+    """The number of the next file, and the inputs whose samples are in none of the files that are there.
+
+    An input with many samples is left out where the sample that its name begins is there. Raises ExistsError where a
+    file that is there was made otherwise.
+    """
+    names: set[str] = set()
+    number = 0
+    for path in sorted(folder.glob(f"*{codesfile.SUFFIX}")):
+        difference = packer.difference(_header_at(path))
+        if difference is not None:
+            raise ExistsError(f"{path}: exists, {difference}", "append with the checkpoint and options of then")
+        with codesfile.open_codes(path) as codes:
+            names |= set(codes.keys_of_samples)
+        stem = path.name.removesuffix(codesfile.SUFFIX)
+        number = max(number, int(stem) + 1 if stem.isdecimal() else 0)
+    return number, [item for item in packer.inputs if not _is_there(item, names)]
+
+
+def _is_there(item: SampleInput, names: set[str]) -> bool:
+    return item.name in names or f"{item.name}/0" in names

@@ -1,0 +1,213 @@
+"""Reading the samples of many inputs in order: what is read and encoded, piece by piece, from any sample on."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+from lfq_cli.backends import Backend
+from lfq_cli.errors import LfqError, TensorError
+from lfq_cli.fingerprint import WHOLE_BYTES, fingerprint, whole_fingerprint
+from lfq_cli.jobs.processes import are_many_and_small, in_processes
+from lfq_cli.pipeline import Batch, SampleEncoder, SampleOptions
+from lfq_cli.regions import InputFile
+from lfq_cli.samples import BadSample, Sample, sample_of, samples_in, small_sample_of
+
+_RUN_INPUTS = 256
+"""Small files that a process reads before it reports: 10,000 of 9 KiB take as long with 64, and longer with 1024."""
+
+
+@dataclass(frozen=True)
+class SampleInput:
+    """A file with one sample, whose key is `name`; or with `many`, whose keys may begin with it."""
+
+    path: Path
+    name: str
+    many: bool = False
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """A place in the data set: so many samples of input `index` lie before it, and all of the inputs before."""
+
+    index: int
+    offset: int = 0
+
+
+@dataclass(frozen=True)
+class _Read:
+    """Input `index` is being read; its size in bytes and fingerprint."""
+
+    index: int
+    nbytes: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class Ended:
+    """Input `index`, of many samples, has no more; `error`: or could not be read to its end."""
+
+    index: int
+    error: LfqError | None = None
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Samples that were encoded, or one that could not be; `origins`: the input of each."""
+
+    content: Batch | BadSample
+    origins: Sequence[int]
+
+    def split(self, count: int) -> tuple[Piece, Piece]:
+        """The first `count` samples, and the others."""
+        assert isinstance(self.content, Batch)
+        parts = ((0, count), (count, len(self.origins)))
+        first, second = (Piece(self.content.part(a, b), self.origins[a:b]) for a, b in parts)
+        return first, second
+
+
+_Message = _Read | Ended | Piece
+
+
+class Stream:
+    """The samples from a place of the data set on. `known`: size and fingerprint of the inputs that were read."""
+
+    def __init__(
+        self,
+        inputs: Sequence[SampleInput],
+        begin: Cursor,
+        backend: Backend,
+        options: SampleOptions,
+        *,
+        each: int | None,
+    ) -> None:
+        """each: after so many inputs of one sample a file ends, so that none is read in vain."""
+        self.known: dict[int, tuple[int, str]] = {}
+        self._to_skip = begin.offset
+        self._ahead: deque[Ended | Piece] = deque()
+        runs = list(_runs(begin.index, [item.many for item in inputs], each))
+        reading = partial(_reading, inputs, backend, options)
+        self._messages: Generator[_Message]
+        if backend.forks and len(runs) > 1 and are_many_and_small([item.path for item in inputs[begin.index :]]):
+            self._messages = in_processes(runs, reading, partial(_lost, inputs), waits=False)
+        else:
+            self._messages = _in_this_process(runs, reading)
+
+    def next(self) -> Ended | Piece | None:
+        """What comes next; None at the end of the data set."""
+        if self._ahead:
+            return self._ahead.popleft()
+        for message in self._messages:
+            if isinstance(message, _Read):
+                self.known[message.index] = message.nbytes, message.digest
+            elif not isinstance(message, Piece) or not self._to_skip:
+                return message
+            else:
+                rest = self._behind_begin(message)
+                if rest is not None:
+                    return rest
+        return None
+
+    def put_back(self, message: Ended | Piece) -> None:
+        """Lets `message` come next again."""
+        self._ahead.appendleft(message)
+
+    def close(self) -> None:
+        """Ends what reads ahead."""
+        self._messages.close()
+
+    def _behind_begin(self, piece: Piece) -> Piece | None:
+        """What of the piece does not lie before the place where the stream begins."""
+        count = min(self._to_skip, len(piece.origins))
+        self._to_skip -= count
+        if count == len(piece.origins):
+            return None
+        return piece.split(count)[1]
+
+
+def _runs(first: int, many: Sequence[bool], each: int | None) -> Iterator[range]:
+    """Runs of inputs that are read together: those of many samples alone, others some at a time."""
+    begin = first
+    for index in range(first, len(many)):
+        if many[index] and begin < index:
+            yield range(begin, index)
+            begin = index
+        is_full = index + 1 - begin == _RUN_INPUTS or (each is not None and (index + 1 - first) % each == 0)
+        if many[index] or is_full or index + 1 == len(many):
+            yield range(begin, index + 1)
+            begin = index + 1
+
+
+_Reading = Callable[[], AbstractContextManager[Callable[[range], Iterator[_Message]]]]
+
+
+def _in_this_process(runs: Sequence[range], reading: _Reading) -> Generator[_Message]:
+    with reading() as read:
+        for run in runs:
+            yield from read(run)
+
+
+def _lost(inputs: Sequence[SampleInput], run: range) -> _Message:
+    path = inputs[run[0]].path
+    return Ended(run[-1], LfqError(f"{path}: the process that read it was killed", "run the same command again"))
+
+
+@contextmanager
+def _reading(
+    inputs: Sequence[SampleInput], backend: Backend, options: SampleOptions
+) -> Iterator[Callable[[range], Iterator[_Message]]]:
+    encoder = SampleEncoder(backend, options)
+    yield lambda run: (_read_many if inputs[run[0]].many else _read_single)(inputs, run, encoder)
+
+
+def _read_many(inputs: Sequence[SampleInput], run: range, encoder: SampleEncoder) -> Iterator[_Message]:
+    """The samples of one input."""
+    (index,) = run
+    item, error = inputs[index], None
+    try:
+        before = fingerprint(item.path, TensorError)
+        yield _Read(index, *before)
+        for content in encoder.batches(samples_in(item.path, item.name)):
+            yield Piece(content, [index] * len(content))
+        if fingerprint(item.path, TensorError) != before:
+            raise TensorError(f"{item.path}: changed while it was read", "run again when nothing writes to it")
+    except LfqError as reason:
+        error = reason
+    yield Ended(index, error)
+
+
+def _read_single(inputs: Sequence[SampleInput], run: range, encoder: SampleEncoder) -> Iterator[_Message]:
+    """The samples of inputs that have one each."""
+    reads: list[_Read] = []
+    origins = iter(run)
+    samples = (_sample_of(inputs[index], index, reads) for index in run)
+    for content in encoder.batches(samples):
+        yield from reads
+        reads.clear()
+        yield Piece(content, list(islice(origins, len(content))))
+
+
+def _sample_of(item: SampleInput, index: int, reads: list[_Read]) -> Sample | BadSample:
+    """The input's sample; adds to `reads` what it was read from."""
+    try:
+        file = InputFile(item.path, TensorError)
+        try:
+            data = file.read(0, file.size) if file.size <= WHOLE_BYTES else None
+        finally:
+            file.close()
+        if data is not None:
+            reads.append(_Read(index, len(data), whole_fingerprint(data)))
+            return small_sample_of(item.path, item.name, data)
+        before = fingerprint(item.path, TensorError)
+        reads.append(_Read(index, *before))
+        sample = sample_of(item.path, item.name)
+        if fingerprint(item.path, TensorError) != before:
+            raise TensorError(f"{item.path}: changed while it was read", "run again when nothing writes to it")
+    except LfqError as error:
+        return BadSample(item.name, error)
+    return sample

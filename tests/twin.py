@@ -289,9 +289,19 @@ def read_codes_file(path):
     need(type(version) is int and version in (1, 2), f"version {version!r}")
     entries = header.get("tensors")
     need(isinstance(entries, dict), "no tensors object")
-    need(set(entries) == set(tensors), f"header names {sorted(entries)}, file holds {sorted(tensors)}")
+    columns = header.get("columns", {})
+    need(
+        sorted([*entries, *columns]) == sorted(tensors),
+        f"header names {sorted([*entries, *columns])}, file holds {sorted(tensors)}",
+    )
+    for name, column in columns.items():
+        dtype, stored_shape, data = tensors[name]
+        need((column["dtype"], column["shape"]) == (dtype, stored_shape), f"{name}: another shape")
+        need(column["sha256"] == hashlib.sha256(data).hexdigest(), f"{name}: sha256")
     result = {}
     for name, (dtype, stored_shape, data) in tensors.items():
+        if name in columns:
+            continue
         entry = entries[name]
         need(isinstance(entry, dict), f"{name}: not an object")
         need(entry.get("sha256") == hashlib.sha256(data).hexdigest(), f"{name}: sha256")
@@ -311,13 +321,19 @@ def bits_of_tensor(entry, dtype, stored_shape, data):
     outers = [shape, shape[:-1]] if len(dims) == 1 and shape[-1:] == [1] else [outer]
     source = entry.get("source")
     if source is not None:
-        need(isinstance(source, dict) and is_shape(source.get("shape")), f"source {source!r}")
+        need(isinstance(source, dict) and isinstance(source.get("shape"), list), f"source {source!r}")
+        need(is_shape([size for size in source["shape"] if size is not None]), f"source {source!r}")
         axis = source.get("channel_axis")  # version 2; version 1 has a layout instead
         if axis is None:
             layout = source.get("layout")
             need(layout in ("channel-first", "channel-last"), f"layout {layout!r}")
             axis = channel_axis(source["shape"], layout == "channel-first")
-        need(source["shape"][:axis] + source["shape"][axis + 1 :] in outers, f"shape {shape} of {source}")
+        positions = source["shape"][:axis] + source["shape"][axis + 1 :]
+        if "sample_offsets" in entry:
+            need(positions[0] is None and 1 in map(len, outers), f"shape {shape} of ragged {source}")
+        else:
+            positions = [entry["samples"], *positions] if "samples" in entry else positions
+            need(positions in outers, f"shape {shape} of {source}")
     vectors, vector_bits = math.prod(outer), sum(dims)
     row_bytes = math.ceil(vector_bits / 8)
     if entry.get("packing") == "bits":

@@ -37,9 +37,9 @@ def texts_of(data: bytes, offsets: Offsets, where: str) -> list[str]:
 
 def bad_key(key: str) -> str | None:
     """What is wrong with a sample's key; None for a good one."""
-    if not key:
-        return "is empty"
-    if any(ord(letter) < 32 or ord(letter) == 127 for letter in key):
+    if key.isprintable():
+        return None if key else "is empty"
+    if any(ord(letter) < 32 or 127 <= ord(letter) < 160 for letter in key):
         return "has control characters in it"
     try:
         key.encode("utf-8")

@@ -122,16 +122,16 @@ class Draft:
             self.bad.append(content.error)
             return
         progress(content.input_bytes)
-        reasons = [self._reason_against(content, k) for k in range(len(content))]
+        if self._plan is not None and content.plan != self._plan:
+            reasons: list[str | None] = [_difference(content.plan, self._plan)] * len(content)
+        else:
+            reasons = [self._reason_against(key) for key in content.keys]
         for first, last in _runs_of_good(reasons):
             self._add(content.part(first, last))
         self.bad += [TensorError(f"{content.wheres[k]}: {reason}") for k, reason in enumerate(reasons) if reason]
 
-    def _reason_against(self, batch: Batch, k: int) -> str | None:
-        """Why sample `k` of the batch cannot be in the file; None if it can."""
-        if self._plan is not None and batch.plan != self._plan:
-            return _difference(batch.plan, self._plan)
-        key = batch.keys[k]
+    def _reason_against(self, key: str) -> str | None:
+        """Why a sample of this key cannot be in the file; None if it can."""
         wrong = bad_key(key)
         if wrong is not None:
             return f"its key {wrong}"
@@ -145,7 +145,8 @@ class Draft:
             self._plan = batch.plan
             self._builder = self._opened.enter_context(self._new_builder(batch.plan))
         self._builder.add(batch.keys, batch.streams, batch.lengths, batch.carried, batch.texts)
-        self._nbytes += sum(_sizes(batch))
+        if self._limits.nbytes is not None:
+            self._nbytes += sum(_sizes(batch))
         self._bytes_in += batch.input_bytes
         self._vectors += sum(map(sum, batch.lengths.values()))
         self.zeroed += sum(batch.nan_values)

@@ -10,22 +10,24 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from lfq_cli.errors import LfqError, OptionError
 
 Accepts = Callable[[Path], bool]
 
 
-@dataclass(frozen=True)
-class Input:
-    """A file, and the folder that its mirrored path starts from; `error`: why it, a folder, cannot be read."""
+class Input(NamedTuple):
+    """A file, and where it lies: `below` the folder `root`, from which its mirrored path starts ("" for `root` itself).
+
+    error: why it, a folder, cannot be read.
+    """
 
     path: Path
     root: Path
+    below: str = ""
     named: bool = False
     """Whether the user named the file itself."""
     error: LfqError | None = None
@@ -36,11 +38,12 @@ def find_inputs(arguments: Sequence[str], accepts: Accepts, error: type[LfqError
 
     Raises `error` where an argument names a folder or glob without any such file.
     """
-    real_folder = cache(os.path.realpath)  # for 10,000 files, of a few folders each
     found: dict[str, Input] = {}
     for argument in arguments:
-        for item in _expand(argument, accepts, error):
-            found.setdefault(os.path.join(real_folder(item.path.parent), item.path.name), item)  # noqa: PTH118
+        for folder, items in _expand(argument, accepts, error):
+            real = os.path.realpath(folder)
+            for item in items:
+                found.setdefault(f"{real}/{item.path.name}", item)
     return list(found.values())
 
 
@@ -50,24 +53,32 @@ def sorted_out(found: Sequence[Input]) -> tuple[list[Path], dict[Path, LfqError]
     return paths, {item.path: item.error for item in found if item.error is not None}
 
 
-def _expand(argument: str, accepts: Accepts, error: type[LfqError]) -> list[Input]:
+def _expand(argument: str, accepts: Accepts, error: type[LfqError]) -> Iterator[tuple[Path, list[Input]]]:
+    """The folders in which the argument names files, and those files."""
     path = Path(argument)
     if not argument:
         raise OptionError("an input is named '', which is no path")
     if os.path.isdir(argument):  # noqa: PTH112 - Path.is_dir raises for a name that is too long
+        root, nothing = path, error(f"{path}: no file in this folder is one to read")
         walk = _Walk(error)
-        files = [Input(file, path) for _, held in walk.folders(path) for file in held if accepts(file)]
-        if not files and not walk.unread:
-            raise error(f"{path}: no file in this folder is one to read")
-        return files + [Input(folder, path, error=reason) for folder, reason in walk.unread.items()]
-    if os.path.lexists(argument) or not glob.has_magic(argument):
-        return [Input(path, path.parent, named=True)]  # if it is not there, its own job says so
-    walk, root = _Walk(error), _static_part(argument)
-    pattern = path.parts[len(root.parts) :]
-    files = [Input(file, root) for file in sorted(set(walk.matching(root, pattern)), key=str) if accepts(file)]
-    if not files and not walk.unread:
-        raise error(f"{argument}: no file matches")
-    return files + [Input(folder, root, error=reason) for folder, reason in walk.unread.items()]
+        found = walk.folders(path)
+    elif os.path.lexists(argument) or not glob.has_magic(argument):
+        yield path.parent, [Input(path, path.parent, named=True)]  # if it is not there, its own job says so
+        return
+    else:
+        root, nothing = _static_part(argument), error(f"{argument}: no file matches")
+        walk = _Walk(error)
+        found = walk.matching(root, path.parts[len(root.parts) :])
+    any_found = False
+    for folder, files in found:
+        below = os.path.relpath(folder, root)
+        items = [Input(file, root, "" if below == "." else below) for file in files if accepts(file)]
+        any_found = any_found or bool(items)
+        yield folder, items
+    if not any_found and not walk.unread:
+        raise nothing
+    for folder, reason in walk.unread.items():
+        yield folder.parent, [Input(folder, root, error=reason)]
 
 
 class _Walk:
@@ -92,16 +103,22 @@ class _Walk:
                 pending += [each for each in reversed(below) if not each.is_symlink()]
                 links += [each for each in below if each.is_symlink()]
 
-    def matching(self, folder: Path, pattern: Sequence[str]) -> Iterator[Path]:
-        """The files below `folder` whose path matches the parts of a glob; `**` stands for any folders, or none."""
+    def matching(self, folder: Path, pattern: Sequence[str]) -> Iterator[tuple[Path, list[Path]]]:
+        """The folders below `folder`, and those files in them whose path matches the parts of a glob.
+
+        `**` stands for any folders, or none.
+        """
         part, rest = pattern[0], pattern[1:]
         if part == "**":
-            for each, _ in _Walk(self._error, self.unread).folders(folder):
-                yield from self.matching(each, rest or ("*",))
+            for each, files in _Walk(self._error, self.unread).folders(folder):
+                if rest:
+                    yield from self.matching(each, rest)
+                else:
+                    yield each, files
             return
         folders, files = self._split(folder, hidden=part.startswith("."))
         if not rest:
-            yield from (each for each in files if fnmatchcase(each.name, part))
+            yield folder, [each for each in files if fnmatchcase(each.name, part)]
             return
         for each in folders:
             if fnmatchcase(each.name, part):

@@ -222,7 +222,7 @@ class _Packer:
 
     def _digest(self, indices: range, known: Mapping[int, tuple[int, str]]) -> tuple[int, str]:
         """(bytes, digest) of the inputs: sha256 of a line for each with its name, size and fingerprint."""
-        total, digest = 0, hashlib.sha256()
+        total, lines = 0, []
         for index in indices:
             item = self.inputs[index]
             try:
@@ -230,8 +230,8 @@ class _Packer:
             except TensorError:
                 nbytes, own = 0, "unreadable"
             total += nbytes
-            digest.update(f"{item.name}\0{nbytes}\0{own}\n".encode("utf-8", "surrogateescape"))
-        return total, digest.hexdigest()
+            lines.append(f"{item.name}\0{nbytes}\0{own}\n")
+        return total, hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
     # what is there already
 

@@ -75,19 +75,22 @@ def name_samples(
         raise OptionError(f"{output}: is a file, expected a folder for files of samples")
     if output.suffix in (*FORMATS, *CONTAINERS):
         raise OptionError(f"{output}: is the name of a file, expected a folder for files of samples")
-    jobs = _mirrored(find_inputs(arguments, is_tensor_file, TensorError), Path(), stem_of)
-    inputs = [
-        SampleInput(job.source, job.output.as_posix(), many=stacked or container_of(job.source) is not None)
-        for job in jobs
-        if job.error is None
-    ]
-    written = {
-        real_path(path) for path in (*inputs_kept, *(item.path for item in inputs)) if path.name.endswith(SUFFIX)
-    }
-    taken = [path for path in written if path.parent == Path(os.path.realpath(output))]
-    if taken:
-        raise OptionError(f"{taken[0]}: is an input of this command and lies where it writes", "name another output")
-    return inputs, [job for job in jobs if job.error is not None]
+    found = find_inputs(arguments, is_tensor_file, TensorError)
+    inputs, missed = [], []
+    for item, folder in zip(found, _places(found), strict=True):
+        if item.error is not None:
+            missed.append(Job(item.path, output, item.error))
+            continue
+        file = item.path.name
+        if file.endswith(SUFFIX) and real_path(item.path).parent == Path(os.path.realpath(output)):
+            raise OptionError(
+                f"{item.path}: is an input of this command and lies where it writes", "name another output"
+            )
+        name = stem_of(file)
+        many = stacked or container_of(item.path) is not None
+        inputs.append(SampleInput(item.path, f"{folder}/{name}" if folder else name, many))
+    refuse_to_replace([path for path in inputs_kept if path.name.endswith(SUFFIX)], [output])
+    return inputs, missed
 
 
 def source_jobs(sources: Sequence[str], arguments: Sequence[str], codes: Sequence[Path], accepts: Accepts) -> list[Job]:
@@ -141,13 +144,29 @@ def _one_job(found: list[Input], output: Path, file_suffixes: Sequence[str]) -> 
 
 def _mirrored(found: list[Input], output: Path, rename: Callable[[str], str]) -> list[Job]:
     """Jobs whose outputs lie under `output` as their inputs lie under the deepest folder that holds all roots."""
-    top = os.path.commonpath([os.path.abspath(item.root) for item in found])  # noqa: PTH100 - resolves ".."
+    folders = _places(found)
+    places = {folder: output / folder for folder in set(folders)}
+    return [
+        Job(item.path, places[folder] / rename(item.path.name), item.error)
+        for item, folder in zip(found, folders, strict=True)
+    ]
 
-    @cache
-    def mirrored(folder: Path) -> Path:
-        return output / os.path.relpath(folder, top)
 
-    return [Job(item.path, mirrored(item.path.parent) / rename(item.path.name), item.error) for item in found]
+def _places(found: list[Input]) -> list[str]:
+    """The folder of each input, seen from the deepest folder that holds all roots; "" for that itself."""
+    if not found:
+        return []
+    roots = {str(root) for root in {id(item.root): item.root for item in found}.values()}
+    top = os.path.commonpath([os.path.abspath(root) for root in roots])  # noqa: PTH100 - resolves ".."
+    known: dict[tuple[int, str], str] = {}
+    places = []
+    for item in found:
+        key = id(item.root), item.below
+        if key not in known:
+            place = os.path.relpath(item.root / item.below, top)
+            known[key] = "" if place == "." else place
+        places.append(known[key])
+    return places
 
 
 def _refuse_collisions(jobs: list[Job]) -> None:

@@ -22,6 +22,7 @@ from lfq_cli.regions import CPUS
 MANY_JOBS = 256
 SMALL_BYTES = 1 << 20
 """10,000 files of 64 KiB: 3.8 s in two processes, 5.0 s in one. Larger files fill the cores by their own blocks."""
+_LOOKED_AT = 256
 PROCESSES_THAT_WAIT = 2
 """For each core. 10,000 files with fsync: 1 takes 6.4 to 8.3 s, 2 5.2 s, 3 4.9 s."""
 
@@ -35,11 +36,11 @@ def are_many_and_small(paths: Sequence[Path]) -> bool:
     """Whether several processes would be faster: on Linux, where a fork shares what is loaded already."""
     if sys.platform != "linux" or CPUS < 2 or len(paths) < MANY_JOBS:
         return False
-    total = 0
-    for path in paths:
+    sizes = []
+    for path in paths[:: -(-len(paths) // _LOOKED_AT)]:
         with suppress(OSError):
-            total += path.stat().st_size
-    return total <= SMALL_BYTES * len(paths)
+            sizes.append(path.stat().st_size)
+    return sum(sizes) <= SMALL_BYTES * len(sizes)
 
 
 def in_processes(items: Sequence[T], working: Working[T, R], lost: Callable[[T], R], *, waits: bool) -> Generator[R]:

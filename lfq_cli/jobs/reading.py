@@ -9,21 +9,21 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 from lfq_cli.backends import Backend
 from lfq_cli.errors import LfqError, TensorError
 from lfq_cli.fingerprint import WHOLE_BYTES, fingerprint, whole_fingerprint
 from lfq_cli.jobs.processes import are_many_and_small, in_processes
 from lfq_cli.pipeline import Batch, SampleEncoder, SampleOptions
-from lfq_cli.regions import InputFile
+from lfq_cli.regions import read_small
 from lfq_cli.samples import BadSample, Sample, sample_of, samples_in, small_sample_of
 
 _RUN_INPUTS = 256
 """Small files that a process reads before it reports: 10,000 of 9 KiB take as long with 64, and longer with 1024."""
 
 
-@dataclass(frozen=True)
-class SampleInput:
+class SampleInput(NamedTuple):
     """A file with one sample, whose key is `name`; or with `many`, whose keys may begin with it."""
 
     path: Path
@@ -39,11 +39,10 @@ class Cursor:
     offset: int = 0
 
 
-@dataclass(frozen=True)
-class _Read:
-    """Input `index` is being read; its size in bytes and fingerprint."""
+class _Read(NamedTuple):
+    """Input number `place` is being read; its size in bytes and fingerprint."""
 
-    index: int
+    place: int
     nbytes: int
     digest: str
 
@@ -104,7 +103,7 @@ class Stream:
             return self._ahead.popleft()
         for message in self._messages:
             if isinstance(message, _Read):
-                self.known[message.index] = message.nbytes, message.digest
+                self.known[message.place] = message.nbytes, message.digest
             elif not isinstance(message, Piece) or not self._to_skip:
                 return message
             else:
@@ -195,11 +194,7 @@ def _read_single(inputs: Sequence[SampleInput], run: range, encoder: SampleEncod
 def _sample_of(item: SampleInput, index: int, reads: list[_Read]) -> Sample | BadSample:
     """The input's sample; adds to `reads` what it was read from."""
     try:
-        file = InputFile(item.path, TensorError)
-        try:
-            data = file.read(0, file.size) if file.size <= WHOLE_BYTES else None
-        finally:
-            file.close()
+        data = read_small(item.path, WHOLE_BYTES, TensorError)
         if data is not None:
             reads.append(_Read(index, len(data), whole_fingerprint(data)))
             return small_sample_of(item.path, item.name, data)

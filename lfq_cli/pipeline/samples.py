@@ -117,7 +117,8 @@ class SampleEncoder:
             assert isinstance(sample, Sample)
             planned = plan
             run.append(sample)
-            nbytes += sum(len(data_of(sample.tensors[name])) for name in plan.encoded)
+            for name in plan.encoded:
+                nbytes += len(data_of(sample.tensors[name]))
         if run:
             yield from self._encoded(run, planned)
 
@@ -197,12 +198,13 @@ class SampleEncoder:
     ) -> tuple[Packed, list[int]]:
         """The bits of the tensors, one after the other, and how many vectors each has; adds to what was NaN."""
         spec, axis = FORMATS[found.dtype], found.axis.number
-        geometries = [geometry_of(tensor.shape, axis) for tensor in tensors]
+        known = {shape: geometry_of(shape, axis) for shape in {tensor.shape for tensor in tensors}}
+        geometries = [known[tensor.shape] for tensor in tensors]
         lengths = [geometry.vectors for geometry in geometries]
         joiner, streams, first = StreamJoiner(), [], 0
         for last in _ends_of_alike([geometry.inner for geometry in geometries]):
             outer = sum(geometry.outer for geometry in geometries[first:last])
-            data = b"".join(data_of(tensor) for tensor in tensors[first:last])
+            data = bytearray().join(data_of(tensor) for tensor in tensors[first:last])
             raw = np.frombuffer(data, spec.storage).reshape(outer, -1 if data else 0, geometries[first].inner)
             if not data:
                 raw = np.empty((outer, self._backend.quantizer.dim, geometries[first].inner), spec.storage)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,20 +14,20 @@ from numpy.typing import NDArray
 from lfq_cli.container import DTYPES, tensor_bytes
 from lfq_cli.errors import LfqError, TensorError
 from lfq_cli.regions import FileRegion, MemoryFile, MemoryRegion, bytes_of
-from lfq_cli.tensors import Source, StoredTensor, open_bytes, open_source
+from lfq_cli.tensors import SOLE_TENSOR, Source, StoredTensor, open_bytes, open_source
+from lfq_cli.tensors.npy import array_in
 
 MAX_SAMPLE_BYTES = 1 << 30
 """A sample is held in memory whole; a tensor above this is none."""
 
 
-@dataclass(frozen=True)
-class Sample:
+class Sample(NamedTuple):
     """What belongs to one key. `where` names file and key in messages."""
 
     key: str
     where: str
     tensors: Mapping[str, StoredTensor]
-    texts: Mapping[str, str] = field(default_factory=dict)
+    texts: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,9 @@ def sample_of(path: Path, key: str) -> Sample | BadSample:
 def small_sample_of(path: Path, key: str, data: bytes) -> Sample | BadSample:
     """The one sample of a tensor file whose bytes are in memory already."""
     try:
+        where = str(path)
+        if where.endswith(".npy"):  # most data sets of small files; the general way takes twice as long
+            return Sample(key, where, {SOLE_TENSOR: array_in(data, where)})
         with open_bytes(path, data) as source:
             return Sample(key, str(path), in_memory(source))
     except LfqError as error:

@@ -91,6 +91,7 @@ class _Builder:
 
     def __init__(self, path: Path, key: str) -> None:
         self.key = key
+        self._path = path
         self._where = f"{path}: {key!r}"
         self._tensors: dict[str, StoredTensor] = {}
         self._texts: dict[str, str] = {}
@@ -105,7 +106,7 @@ class _Builder:
         try:
             self._add(name, member, archive)
         except LfqError as error:
-            text = error.message if self._where in error.message else f"{self._where}: {error.message}"
+            text = error.message if error.message.startswith(f"{self._path}: ") else f"{self._where}: {error.message}"
             self._error = self._error or TensorError(text, error.hint)
 
     def _add(self, name: str, member: tarfile.TarInfo, archive: tarfile.TarFile) -> None:
@@ -119,13 +120,13 @@ class _Builder:
         file = archive.extractfile(member)
         data = b"" if file is None else file.read()
         if f".{suffix}" in FORMATS:
-            self._add_tensors(name, data)
+            self._add_tensors(name, member.name, data)
         else:
             self._add_text(name, suffix, data)
 
-    def _add_tensors(self, name: str, data: bytes) -> None:
+    def _add_tensors(self, name: str, member: str, data: bytes) -> None:
         prefix = name.rpartition(".")[0]
-        with open_bytes(Path(f"{self._where} ({name})"), data) as source:
+        with open_bytes(Path(f"{self._path}: {member}"), data) as source:
             for found, tensor in in_memory(source).items():
                 parts = [prefix] if found == SOLE_TENSOR and prefix else [prefix, found] if prefix else [found]
                 self._put(self._tensors, ".".join(parts), tensor)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 
@@ -24,22 +26,23 @@ FORMATS = {
 
 def open_source(path: Path) -> Source:
     """The tensors of the file at `path`. Raises TensorError where it cannot be read."""
-    module = _module_for(path)
-    return _opened(module, InputFile(path, TensorError))
+    open_file = _opener(path)
+    return open_file(InputFile(path, TensorError))
 
 
 def open_bytes(path: Path, data: bytes) -> Source:
     """The tensors of a file that is in memory; `path` says what it is called. Raises TensorError."""
-    return _opened(_module_for(path), MemoryFile(path, data, TensorError))
+    return _opener(path)(MemoryFile(path, data, TensorError))
 
 
-def _module_for(path: Path) -> str:
-    module = FORMATS.get(path.suffix.lower())
-    if module is None:
+def _opener(path: Path) -> Callable[[InputFile], Source]:
+    suffix = path.suffix.lower()
+    if suffix not in FORMATS:
         raise TensorError(f"{path}: not a tensor file lfq knows", f"expected one of {', '.join(FORMATS)}")
-    return module
+    return _opener_of(suffix)
 
 
-def _opened(module: str, file: InputFile) -> Source:
-    source: Source = import_module(module).open_file(file)
-    return source
+@cache
+def _opener_of(suffix: str) -> Callable[[InputFile], Source]:
+    open_file: Callable[[InputFile], Source] = import_module(FORMATS[suffix]).open_file
+    return open_file

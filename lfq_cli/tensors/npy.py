@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import tokenize
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from math import prod
 from typing import IO, Any
@@ -11,7 +13,7 @@ from typing import IO, Any
 import numpy as np
 
 from lfq_cli.errors import TensorError
-from lfq_cli.regions import FileRegion, InputFile, MemoryRegion, Region, bytes_of
+from lfq_cli.regions import FileRegion, InputFile, MemoryFile, MemoryRegion, Region, bytes_of
 from lfq_cli.tensors.source import SOLE_TENSOR, Source, StoredTensor
 
 MAX_HEADER_BYTES = 1 << 16  # numpy refuses what is above 10,000, having read it
@@ -27,43 +29,93 @@ _NAMES = {
 
 def open_file(file: InputFile) -> Source:
     """The one array, named "data"."""
+    where = str(file.path)
     with file.closed_on_error():
-        shape, fortran_order, dtype = read_array_header(file.file, f"{file.path}")
+        if isinstance(file, MemoryFile):
+            return Source(file.path, {SOLE_TENSOR: array_in(file.data, where)})
+        shape, fortran_order, dtype = read_array_header(file.file, where)
         start = file.file.tell()
-        check_size(f"{file.path}", shape, dtype, file.size - start)
+        check_size(where, shape, dtype, file.size - start)
         region: Region = FileRegion(file, start)
-        if fortran_order or dtype.byteorder == ">":
+        if not _is_plain(fortran_order, dtype):
             region = reordered(file.read(start, file.size - start), shape, dtype, fortran_order)
-        tensor = StoredTensor(SOLE_TENSOR, dtype_name(dtype, f"{file.path}"), shape, region)
+        tensor = StoredTensor(SOLE_TENSOR, dtype_name(dtype, where), shape, region)
     return Source(file.path, {SOLE_TENSOR: tensor}, close=file.close)
+
+
+def array_in(data: bytes, where: str) -> StoredTensor:
+    """The array of a whole .npy file in memory, named "data". Raises TensorError."""
+    with _told_as_errors(where):
+        head = data[: _head_bytes(data[:12])]
+        shape, fortran_order, dtype, name, nbytes = _parsed(head)
+    if len(data) - len(head) != nbytes or name is None:
+        _check_shape(shape, where)
+        check_size(where, shape, dtype, len(data) - len(head))
+        dtype_name(dtype, where)
+    assert name is not None
+    region = MemoryRegion(memoryview(data)[len(head) :])
+    if not _is_plain(fortran_order, dtype):
+        region = reordered(data[len(head) :], shape, dtype, fortran_order)
+    return StoredTensor(SOLE_TENSOR, name, shape, region)
 
 
 def read_array_header(file: IO[bytes], where: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """(shape, fortran_order, dtype) of the array whose header `file` stands at; leaves it at the data."""
-    try:
-        start = file.read(10)
-        width = 2 if start[6:7] == b"\x01" else 4
-        start += file.read(8 + width - len(start))
-        length = int.from_bytes(start[8:], "little")
-        if length > MAX_HEADER_BYTES and start.startswith(np.lib.format.MAGIC_PREFIX):
-            raise ValueError(f"its header claims {length} bytes")
-        shape, fortran_order, dtype = _parsed(start + file.read(min(length, MAX_HEADER_BYTES)))
-    except (ValueError, EOFError, SyntaxError, TypeError, RecursionError, MemoryError, tokenize.TokenError) as reason:
-        raise TensorError(f"{where}: not a whole npy array: {_one_line(reason)}") from reason
-    if any(type(size) is not int or not 0 <= size < 2**63 for size in shape):
-        raise TensorError(f"{where}: has a shape of other things than sizes")
+    with _told_as_errors(where):
+        head = file.read(10)
+        if head[6:7] != b"\x01":
+            head += file.read(2)
+        shape, fortran_order, dtype, *_ = _parsed(head + file.read(_head_bytes(head) - len(head)))
+    _check_shape(shape, where)
     return shape, fortran_order, dtype
 
 
+@contextmanager
+def _told_as_errors(where: str) -> Iterator[None]:
+    """What numpy raises for a damaged header becomes a TensorError."""
+    try:
+        yield
+    except (ValueError, EOFError, SyntaxError, TypeError, RecursionError, MemoryError, tokenize.TokenError) as reason:
+        raise TensorError(f"{where}: not a whole npy array: {_one_line(reason)}") from reason
+
+
+def _head_bytes(start: bytes) -> int:
+    """How long a header is that begins so. Raises ValueError for one that numpy would read whole and find too long."""
+    end = 10 if start[6:7] == b"\x01" else 12
+    length = int.from_bytes(start[8:end], "little")
+    if length > MAX_HEADER_BYTES and start.startswith(np.lib.format.MAGIC_PREFIX):
+        raise ValueError(f"its header claims {length} bytes")
+    return end + min(length, MAX_HEADER_BYTES)
+
+
 @lru_cache(maxsize=256)
-def _parsed(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """What a whole header says. The files of a data set have few different ones, and parsing takes its time."""
-    file = io.BytesIO(header)
+def _parsed(head: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any], str | None, int]:
+    """(shape, fortran_order, dtype, its name, bytes of the data): what a whole header says.
+
+    The files of a data set have few different ones, and parsing one takes as long as reading a small file.
+    """
+    file = io.BytesIO(head)
     version = np.lib.format.read_magic(file)
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     if version not in readers:
         raise ValueError(f"format version {version} is unknown")
-    return readers[version](file)
+    shape, fortran_order, dtype = readers[version](file)
+    name = _NAMES.get(f"{dtype.kind}{dtype.itemsize}") if _are_sizes(shape) else None
+    return shape, fortran_order, dtype, name, prod(shape) * dtype.itemsize if name else -1
+
+
+def _are_sizes(shape: tuple[Any, ...]) -> bool:
+    return all(type(size) is int and 0 <= size < 2**63 for size in shape)
+
+
+def _check_shape(shape: tuple[Any, ...], where: str) -> None:
+    if not _are_sizes(shape):
+        raise TensorError(f"{where}: has a shape of other things than sizes")
+
+
+def _is_plain(fortran_order: bool, dtype: np.dtype[Any]) -> bool:
+    """Whether the data lies in C order and little-endian."""
+    return not fortran_order and dtype.byteorder != ">"
 
 
 def check_size(where: str, shape: tuple[int, ...], dtype: np.dtype[Any], nbytes: int) -> None:

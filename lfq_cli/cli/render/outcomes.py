@@ -37,7 +37,7 @@ def run_packing(title: str, paths: Sequence[Path], run: Run, display: Display) -
 def _run(title: str, paths: Sequence[Path], run: Run, display: Display, *, expected: int | None) -> None:
     started = time.perf_counter()
     outcomes: list[Outcome] = []
-    with progress_bar(title, total_size(paths), display) as progress, closing(run(progress)) as running:
+    with progress_bar(title, lambda: total_size(paths), display) as progress, closing(run(progress)) as running:
         for outcome in running:
             outcomes.append(outcome)
             if outcome.error is not None and expected != 1:

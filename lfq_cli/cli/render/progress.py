@@ -13,8 +13,11 @@ from lfq_cli.cli.options import Display
 
 
 @contextmanager
-def progress_bar(title: str, total: int, display: Display) -> Iterator[Callable[[int], None]]:
-    """A callback that takes bytes done; drawn on stderr, only on a terminal and if wanted."""
+def progress_bar(title: str, total: int | Callable[[], int], display: Display) -> Iterator[Callable[[int], None]]:
+    """A callback that takes bytes done; drawn on stderr, only on a terminal and if wanted.
+
+    total: bytes in all; a call that finds them out where that takes its time.
+    """
     console = Console(stderr=True)
     if not console.is_terminal or display.quiet or display.no_progress:
         yield lambda _: interrupts.check()
@@ -27,7 +30,7 @@ def progress_bar(title: str, total: int, display: Display) -> Iterator[Callable[
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(title, total=total)
+        task = progress.add_task(title, total=total if isinstance(total, int) else total())
 
         def advance(nbytes: int) -> None:
             interrupts.check()

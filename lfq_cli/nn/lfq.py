@@ -8,7 +8,7 @@ arXiv 2406.07548.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from einops import rearrange, reduce
 from torch import Tensor, nn
 
+from lfq_cli.bits import BitOrder
 from lfq_cli.errors import LfqError
 from lfq_cli.layout import usual_axis
 from lfq_cli.nn import entropy, options
@@ -47,15 +48,18 @@ class LFQ(nn.Module):
     """Rounds x to binary codes: `forward`; and codes, indices and bits to each other.
 
     Shapes: x is [..., dim], or [b, dim, ...] where `channel_first` says so (unset: from 4 axes on; never below
-    3). Indices have x's shape without the channel axis, and a last axis for the codebooks if
-    `keep_num_codebooks_dim` (unset: if there are several). z, the vector that is rounded, is [..., c, d]: c
-    codebooks of d = D bits.
+    3). Indices have x's shape without the channel axis, and a last axis of i indices if `keep_num_codebooks_dim`
+    (unset: if there are several), one for each codebook. z, the vector that is rounded, is [..., c, d]: c codebooks
+    of d = D bits.
 
     Indices are int64 in [0, 2^D), bit 0 the most significant. With D = 64 they are the two's complement of that:
     the mask begins with -2^63 and indices from 2^63 on are negative.
 
-    Options are those of the reference, and one more: `entropy_group_size` replaces the exact batch entropy by
+    Options are those of the reference, and three more. `entropy_group_size` replaces the exact batch entropy by
     its bound over groups of so many bits, which training with more than 24 bits needs (`entropy.batch_entropy`).
+    `factorized_bits` cuts the C*D bits of a vector into indices of other sizes, as [6, 12]: one for each of them, in
+    order. `bit_order="lsb"` makes bit 0 the least significant of an index; a state dict's mask overrides it. Neither
+    changes a bit or a code.
 
     A state dict holds `mask`, and `project_in.*`, `project_out.*`, `orthogonal_rot` where there are any; scale,
     spherical and soft clamp are not in it. Raises ValueError for options that contradict each other.
@@ -90,12 +94,16 @@ class LFQ(nn.Module):
         force_quantization_f32: bool = True,
         orthogonal_rotation: bool = False,
         entropy_group_size: int | None = None,
+        factorized_bits: Sequence[int] | None = None,
+        bit_order: BitOrder = "msb",
     ) -> None:
         super().__init__()
         self.num_codebooks = options.check_num_codebooks(num_codebooks)
-        self.keep_num_codebooks_dim = options.keep_num_codebooks_dim(keep_num_codebooks_dim, num_codebooks)
         self.codebook_dim = options.codebook_bits(dim, codebook_size)
         self.codebook_size = 2**self.codebook_dim
+        self.factorized_bits = options.check_factors(factorized_bits, self.codebook_dim * num_codebooks)
+        self.keep_num_codebooks_dim = options.keep_num_codebooks_dim(keep_num_codebooks_dim, len(self.codebook_dims))
+        self._bit_order = options.check_bit_order(bit_order)
         self.codebook_scale = options.check_scale(codebook_scale, soft_clamp_input_value)
         self.soft_clamp_input_value = soft_clamp_input_value
         self.spherical = spherical
@@ -129,7 +137,7 @@ class LFQ(nn.Module):
         if orthogonal_rotation:
             rotation = nn.init.orthogonal_(torch.empty(self.codebook_dim, self.codebook_dim))
             self.register_buffer("orthogonal_rot", rotation)
-        self.register_buffer("mask", torch.ones((), dtype=torch.int64) << torch.arange(self.codebook_dim).flip(0))
+        self.register_buffer("mask", _place_values(self.codebook_dim, bit_order))
         self.register_buffer("zero", torch.tensor(0.0), persistent=False)
 
     @property
@@ -138,8 +146,20 @@ class LFQ(nn.Module):
         return self.zero.dtype
 
     @property
+    def codebook_dims(self) -> tuple[int, ...]:
+        """Bits of each index of one vector."""
+        return self.factorized_bits or (self.codebook_dim,) * self.num_codebooks
+
+    @property
+    def bit_order(self) -> BitOrder:
+        """Whether bit 0 is the most or the least significant of an index, as the mask says where it has two bits."""
+        if self.codebook_dim == 1:
+            return self._bit_order
+        return "lsb" if int(self.mask[0]) == 1 else "msb"
+
+    @property
     def codebook(self) -> Tensor:
-        """Every code [2^D, D] float32, row i that of index i; ±s also when spherical, as in the reference.
+        """Every code [2^D, D] float32, row i that of index i, uncut; ±s also when spherical, as in the reference.
 
         Built anew at each access. Raises LfqError above MAX_CODEBOOK_BITS bits.
         """
@@ -186,8 +206,25 @@ class LFQ(nn.Module):
         return self.latents(x) > 0
 
     def _bits_to_indices(self, bits: Tensor) -> Tensor:
-        """bits [..., d] bool -> indices [...] int64, exact for every D; at 64 the sum wraps to two's complement."""
-        return reduce(bits * self.mask, "... d -> ...", "sum")
+        """bits [n, c, d] bool -> indices [n, i] int64, exact for every D; at 64 the sum wraps to two's complement."""
+        if self.factorized_bits is None:
+            return reduce(bits * self.mask, "n c d -> n c", "sum")
+        parts = torch.split(rearrange(bits, "n c d -> n (c d)"), list(self.factorized_bits), dim=-1)
+        summed = [reduce(part * values, "n d -> n", "sum") for part, values in zip(parts, self._places(), strict=True)]
+        return torch.stack(summed, dim=-1)
+
+    def _indices_to_bits(self, indices: Tensor) -> Tensor:
+        """indices [..., i] -> bits [n, C*D] bool, codebook 0 first; the inverse of `_bits_to_indices`."""
+        indices = rearrange(indices.to(torch.int64), "... i -> (...) i 1")
+        if self.factorized_bits is None:
+            return rearrange((indices & self.mask) != 0, "n c d -> n (c d)")
+        parts = zip(indices.unbind(dim=1), self._places(), strict=True)
+        return torch.cat([(part & values) != 0 for part, values in parts], dim=-1)
+
+    def _places(self) -> list[Tensor]:
+        """The value in an index of each of its bits [d], for every index of a cut vector."""
+        order = self.bit_order
+        return [_place_values(bits, order).to(self.mask.device) for bits in self.codebook_dims]
 
     # indices -> bits -> codes -> x
 
@@ -212,7 +249,7 @@ class LFQ(nn.Module):
             return self._unproject(self._codes(bits, dtype=dtype), project_out=False)
 
     def indices_to_codes(self, indices: Tensor, project_out: bool = True) -> Tensor:
-        """indices [...], [..., c] if keep_num_codebooks_dim -> vectors [..., dim] (C*D if not project_out).
+        """indices [...], [..., i] if keep_num_codebooks_dim -> vectors [..., dim] (C*D if not project_out).
 
         Channels go to axis 1 where `channel_first` says so; unset: where the vectors have 4 axes or more.
         Raises ValueError for indices that no code has, TypeError for indices that are no integers.
@@ -220,8 +257,7 @@ class LFQ(nn.Module):
         self._check_indices(indices)
         if not self.keep_num_codebooks_dim:
             indices = rearrange(indices, "... -> ... 1")
-        bits = (indices.to(torch.int64)[..., None] & self.mask) != 0
-        codes = self.decode_bits(rearrange(bits, "... c d -> (...) (c d)"), project_out=project_out)
+        codes = self.decode_bits(self._indices_to_bits(indices), project_out=project_out)
         return self._from_vectors(codes, indices.shape[:-1])
 
     def _codes(self, bits: Tensor, *, dtype: torch.dtype) -> Tensor:
@@ -303,9 +339,8 @@ class LFQ(nn.Module):
         return rearrange(x, "b ... d -> b d ...") if self._is_channel_first(x.ndim) else x
 
     def _from_index_vectors(self, indices: Tensor, shape: torch.Size) -> Tensor:
-        """indices [n, c] -> [..., c], or [...] without keep_num_codebooks_dim."""
-        codebooks = (self.num_codebooks,) if self.keep_num_codebooks_dim else ()
-        return indices.reshape((*shape, *codebooks))
+        """indices [n, i] -> [..., i], or [...] without keep_num_codebooks_dim."""
+        return indices.reshape((*shape, *indices.shape[1:]) if self.keep_num_codebooks_dim else shape)
 
     # losses
 
@@ -373,12 +408,29 @@ class LFQ(nn.Module):
     def _check_indices(self, indices: Tensor) -> None:
         if indices.is_floating_point() or indices.is_complex():
             raise TypeError(f"indices are integers, found {indices.dtype}")
-        if self.keep_num_codebooks_dim and (indices.ndim == 0 or indices.shape[-1] != self.num_codebooks):
+        dims = self.codebook_dims
+        if self.keep_num_codebooks_dim and (indices.ndim == 0 or indices.shape[-1] != len(dims)):
             raise ValueError(
-                f"expected {self.num_codebooks} indices on the last axis, found shape {tuple(indices.shape)}"
+                f"expected {len(dims)} indices on the last axis, of {', '.join(map(str, dims))} bits, "
+                f"found shape {tuple(indices.shape)}"
             )
-        if self.codebook_dim == options.MAX_BITS or indices.numel() == 0:
+        if self.factorized_bits is None:
+            _check_range(indices, self.codebook_dim)
             return
-        low, high = (int(bound) for bound in torch.aminmax(indices.to(torch.int64)))
-        if low < 0 or high >= self.codebook_size:
-            raise ValueError(f"indices must lie in [0, 2^{self.codebook_dim}), found from {low} to {high}")
+        for part, bits in zip(indices.unbind(dim=-1) if self.keep_num_codebooks_dim else [indices], dims, strict=True):
+            _check_range(part, bits)
+
+
+def _place_values(bits: int, order: BitOrder) -> Tensor:
+    """The value of each of an index's bits [bits] int64; with 64 of them the highest is -2^63."""
+    values = torch.ones((), dtype=torch.int64) << torch.arange(bits)
+    return values if order == "lsb" else values.flip(0)
+
+
+def _check_range(indices: Tensor, bits: int) -> None:
+    """Raises ValueError where one of the indices is none of so many bits."""
+    if bits == options.MAX_BITS or indices.numel() == 0:
+        return
+    low, high = (int(bound) for bound in torch.aminmax(indices.to(torch.int64)))
+    if low < 0 or high >= 2**bits:
+        raise ValueError(f"indices must lie in [0, 2^{bits}), found from {low} to {high}")

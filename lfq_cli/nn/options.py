@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import math
 import operator
-from typing import TypeVar
+from collections.abc import Sequence
+from typing import TypeVar, get_args
 
+from lfq_cli.bits import BitOrder
 from lfq_cli.nn.entropy import MAX_EXACT_ENTROPY_BITS
 
 MAX_BITS = 64  # an index is one int64
@@ -47,13 +49,28 @@ def check_num_codebooks(num_codebooks: int) -> int:
     return num_codebooks
 
 
-def keep_num_codebooks_dim(keep: bool | None, num_codebooks: int) -> bool:
-    """Whether indices have an axis for the codebooks: they need one as soon as there are several."""
-    if num_codebooks > 1 and keep is False:
-        raise ValueError(
-            f"{num_codebooks} codebooks give {num_codebooks} indices: keep_num_codebooks_dim=False cannot be"
-        )
-    return default(keep, num_codebooks > 1)
+def keep_num_codebooks_dim(keep: bool | None, indices: int) -> bool:
+    """Whether indices have an axis of their own: they need one as soon as a vector has several."""
+    if indices > 1 and keep is False:
+        raise ValueError(f"a vector has {indices} indices: keep_num_codebooks_dim=False cannot be")
+    return default(keep, indices > 1)
+
+
+def check_factors(factors: Sequence[int] | None, bits: int) -> tuple[int, ...] | None:
+    """The bits of each index of a cut vector, which add up to all its bits; None where it is not cut."""
+    if factors is None:
+        return None
+    found = tuple(operator.index(each) for each in factors)
+    if sum(found) != bits or not all(1 <= each <= MAX_BITS for each in found):
+        raise ValueError(f"factorized_bits must be 1 to {MAX_BITS} each and add up to {bits}, found {list(found)}")
+    return found
+
+
+def check_bit_order(order: BitOrder) -> BitOrder:
+    """Which end of a code is the most significant."""
+    if order not in get_args(BitOrder):
+        raise ValueError(f"bit_order must be 'msb' or 'lsb', found {order!r}")
+    return order
 
 
 def has_projections(wanted: bool | None, dim: int, bits: int) -> bool:

@@ -332,6 +332,8 @@ def _check_layer_options(layer_options: dict[str, Any]) -> None:
         raise ValueError("codebook_scale is fixed: level q has 2^-q")
     if layer_options.get("num_codebooks", 1) != 1:
         raise ValueError(f"a level has one codebook, found num_codebooks={layer_options['num_codebooks']}")
+    if layer_options.get("factorized_bits") is not None:
+        raise ValueError("factorized_bits cannot be: a level has one index")
     if layer_options.get("has_projections"):
         raise ValueError("has_projections=True cannot be: projections surround all levels, where dim needs them")
     if layer_options.get("keep_num_codebooks_dim"):

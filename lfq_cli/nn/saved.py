@@ -6,7 +6,6 @@ from typing import Any, TypeAlias
 
 import torch
 
-from lfq_cli.bits import BitOrder
 from lfq_cli.nn.cosine import CosineProjection
 from lfq_cli.nn.grouped import GroupedResidualLFQ
 from lfq_cli.nn.lfq import LFQ
@@ -22,10 +21,6 @@ def module_of(quantizer: Quantizer) -> AnyLFQ:
     state = {name: value for name, value in module.state_dict().items() if _is_mask(name)}
     state |= {name: torch.zeros_like(value) for name, value in module.state_dict().items() if name.endswith(".bias")}
     module.load_state_dict(state | {name: torch.from_numpy(w.copy()) for name, w in quantizer.weights.items()})
-    if quantizer.bit_order == "lsb":  # the mask alone decides which channel is which bit of an index
-        for part in module.modules():
-            if isinstance(part, LFQ):
-                part.mask = part.mask.flip(0)
     return module.eval().requires_grad_(False)
 
 
@@ -37,7 +32,8 @@ def quantizer_of(module: AnyLFQ) -> Quantizer:
         if not _is_mask(name)
     }
     if isinstance(module, LFQ):
-        return Quantizer(**_facts_of(module), num_codebooks=module.num_codebooks, weights=weights)
+        own = {"num_codebooks": module.num_codebooks, "factorized_bits": module.factorized_bits}
+        return Quantizer(**_facts_of(module) | own, weights=weights)
     groups = None if isinstance(module, ResidualLFQ) else module.groups
     residual: Any = module if isinstance(module, ResidualLFQ) else module.rvqs[0]
     facts = _facts_of(residual.layers[0]) | {"dim": module.dim, "keep_num_codebooks_dim": None}
@@ -60,6 +56,8 @@ def _single(quantizer: Quantizer) -> LFQ:
         channel_first=quantizer.channel_first,
         spherical=quantizer.spherical,
         orthogonal_rotation=quantizer.has_rotation,
+        factorized_bits=quantizer.factorized_bits,
+        bit_order=quantizer.bit_order,
     )
 
 
@@ -72,6 +70,7 @@ def _residual(quantizer: Quantizer) -> ResidualLFQ | GroupedResidualLFQ:
         "channel_first": quantizer.channel_first,
         "spherical": quantizer.spherical,
         "orthogonal_rotation": quantizer.has_rotation,
+        "bit_order": quantizer.bit_order,
     }
     return ResidualLFQ(**facts) if quantizer.groups is None else GroupedResidualLFQ(**facts, groups=quantizer.groups)
 
@@ -79,7 +78,6 @@ def _residual(quantizer: Quantizer) -> ResidualLFQ | GroupedResidualLFQ:
 def _facts_of(module: LFQ) -> dict[str, Any]:
     """What a single LFQ has beside its codebooks and weights."""
     cosine = module.project_in if isinstance(module.project_in, CosineProjection) else None
-    order: BitOrder = "lsb" if module.codebook_dim > 1 and int(module.mask[0]) == 1 else "msb"
     return {
         "dim": module.dim,
         "codebook_dim": module.codebook_dim,
@@ -90,7 +88,7 @@ def _facts_of(module: LFQ) -> dict[str, Any]:
         "cosine_sim_project_in_scale": None if cosine is None else cosine.scale,
         "channel_first": module.channel_first,
         "spherical": module.spherical,
-        "bit_order": order,
+        "bit_order": module.bit_order,
     }
 
 

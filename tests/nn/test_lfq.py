@@ -540,7 +540,7 @@ def test_float64_losses_stay_float64_if_allowed() -> None:
         ({"dim": 8, "codebook_size": 16, "has_projections": False}, "number of bits, 4; found 8"),
         ({"dim": 8, "num_codebooks": 2, "has_projections": False}, "number of bits, 16; found 8"),
         ({"dim": 8, "num_codebooks": 0}, "num_codebooks must be at least 1"),
-        ({"codebook_size": 16, "num_codebooks": 2, "keep_num_codebooks_dim": False}, "2 codebooks"),
+        ({"codebook_size": 16, "num_codebooks": 2, "keep_num_codebooks_dim": False}, "2 indices"),
         ({"dim": 8, "soft_clamp_input_value": 0.5}, "at least codebook_scale, 1.0; found 0.5"),
         ({"dim": 8, "codebook_scale": 0.0}, "positive number, found 0.0"),
         ({"dim": 8, "codebook_scale": math.nan}, "positive number, found nan"),

@@ -17,9 +17,9 @@ def load(path: str | Path, **facts: Any) -> LFQ | ResidualLFQ | GroupedResidualL
     """The quantizer saved at `path` as a module in eval mode, on the CPU in float32.
 
     facts: what a foreign state dict does not say, as the command line's options: module, family, codebook_scale,
-    spherical, soft_clamp ("none" for no clamp), num_codebooks, codebook_dims, keep_num_codebooks_dim, bit_order,
-    cosine, cosine_scale. Warns of what is assumed. Raises CheckpointError for what is no such checkpoint, or where a
-    fact is missing.
+    spherical, soft_clamp ("none" for no clamp), num_codebooks, codebook_dims (as [6, 12]), keep_num_codebooks_dim,
+    bit_order, cosine, cosine_scale. Warns of what is assumed. Raises CheckpointError for what is no such checkpoint, or
+    where a fact is missing.
     """
     quantizer = checkpoints.load(Path(path), Facts(**facts))
     if quantizer.assumed:

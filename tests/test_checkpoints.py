@@ -22,7 +22,7 @@ import lfq_cli
 from lfq_cli import checkpoints
 from lfq_cli.checkpoints import Facts, statefile
 from lfq_cli.container import header_bytes
-from lfq_cli.errors import CheckpointError, LfqError, OptionError
+from lfq_cli.errors import CheckpointError, LfqError, LfqNote, OptionError
 from lfq_cli.jobs.encode import EncodeOptions, encode
 from lfq_cli.jobs.inspect import CheckpointView, inspect
 from lfq_cli.nn import LFQ
@@ -308,11 +308,11 @@ def test_tensors_that_contradict_each_other(damage: str, suffix: str, tmp_path: 
 
 def test_load_says_what_it_assumes(tmp_path: Path) -> None:
     path = save(reference(dim=16, cosine_sim_project_in=True).state_dict(), tmp_path / "model.pt")
-    with pytest.warns(UserWarning, match=r"assumed.*codebook_scale 1.0.*spherical false") as told:
+    with pytest.warns(LfqNote, match=r"assumed.*codebook_scale 1.0.*spherical false") as told:
         lfq_cli.load(path)
     for option in ("--codebook-scale", "--spherical", "--soft-clamp", "--cosine-scale"):
         assert option in str(told[0].message)
-    with pytest.warns(UserWarning, match="cosine_sim_project_in_scale"):
+    with pytest.warns(LfqNote, match="cosine_sim_project_in_scale"):
         lfq_cli.load(path, **DEFAULTS)
     lfq_cli.load(path, **DEFAULTS, cosine_scale=1.0)
 

@@ -218,7 +218,7 @@ RESIDUAL = {"type": "residual_lfq", "dim": 4, "codebook_size": 16, "num_quantize
         ({"num_codebooks": 2}, "num_codebooks is 2"),
         ({"keep_num_codebooks_dim": True}, "keep_num_codebooks_dim"),
         ({"cosine_sim_project_in": True}, "cosine_sim_project_in"),
-        ({"factorized_bits": [2, 2]}, "single codebook"),
+        ({"factorized_bits": [2, 2]}, "an index for every level"),
         ({"dim": 5}, "dim is 5, expected 4"),
     ],
 )

@@ -21,7 +21,7 @@ from lfq_cli.checkpoints import (
     stored_codebook,
     unstored,
 )
-from lfq_cli.checkpoints.facts import Facts, check_agreement
+from lfq_cli.checkpoints.facts import Facts, check_agreement, cut_codes
 from lfq_cli.checkpoints.family import Family
 from lfq_cli.checkpoints.files import checkpoint_files, open_tensors, parse_json, read_files, read_json
 from lfq_cli.checkpoints.statefile import StateFile
@@ -158,14 +158,25 @@ def _load_native(state: StateFile, description: dict[str, Any], facts: Facts) ->
         raise OptionError("it is a native checkpoint, which has no family", "leave --family out")
     quantizer = native.parse(description, {name: tensor.read() for name, tensor in tensors.items()})
     given = facts.config()
-    if facts.codebook_dims not in (None, quantizer.codebook_dims):
-        given["factorized_bits"] = facts.codebook_dims
+    if facts.codebook_dims is not None:
+        quantizer = _cut(quantizer, facts.codebook_dims)
     config = quantizer.full_config()
     check_agreement(config, {key: given[key] for key in given if key not in quantizer.assumed})
     told = {key: given[key] for key in given if key in quantizer.assumed}
     if facts.channel_first is not None:
         told["channel_first"] = facts.channel_first
     return replace(quantizer, **told, assumed=quantizer.assumed - set(told))
+
+
+def _cut(quantizer: Quantizer, dims: tuple[int, ...]) -> Quantizer:
+    """The quantizer with indices of so many bits. Raises OptionError where it has other bits, or levels."""
+    quantizer = replace(quantizer, assumed=quantizer.assumed - {"factorized_bits"})
+    if dims == quantizer.codebook_dims:
+        return quantizer
+    if quantizer.is_residual:
+        raise OptionError("a residual quantizer has an index for every level", "leave --codebook-dims out")
+    cut = cut_codes(dims, quantizer.codebook_dim, quantizer.num_codebooks)
+    return quantizer.cut(cut.get("factorized_bits"), quantizer.codebook_dim, quantizer.num_codebooks)
 
 
 def _matching(path: Path, found: list[Found], module: str | None) -> list[Found]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from lfq_cli.bits import BitOrder
+from lfq_cli.bits import MAX_INDEX_BITS, BitOrder
 from lfq_cli.errors import OptionError
 
 
@@ -14,7 +15,7 @@ from lfq_cli.errors import OptionError
 class Facts:
     """Options of the command line; None: not given. `soft_clamp` "none" says that there is no clamp.
 
-    codebook_dims are the bits of each index of one vector.
+    codebook_dims are the bits of each index of one vector, any sequence of integers. Raises OptionError for another.
     """
 
     module: str | None = None
@@ -29,6 +30,10 @@ class Facts:
     cosine: bool | None = None
     cosine_scale: float | None = None
     channel_first: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.codebook_dims is not None:
+            object.__setattr__(self, "codebook_dims", _bits_of_indices(self.codebook_dims))
 
     def config(self) -> dict[str, Any]:
         """The facts that were given and are keys of a config, by key."""
@@ -47,6 +52,19 @@ _KEYS = {
     "cosine": "cosine_sim_project_in",
     "cosine_scale": "cosine_sim_project_in_scale",
 }
+
+
+def _bits_of_indices(dims: Any) -> tuple[int, ...]:
+    """A list, tuple or array of integers from 1 to 64, as a tuple."""
+    try:
+        bits = tuple(operator.index(each) for each in dims)
+    except TypeError:
+        bits = ()
+    if not bits or not all(1 <= each <= MAX_INDEX_BITS for each in bits):
+        raise OptionError(
+            f"codebook_dims is {dims!r}, expected the bits of each index, 1 to {MAX_INDEX_BITS}", "for instance [6, 12]"
+        )
+    return bits
 
 
 def check_agreement(config: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
@@ -77,20 +95,21 @@ def settle(
 
 
 def cut_codes(codebook_dims: tuple[int, ...] | None, codebook_dim: int, num_codebooks: int | None) -> dict[str, Any]:
-    """What `--codebook-dims` says of a quantizer of D bits: several codebooks, or one code cut into several indices.
+    """What `--codebook-dims` says of a quantizer with codebooks of D bits: how many there are, or how bits are cut.
 
-    Raises OptionError where it makes neither.
+    Raises OptionError where it says neither.
     """
     if codebook_dims is None:
         return {} if num_codebooks is None else {"num_codebooks": num_codebooks}
-    count, total = len(codebook_dims), sum(codebook_dims)
-    if set(codebook_dims) == {codebook_dim} and num_codebooks in (None, count):
-        return {"num_codebooks": count}
-    if total == codebook_dim and num_codebooks in (None, 1):
-        return {"num_codebooks": 1, "factorized_bits": codebook_dims}
-    codebooks = "" if num_codebooks is None else f" in {num_codebooks} codebook(s)"
-    raise OptionError(
-        f"--codebook-dims {','.join(map(str, codebook_dims))} do not fit: the checkpoint has {codebook_dim} bits"
-        f"{codebooks}",
-        f"expected dims that add up to {codebook_dim}, or each of them {codebook_dim}",
-    )
+    if num_codebooks is None and set(codebook_dims) == {codebook_dim}:
+        return {"num_codebooks": len(codebook_dims)}
+    whole = (codebook_dim,) * (num_codebooks or 1)
+    if sum(codebook_dims) != sum(whole):
+        codebooks = "" if num_codebooks is None else f" in {num_codebooks} codebook(s)"
+        raise OptionError(
+            f"--codebook-dims {','.join(map(str, codebook_dims))} make {sum(codebook_dims)} bits, the checkpoint has"
+            f" {sum(whole)}{codebooks}",
+            f"expected numbers that add up to {sum(whole)}"
+            + (f", or each of them {codebook_dim}" if num_codebooks is None else ""),
+        )
+    return {"num_codebooks": len(whole)} | ({} if codebook_dims == whole else {"factorized_bits": codebook_dims})

@@ -11,16 +11,16 @@ from typing import Any
 
 from lfq_cli import backends, codesfile
 from lfq_cli.backends import Backend
-from lfq_cli.codesfile import CodesFile, CodesTensor
+from lfq_cli.codesfile import CodesFile, CodesHeader, CodesTensor
 from lfq_cli.container import read_header
-from lfq_cli.errors import CodesFileError, ExistsError, OtherCheckpointError, TensorError
+from lfq_cli.errors import CheckpointError, CodesFileError, ExistsError, OtherCheckpointError, TensorError
 from lfq_cli.files import atomic_output, write_all
 from lfq_cli.floats import FORMATS
 from lfq_cli.jobs.outcome import Outcome, clear_leftovers, each, settle_output
 from lfq_cli.jobs.plan import Job
 from lfq_cli.layout import insert_channels
 from lfq_cli.pipeline import DecodeTask, Progress, Workers, start_workers, write_decoded
-from lfq_cli.quantizer import LAYOUT_KEYS, OPTIONS, Quantizer
+from lfq_cli.quantizer import LAYOUT_KEYS, OPTIONS, Quantizer, bits_of_size
 from lfq_cli.regions import InputFile
 from lfq_cli.tensors import Head, head_for
 
@@ -159,9 +159,10 @@ def matching_quantizer(codes: CodesFile, quantizer: Quantizer) -> Quantizer:
     levels = header.quantizer.get("num_quantizers")
     if type(levels) is int and quantizer.is_residual and 1 <= levels <= (quantizer.num_quantizers or 1):
         quantizer = quantizer.first_levels(levels)
-    told = {fact: header.quantizer.get(fact) for fact in quantizer.assumed - set(header.assumed)}
-    stated: dict[str, Any] = {fact: tuple(value) if isinstance(value, list) else value for fact, value in told.items()}
-    quantizer = replace(quantizer, **stated, assumed=quantizer.assumed - set(stated))
+    quantizer = _cut_as_stored(codes.header, quantizer)
+    told = quantizer.assumed - set(header.assumed)
+    stated: dict[str, Any] = {fact: header.quantizer.get(fact) for fact in told - {"factorized_bits"}}
+    quantizer = replace(quantizer, **stated, assumed=quantizer.assumed - told)
     agreed = quantizer.assuming(set(header.assumed) & set(OPTIONS))
     digest = agreed.digest
     if digest != header.checkpoint_sha256:
@@ -174,15 +175,32 @@ def matching_quantizer(codes: CodesFile, quantizer: Quantizer) -> Quantizer:
     return quantizer
 
 
+def _cut_as_stored(header: CodesHeader, quantizer: Quantizer) -> Quantizer:
+    """The quantizer with its bits cut as the codes are, since any cut of them decodes the same; itself if it cannot be.
+
+    Then its digest is another.
+    """
+    if quantizer.is_residual:
+        return quantizer
+    cut = header.quantizer.get("factorized_bits", header.assumed.get("factorized_bits"))
+    try:
+        quantizer = quantizer.cut(
+            tuple(cut) if isinstance(cut, list) else cut,
+            bits_of_size(header.quantizer.get("codebook_size")),
+            header.quantizer.get("num_codebooks", 1),
+        )
+        return replace(quantizer, keep_num_codebooks_dim=header.quantizer.get("keep_num_codebooks_dim"))
+    except CheckpointError:
+        return quantizer
+
+
 def _check_header(codes: CodesFile, quantizer: Quantizer) -> None:
     """Raises CodesFileError where the header says other things than the checkpoint whose digest it names."""
     told, known = codes.header.quantizer, quantizer.config()
     differing = {key for key in {*told, *known} - set(LAYOUT_KEYS) if told.get(key) != known.get(key)}
     for info in codes.header.tensors.values():
-        if "factorized_bits" not in quantizer.open and info.codebook_dims != quantizer.codebook_dims:
+        if info.codebook_dims != quantizer.codebook_dims:
             differing.add(f"codebook_dims of {info.name!r}")
-        if sum(info.codebook_dims) != quantizer.bits_per_vector:
-            differing.add(f"bits of {info.name!r}")
         if "bit_order" not in quantizer.open and info.bit_order != quantizer.bit_order:
             differing.add(f"bit_order of {info.name!r}")
         if info.source.shape[info.source.channel_axis] != quantizer.dim:

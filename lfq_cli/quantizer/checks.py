@@ -42,17 +42,17 @@ def check_values(q: Quantizer, may_be_assumed: frozenset[str]) -> None:
         raise CheckpointError(f"codebook_size is 2^{q.codebook_dim}, expected at most 2^{MAX_INDEX_BITS}")
     if q.num_codebooks > MAX_CODEBOOKS:
         raise CheckpointError(f"num_codebooks is {q.num_codebooks}, expected at most {MAX_CODEBOOKS}")
-    if q.num_codebooks > 1 and q.keep_num_codebooks_dim is False:
-        raise CheckpointError("keep_num_codebooks_dim is false with several codebooks, expected true or null")
     clamp = q.soft_clamp_input_value
     if clamp is not None and "codebook_scale" not in q.assumed and clamp < q.codebook_scale:
         raise CheckpointError(f"soft_clamp_input_value {clamp} is below codebook_scale {q.codebook_scale}")
+    if q.num_quantizers is None and q.groups is not None:
+        raise CheckpointError("groups belong to a residual quantizer: num_quantizers is missing")
     if q.factorized_bits is not None:
         _check_factors(q, q.factorized_bits)
     if q.num_quantizers is not None:
         _check_residual(q, q.num_quantizers)
-    elif q.groups is not None:
-        raise CheckpointError("groups belong to a residual quantizer: num_quantizers is missing")
+    elif len(q.codebook_dims) > 1 and q.keep_num_codebooks_dim is False:
+        raise CheckpointError("keep_num_codebooks_dim is false with several indices, expected true or null")
     certain = q.assumed - may_be_assumed
     if certain:
         raise CheckpointError(f"{', '.join(sorted(certain))} cannot be assumed")
@@ -101,10 +101,10 @@ def weight_shapes(q: Quantizer) -> dict[str, tuple[int, ...]]:
 
 
 def _check_factors(q: Quantizer, factors: tuple[int, ...]) -> None:
-    if q.num_quantizers is not None or q.num_codebooks > 1:
-        raise CheckpointError("factorized_bits belong to a single codebook")
-    if sum(factors) != q.codebook_dim:
-        raise CheckpointError(f"factorized_bits {list(factors)} make {sum(factors)} bits, expected {q.codebook_dim}")
+    if q.num_quantizers is not None:
+        raise CheckpointError("factorized_bits do not cut levels: a residual quantizer has an index for every level")
+    if sum(factors) != q.code_dim:
+        raise CheckpointError(f"factorized_bits {list(factors)} make {sum(factors)} bits, expected {q.code_dim}")
 
 
 def _check_residual(q: Quantizer, levels: int) -> None:

@@ -43,8 +43,8 @@ class Quantizer:
     """A lookup-free quantizer: some indices of `codebook_dim` bits for a vector of `dim` features.
 
     `num_codebooks` indices of one vector; or, where `num_quantizers` is set, that many levels, of which each codes what
-    the ones before left over; or such levels for each of `groups` parts of the vector. `factorized_bits` cuts one code
-    into several indices.
+    the ones before left over; or such levels for each of `groups` parts of the vector. `factorized_bits` cuts the bits
+    of a vector into indices of other sizes than its codebooks have, which changes no bit; levels are not cut.
 
     weights: float32, under their names in the reference's state dict: project_in.weight, project_in.bias,
     project_out.weight, project_out.bias, orthogonal_rot (residual: layers.0.orthogonal_rot, ...; grouped: all of these
@@ -229,6 +229,24 @@ class Quantizer:
                 " defaults: --codebook-scale 1 --no-spherical --soft-clamp none",
             )
 
+    def cut(self, factorized_bits: tuple[int, ...] | None, codebook_dim: int, num_codebooks: int) -> Quantizer:
+        """The same quantizer with its bits cut into such codebooks and indices; its bits and values stay what they are.
+
+        Raises CheckpointError for another number of bits, and for other codebooks where each is turned or normalised.
+        """
+        same_codebooks = (codebook_dim, num_codebooks) == (self.codebook_dim, self.num_codebooks)
+        if same_codebooks and factorized_bits == self.factorized_bits:
+            return self
+        if not same_codebooks and (self.spherical or "spherical" in self.assumed or self.has_rotation):
+            raise CheckpointError(f"{self.origin}: has {self.num_codebooks} codebooks of {self.codebook_dim} bits")
+        return replace(
+            self,
+            factorized_bits=factorized_bits,
+            codebook_dim=codebook_dim,
+            num_codebooks=num_codebooks,
+            keep_num_codebooks_dim=None,  # said of other indices
+        )
+
     def first_levels(self, levels: int) -> Quantizer:
         """A residual quantizer's first levels alone. Raises CheckpointError where there are not as many."""
         if self.num_quantizers is None:
@@ -249,7 +267,14 @@ class Quantizer:
     def unprojected(self) -> Quantizer:
         """One codebook alone, without projections; its vectors are its codes."""
         rotation = {name: weight for name, weight in self.weights.items() if name == "orthogonal_rot"}
-        return replace(self, dim=self.codebook_dim, num_codebooks=1, weights=rotation, cosine_sim_project_in=False)
+        return replace(
+            self,
+            dim=self.codebook_dim,
+            num_codebooks=1,
+            factorized_bits=None,
+            weights=rotation,
+            cosine_sim_project_in=False,
+        )
 
     def part(self, codebook: int) -> Quantizer:
         """One codebook alone with its share of the projections, and without project_out's bias."""
@@ -260,7 +285,7 @@ class Quantizer:
         weights["project_in.weight"] = self.weights["project_in.weight"][across]
         if "project_in.bias" in weights:
             weights["project_in.bias"] = weights["project_in.bias"][columns]
-        return replace(self, num_codebooks=1, weights=weights)
+        return replace(self, num_codebooks=1, factorized_bits=None, weights=weights)
 
     def level(self, group: int, level: int) -> Quantizer:
         """One level of one group alone: an LFQ of scale 2^-level, without project_out's bias."""

@@ -88,7 +88,7 @@ def test_import_never_replaces_what_it_reads(lfq):
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (("--codebook-dims", "5,5"), "factorized_bits"),
+        (("--codebook-dims", "5,5"), "add up to 6"),
         (("--family", "lucidrains"), "no family"),
         (("--num-codebooks", "2"), "num_codebooks"),
         (("--bit-order", "lsb"), "bit_order"),

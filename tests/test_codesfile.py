@@ -276,6 +276,11 @@ def test_indices_out_of_bounds(path, packing):
     with open_codes(path) as file:
         codes = file["z"]
         assert codes[np.int64(-4)].tolist() == [2, 5]
+        with pytest.raises(IndexError, match="7 is outside the 4 positions of 'z'"):
+            codes[7]
+        for key in ([1, 2], np.array([True, False]), "z", (1.0, 0)):
+            with pytest.raises(TypeError, match=r"integers and slices, found \w+; codes\[\.\.\.\] reads all"):
+                codes[key]
         for key in (4, -5, (0, 2), (slice(None), 2), (0, 0, 0), (..., 2)):
             with pytest.raises(IndexError):
                 codes[key]

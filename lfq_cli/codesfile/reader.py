@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -164,9 +165,21 @@ class TensorCodes:
             low, high = (min(span[0], span[-1]), max(span[0], span[-1]) + 1) if span else (0, 0)
             items: Indices = self._items(low, high)[::step][(slice(None), *rest)]
             return items
-        index = range(self.shape[0])[first]  # IndexError and negative positions as for a list
+        index = self._position(first)
         item: Indices = self._items(index, index + 1)[0, ...][rest]
         return item
+
+    def _position(self, key: Any) -> int:
+        """An integer of either sign as a position on the first axis. Raises TypeError and IndexError as an array's."""
+        try:
+            return range(self.shape[0])[operator.index(key)]
+        except TypeError:
+            raise TypeError(
+                f"{self.info.name!r} is read by integers and slices, found {type(key).__name__}; codes[...] reads all"
+                " of it into an array, which takes lists and masks"
+            ) from None
+        except IndexError:
+            raise IndexError(f"{key} is outside the {self.shape[0]} positions of {self.info.name!r}") from None
 
     def indices(self, start: int, stop: int, dtype: np.dtype[Any]) -> Indices:
         """Indices of vectors `start` to `stop`, in the order of the file: [vectors, codebooks] of `dtype`."""

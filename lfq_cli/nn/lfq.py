@@ -292,7 +292,8 @@ class LFQ(nn.Module):
         """x, of any rank >= 1 -> (quantized like x, indices, loss), and a LossBreakdown if asked for.
 
         In training, gradients pass straight through to x, and the loss counts the vectors that `mask` selects:
-        bool [b, n] (n: all other axes together) or x's shape without channels. In eval mode losses are 0.
+        bool [b], or any more of the axes of x without channels, or [b, n] (n: all but the first together). In eval
+        mode losses are 0.
         Raises ValueError for shapes that do not fit, LfqError for a batch entropy of too many bits.
         """
         vectors, shape = self._to_vectors(x)

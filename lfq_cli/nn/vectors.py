@@ -29,8 +29,15 @@ def without_autocast(device: torch.device) -> AbstractContextManager[object]:
 
 
 def mask_vectors(mask: Tensor, shape: torch.Size) -> Tensor:
-    """mask [b, n] or [*shape] -> bool [vectors]; shape is that of the vectors' tensor, without channels."""
-    flat = (*shape[:1], math.prod(shape[1:]))
-    if tuple(mask.shape) not in (tuple(shape), flat):
-        raise ValueError(f"mask must have shape {tuple(shape)} or {flat}, found {tuple(mask.shape)}")
+    """mask -> bool [vectors]; shape is that of the vectors' tensor, without channels: (b, ...).
+
+    The mask has the first axes of that shape, [b] for instance, and selects all vectors below; or it is [b, n], n all
+    other axes together. Raises ValueError for any other.
+    """
+    found = tuple(mask.shape)
+    if found != (*shape[:1], math.prod(shape[1:])):
+        if not found or found != tuple(shape[: mask.ndim]):
+            expected = " or ".join(str(tuple(shape[:k])) for k in range(1, len(shape) + 1)) or "of no axis"
+            raise ValueError(f"mask must have shape {expected}, found {found}")
+        mask = mask.reshape(*found, *[1] * (len(shape) - mask.ndim)).expand(shape)
     return mask.bool().flatten()

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lfq_cli.quantizer.record import Quantizer
 
 _LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
-_SMALLEST_FLOAT32 = float(np.finfo(np.float32).smallest_subnormal)
+_SMALLEST_FLOAT32 = float(np.finfo(np.float32).smallest_normal)  # smaller ones are 0 where subnormals are flushed
 MAX_LEVELS = 128  # codes of level 127 are ±2^-127, which float32 still holds
 MAX_CODEBOOKS = 1 << 16  # indices of one vector
 

@@ -407,6 +407,30 @@ def test_the_references_mask_does_not_average_over_tokens() -> None:
     assert masked.batch_entropy.item() == pytest.approx(plain.batch_entropy.item())
 
 
+@pytest.mark.parametrize("codebooks", [1, 2])
+@pytest.mark.parametrize("spatial", [(3,), (3, 4), (2, 3, 2)])
+def test_a_mask_of_whole_items_is_the_references(codebooks: int, spatial: tuple[int, ...]) -> None:
+    options: dict[str, Any] = {"codebook_size": 2**4, "num_codebooks": codebooks, "diversity_gamma": 0.7}
+    mine, theirs = LFQ(**options).train(), vector_quantize_pytorch.LFQ(**options).train()
+    x = normal((5, 4 * codebooks, *spatial) if len(spatial) > 1 else (5, *spatial, 4 * codebooks))
+    items = torch.tensor([True, False, True, True, False])
+    (_, _, loss), found = mine(x, inv_temperature=1.0, return_loss_breakdown=True, mask=items)
+    (_, _, expected), told = theirs(x, inv_temperature=1.0, return_loss_breakdown=True, mask=items)
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
+    for name in ("per_sample_entropy", "batch_entropy", "commitment"):
+        assert getattr(found, name).item() == pytest.approx(getattr(told, name).item(), abs=1e-5), name
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_a_mask_of_the_first_axes_selects_what_lies_below(axes: int) -> None:
+    mine = LFQ(codebook_size=2**4, num_codebooks=2).train()
+    x = normal((3, 8, 4, 5))
+    mask = torch.rand((3, 4, 5)[:axes], generator=torch.Generator().manual_seed(axes)) < 0.6
+    everything = mask.reshape(*mask.shape, *[1] * (3 - axes)).expand(3, 4, 5)
+    assert torch.equal(mine(x, mask=mask)[2], mine(x, mask=everything)[2])
+    assert torch.equal(mine(x, mask=everything)[2], mine(x, mask=everything.reshape(3, 20))[2])
+
+
 def test_a_mask_that_selects_nothing_costs_nothing() -> None:
     mine = LFQ(dim=4, commitment_loss_weight=1.0).train()
     x = normal((2, 3, 4)).requires_grad_()

@@ -211,6 +211,8 @@ def test_losses_are_those_of_the_layers_and_count_the_mask() -> None:
     torch.testing.assert_close(losses, torch.stack(expected))
     assert torch.equal(mine(x, mask=selected.view(2, 4, 3))[2], losses)
     assert not torch.allclose(mine(x)[2], losses)
+    items = torch.tensor([True, False])[: len(x)]
+    assert torch.equal(mine(x, mask=items)[2], mine(x, mask=items[:, None].expand(selected.shape))[2])
     with pytest.raises(ValueError, match="mask must have shape"):
         mine(x, mask=selected.T)
 

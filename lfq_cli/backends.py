@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,6 +18,7 @@ from einops import rearrange
 
 from lfq_cli import bits as packed_bits
 from lfq_cli.bits import Packed
+from lfq_cli.cpus import threads
 from lfq_cli.errors import DeviceError, LfqNote
 from lfq_cli.floats import FloatFormat, Floats, Raw, from_float32, has_extremes, has_nan, positive, to_float32
 from lfq_cli.numerics import bits_by_formula, residual_bits, residual_codes, residual_latents
@@ -32,6 +34,15 @@ BLOCK_VALUES = 1 << 20
 """
 
 
+_VALUES_OF_ALL_THREADS = 1 << 21
+"""Memory with 64 threads: 57 MiB without a projection and 276 MiB with one; with 2^23 values 78 and 342 MiB."""
+
+
+def _block_values() -> int:
+    """Values of a block: fewer where many threads have one each, so that memory does not grow with them."""
+    return min(BLOCK_VALUES, max(1 << 14, _VALUES_OF_ALL_THREADS // threads()))
+
+
 COMPUTE_DTYPES = ("float32", "bfloat16", "float16")
 LARGE_ITEM = 64
 """Positions of a channel-first item from which the product reads it as it lies, one item at a time: with 256 positions
@@ -43,8 +54,14 @@ class Backend(Protocol):
 
     block_values: int
     quantizer: Quantizer
+    compute_dtype: str
+    """What is really computed in: float32 where there is nothing but a comparison, whatever was asked for."""
     forks: bool
     """Whether a forked process can go on with it: not where torch has threads or a device."""
+
+    def working(self) -> AbstractContextManager[object]:
+        """A block in which the backend works: what it has to set for the whole process is given back at its end."""
+        ...
 
     def encode(self, raw: Raw, spec: FloatFormat) -> tuple[Packed, bool]:
         """raw [outer, dim, inner] as stored -> (stream of its outer * inner vectors, whether raw holds NaN).
@@ -66,15 +83,35 @@ class Backend(Protocol):
 
 
 def select(device: str, quantizer: Quantizer, compute_dtype: str, *, decoding: bool) -> Backend:
-    """The backend for `device` ("auto", "cpu", "cuda", "cuda:N", "mps"). Raises DeviceError where it is not there."""
+    """The backend for `device` ("auto", "cpu", "cuda", "cuda:N", "mps"). Raises DeviceError where it is not there.
+
+    compute_dtype: that of products, and of all that a residual quantizer does; where bits are signs and codes constants
+    nothing is computed in it, on no device.
+    """
     if compute_dtype not in COMPUTE_DTYPES:
         raise DeviceError(f"cannot compute in {compute_dtype!r}", f"expected {', '.join(COMPUTE_DTYPES)}")
+    compute_dtype = computed_in(quantizer, compute_dtype)
     if device in ("auto", "cpu"):
-        if _is_plain_residual(quantizer):
+        if _is_plain_residual(quantizer) and compute_dtype == "float32":
             return ResidualNumpyBackend(quantizer)
         if quantizer.bits_are_signs and not (decoding and quantizer.code_magnitude() is None):
             return NumpyBackend(quantizer)
     return TorchBackend(quantizer, _torch_device(device), compute_dtype)
+
+
+def computed_in(quantizer: Quantizer, asked_for: str) -> str:
+    """The dtype that a quantizer's arithmetic is done in: float32 where it is none but a comparison."""
+    return "float32" if quantizer.bits_are_signs else asked_for
+
+
+def tell_unused(asked_for: str, quantizer: Quantizer) -> None:
+    """Notes that nothing is computed in the dtype that was asked for."""
+    if asked_for != computed_in(quantizer, asked_for):
+        warnings.warn(
+            f"--compute-dtype {asked_for} changes nothing: this quantizer compares its inputs with 0",
+            LfqNote,
+            stacklevel=2,
+        )
 
 
 def _is_plain_residual(quantizer: Quantizer) -> bool:
@@ -91,13 +128,18 @@ def _has_plain_levels(quantizer: Quantizer) -> bool:
 class NumpyBackend:
     """Comparison and packing, a table look-up on the way back. Never imports torch."""
 
-    block_values = BLOCK_VALUES
+    compute_dtype = "float32"
     forks = True
 
     def __init__(self, quantizer: Quantizer) -> None:
         self.quantizer = quantizer
+        self.block_values = _block_values()
         self._magnitude = quantizer.code_magnitude()
         self._scratch = threading.local()
+
+    def working(self) -> AbstractContextManager[object]:
+        """As in Backend; nothing is set."""
+        return nullcontext()
 
     def encode(self, raw: Raw, spec: FloatFormat) -> tuple[Packed, bool]:
         """As in Backend."""
@@ -156,11 +198,16 @@ class NumpyBackend:
 class ResidualNumpyBackend:
     """A comparison and a subtraction for every level, sums of ±2^-level on the way back. Never imports torch."""
 
-    block_values = BLOCK_VALUES
+    compute_dtype = "float32"
     forks = True
 
     def __init__(self, quantizer: Quantizer) -> None:
         self.quantizer = quantizer
+        self.block_values = _block_values()
+
+    def working(self) -> AbstractContextManager[object]:
+        """As in Backend; nothing is set."""
+        return nullcontext()
 
     def encode(self, raw: Raw, spec: FloatFormat) -> tuple[Packed, bool]:
         """As in Backend."""
@@ -190,11 +237,11 @@ class TorchBackend:
         from lfq_cli.nn.saved import module_of
         from lfq_cli.nn.turned import turn_projections
 
-        torch.set_float32_matmul_precision("highest")  # TF32 changes tokens
         self.quantizer = quantizer
+        self.compute_dtype = compute_dtype
         widened = -(-quantizer.bits_per_vector // quantizer.dim)  # by levels, which are computed side by side
         # a device wants larger blocks: 16 MB of float32 hide what it costs to start its work
-        self.block_values = (BLOCK_VALUES if device.type == "cpu" else 4 * BLOCK_VALUES) // widened
+        self.block_values = max(1, (_block_values() if device.type == "cpu" else 4 * BLOCK_VALUES) // widened)
         self._dtype: torch.dtype = getattr(torch, compute_dtype)
         self._device = device
         self._module: Any = module_of(quantizer).to(device, self._dtype)
@@ -202,7 +249,21 @@ class TorchBackend:
         self._numpy_levels = device.type == "cpu" and compute_dtype == "float32" and _has_plain_levels(quantizer)
         if device.type == "cpu":
             turn_projections(self._module)
-            torch.set_num_threads(1)  # several blocks at once overlap with reading: 1.7 times torch's own threads
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """As in Backend."""
+        import torch
+
+        count, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+        try:
+            torch.set_float32_matmul_precision("highest")  # TF32 changes tokens
+            if self._device.type == "cpu":
+                torch.set_num_threads(1)  # several blocks at once overlap with reading: 1.7 times torch's own threads
+            yield
+        finally:
+            torch.set_num_threads(count)
+            torch.set_float32_matmul_precision(precision)
 
     def encode(self, raw: Raw, spec: FloatFormat) -> tuple[Packed, bool]:
         """As in Backend."""

@@ -20,9 +20,6 @@ from numpy.typing import NDArray
 
 from lfq_cli.errors import LfqError
 
-CPUS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-"""Cores this process may use."""
-
 
 def bytes_of(array: NDArray[Any]) -> memoryview:
     """The bytes of an array in C order, without a copy where they lie so in memory; writable if the array is."""

@@ -15,7 +15,7 @@ import lfq_cli
 PACKAGE = Path(lfq_cli.__file__).parent
 
 LAYERS = (
-    ("errors", "rename", "version"),
+    ("cpus", "errors", "rename", "version"),
     ("bits", "files", "floats", "layout", "regions"),
     ("container", "fingerprint", "quantizer", "stats", "zipread"),
     ("codesfile", "countsfile", "native", "torchload"),

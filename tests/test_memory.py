@@ -48,15 +48,20 @@ CASES = {
 
 def lfq(*arguments: str | Path) -> str:
     """stdout of the command, which must end well, below the limit, and without torch."""
+    stdout, peak_mib = run(*arguments)
+    assert peak_mib < LIMIT_MIB, f"{arguments[0]}: {peak_mib:.0f} MiB"
+    return stdout
+
+
+def run(*arguments: str | Path) -> tuple[str, float]:
+    """stdout of the command, and its peak memory in MiB."""
     done = subprocess.run(
         [sys.executable, "-c", CHILD, *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
     told = done.stderr.splitlines()[-1]
     assert told.endswith("torch=False")
-    peak_mib = int(told.split()[0].removeprefix("peak_kib=")) / 1024
-    assert peak_mib < LIMIT_MIB, f"{arguments[0]}: {peak_mib:.0f} MiB"
-    return done.stdout
+    return done.stdout, int(told.split()[0].removeprefix("peak_kib=")) / 1024
 
 
 @pytest.mark.skipif(not hasattr(os, "preadv"), reason="POSIX")
@@ -80,3 +85,20 @@ def test_a_gigabyte_passes_in_constant_memory(case: str, tmp_path: Path) -> None
     lfq("decode", tmp_path / "c.safetensors", codes, "-o", out, "--json", "--dtype", "float16")
     assert out.stat().st_size == pytest.approx(GIB / 2, rel=0.001)
     out.unlink()
+
+
+def test_many_threads_need_no_more_memory(tmp_path: Path) -> None:
+    native.write(Quantizer(dim=18, codebook_dim=18), tmp_path / "c.safetensors")
+    np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.float32, (1 << 22, 18))
+    peaks = {}
+    for threads in ("2", "64"):
+        for arguments in (
+            ("encode", "x.npy", "x.codes.safetensors"),
+            ("decode", "x.codes.safetensors", "y.safetensors"),
+        ):
+            command, source, out = arguments
+            names = [tmp_path / name for name in ("c.safetensors", source)]
+            _, peak = run(command, *names, "-o", tmp_path / out, "--overwrite", "-q", "--threads", threads)
+            peaks[command, threads] = peak
+    assert peaks["encode", "64"] < 1.25 * peaks["encode", "2"]
+    assert peaks["decode", "64"] < 1.25 * peaks["decode", "2"]

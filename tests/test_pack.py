@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 
 from lfq_cli.codesfile import SUFFIX, open_codes
+from lfq_cli.cpus import use_threads
 from lfq_cli.errors import OptionError
 from lfq_cli.jobs import draft, processes, reading
 from lfq_cli.jobs.outcome import Outcome
@@ -184,9 +185,9 @@ def test_what_is_missing_is_made_again_and_the_bytes_are_those_of_one_run(
 
 def test_several_processes_make_the_bytes_of_one(tmp_path: Path) -> None:
     save(tmp_path / "in", grid(processes.MANY_JOBS + 50))
-    with patch.object(processes, "CPUS", 1):
+    with use_threads(1):
         run(PLAIN, tmp_path / "in", tmp_path / "one", samples=AXIS_0, samples_per_file=100)
-    with patch.object(processes, "CPUS", 3), patch.object(reading, "_RUN_INPUTS", 16):
+    with use_threads(3), patch.object(reading, "_RUN_INPUTS", 16):
         run(PLAIN, tmp_path / "in", tmp_path / "many", samples=AXIS_0, samples_per_file=100)
     assert held(tmp_path / "many") == held(tmp_path / "one")
     assert len(held(tmp_path / "one")) == 4

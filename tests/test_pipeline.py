@@ -26,11 +26,11 @@ from safetensors import numpy as st_numpy
 
 from lfq_cli import backends
 from lfq_cli.backends import NumpyBackend, TorchBackend
+from lfq_cli.cpus import use_threads
 from lfq_cli.errors import LfqError
 from lfq_cli.jobs.decode import DecodeOptions, decode
 from lfq_cli.jobs.encode import EncodeOptions, encode
 from lfq_cli.jobs.plan import Job
-from lfq_cli.pipeline import workers
 from lfq_cli.quantizer import Quantizer
 
 Array = NDArray[Any]
@@ -95,7 +95,7 @@ def working_in(block_values: int, threads: int) -> Iterator[None]:
         backend.block_values = block_values
         return backend
 
-    with patch.object(backends, "select", smaller), patch.object(workers, "THREADS", threads):
+    with patch.object(backends, "select", smaller), use_threads(threads):
         yield
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from lfq_cli import native
+from lfq_cli.cpus import use_threads
 from lfq_cli.errors import LfqError
 from lfq_cli.files import PARTIAL_PREFIX
 from lfq_cli.jobs import processes
@@ -66,11 +67,11 @@ def paths_of(tree: Path) -> list[Path]:
 
 
 def test_the_outputs_and_outcomes_are_those_of_one_process(forked: list[int], tree: Path, tmp_path: Path) -> None:
-    with patch.object(processes, "CPUS", 1):
+    with use_threads(1):
         assert not processes.are_many_and_small(paths_of(tree))
         one = list(encode(PLAIN, jobs_of(tree, tmp_path / "one"), EncodeOptions(durable=False)))
     done: list[int] = []
-    with patch.object(processes, "CPUS", 3):
+    with use_threads(3):
         many = list(encode(PLAIN, jobs_of(tree, tmp_path / "many"), EncodeOptions(durable=False), done.append))
     assert len(forked) == 3
     assert [(o.source, o.status, o.vectors, str(o.error)) for o in many] == [
@@ -88,7 +89,7 @@ def test_the_outputs_and_outcomes_are_those_of_one_process(forked: list[int], tr
 
 
 def test_few_or_large_files_are_left_to_one_process(tree: Path) -> None:
-    with patch.object(processes, "CPUS", 3):
+    with use_threads(3):
         assert processes.are_many_and_small(paths_of(tree))
         assert not processes.are_many_and_small(paths_of(tree)[: processes.MANY_JOBS - 1])
         with patch.object(processes, "SMALL_BYTES", 100):
@@ -105,7 +106,7 @@ def slow() -> Iterator[Callable[[Job], list[Outcome]]]:
 
 
 def test_a_process_that_is_killed_fails_its_own_jobs(forked: list[int], tree: Path, tmp_path: Path) -> None:
-    with patch.object(processes, "CPUS", 2):
+    with use_threads(2):
         outcomes = processes.in_processes(jobs_of(tree, tmp_path), slow, lost, waits=False)
         first = [next(outcomes) for _ in range(10)]
         os.kill(forked[1], signal.SIGKILL)
@@ -122,7 +123,7 @@ def test_any_number_of_results_of_each_item_in_order(forked: list[int]) -> None:
     def counting() -> Iterator[Callable[[int], Iterator[str]]]:
         yield lambda item: (f"{item}.{k}" for k in range(item % 4))
 
-    with patch.object(processes, "CPUS", 3):
+    with use_threads(3):
         found = list(processes.in_processes(range(50), counting, str, waits=True))
     assert found == [f"{item}.{k}" for item in range(50) for k in range(item % 4)]
     assert len(forked) == 3 * processes.PROCESSES_THAT_WAIT
@@ -138,13 +139,13 @@ def test_a_bug_in_a_process_is_one_in_the_caller(forked: list[int], tree: Path, 
 
         yield work
 
-    with patch.object(processes, "CPUS", 2), pytest.raises(RuntimeError, match="ZeroDivisionError: a bug"):
+    with use_threads(2), pytest.raises(RuntimeError, match="ZeroDivisionError: a bug"):
         list(processes.in_processes(jobs_of(tree, tmp_path), broken, lost, waits=False))
 
 
 def test_who_wants_no_more_ends_the_processes(forked: list[int], tree: Path, tmp_path: Path) -> None:
     with (
-        patch.object(processes, "CPUS", 2),
+        use_threads(2),
         closing(processes.in_processes(jobs_of(tree, tmp_path), slow, lost, waits=False)) as outcomes,
     ):
         next(outcomes)
@@ -152,7 +153,7 @@ def test_who_wants_no_more_ends_the_processes(forked: list[int], tree: Path, tmp
 
 def test_fail_fast(forked: list[int], tree: Path, tmp_path: Path) -> None:
     options = EncodeOptions(durable=False, fail_fast=True)
-    with patch.object(processes, "CPUS", 2):
+    with use_threads(2):
         outcomes = list(encode(PLAIN, jobs_of(tree, tmp_path), options))
     assert [outcome.status for outcome in outcomes] == ["written"] * 5 + ["failed"]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 import typer
 
 from lfq_cli.cli import options
-from lfq_cli.cli.options import Display, takes_display, takes_facts
+from lfq_cli.cli.options import Display, takes_display, takes_facts, takes_threads
 
 if TYPE_CHECKING:
     from lfq_cli.jobs.outcome import Outcome
@@ -88,6 +88,7 @@ _STORED = {"uint8": "U8", "int16": "I16", "int32": "I32", "int64": "I64", "uint6
 
 @takes_facts
 @takes_display
+@takes_threads
 def encode(
     checkpoint: options.Checkpoint,
     inputs: Inputs,

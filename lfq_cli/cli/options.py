@@ -150,6 +150,35 @@ _DISPLAY_OPTIONS: dict[str, Any] = {
 }
 
 
+_THREAD_OPTIONS: dict[str, Any] = {
+    "threads": Annotated[
+        int | None,
+        typer.Option(
+            "--threads", metavar="N", min=1, max=1024, help="Threads to work with; unset: the cores that may be used."
+        ),
+    ],
+}
+
+
+def takes_threads(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command the option that says how many threads it works with, for as long as it runs."""
+
+    @wraps(command)
+    def threaded(*, threads: int | None, **given: Any) -> None:
+        from lfq_cli.cpus import use_threads
+
+        with use_threads(threads):
+            command(**given)
+
+    signature = inspect.signature(command, eval_str=True)
+    parameter = inspect.Parameter("threads", inspect.Parameter.KEYWORD_ONLY)
+    threaded.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[*signature.parameters.values(), parameter]
+    )
+    del threaded.__dict__["__wrapped__"]
+    return _expand(threaded, "threads", _THREAD_OPTIONS, None, lambda threads: threads)
+
+
 def takes_facts(command: Callable[..., None]) -> Callable[..., None]:
     """Gives a command with a parameter `facts` the options that say what a checkpoint does not."""
 

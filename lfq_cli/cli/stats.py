@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lfq_cli.cli import options
-from lfq_cli.cli.options import Display, takes_display
+from lfq_cli.cli.options import Display, takes_display, takes_threads
 
 if TYPE_CHECKING:
     from lfq_cli.errors import LfqError
@@ -79,6 +79,7 @@ Html = Annotated[
 
 
 @takes_display
+@takes_threads
 def stats(
     inputs: Inputs,
     tensor: options.Tensors = None,

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from lfq_cli.cli import options
-from lfq_cli.cli.options import Display, takes_display, takes_facts
+from lfq_cli.cli.options import Display, takes_display, takes_facts, takes_threads
 
 Inputs = Annotated[
     list[str], typer.Argument(metavar="CODES", parser=options.place, help="Codes files, folders or globs.")
@@ -40,6 +40,7 @@ ComputeDtype = Annotated[
 
 @takes_facts
 @takes_display
+@takes_threads
 def verify(
     inputs: Inputs,
     checkpoint: WithCheckpoint = None,

@@ -54,6 +54,7 @@ def decode(
     `tell` is called with the quantizer that a file's codes are decoded with, before they are.
     """
     select = _Backends(options)
+    backends.tell_unused(options.compute_dtype, quantizer)
     if not options.dry_run:
         clear_leftovers(jobs)
     with start_workers() as workers:
@@ -108,19 +109,21 @@ def _decode_file(
         )
 
         def write() -> None:
+            backend = select(quantizer)
             tasks = [
                 DecodeTask(
                     codes=codes[info.name],
                     start=head.starts[info.name],
                     channels=channels,
-                    backend=select(quantizer),
+                    backend=backend,
                     spec=spec,
                     project_out=options.project_out,
                     kept_bits=stored.bits_of_levels(options.levels),
                 )
                 for info in infos
             ]
-            _write(job, head, tasks, options, workers, progress, outcome.bytes_out)
+            with backend.working():
+                _write(job, head, tasks, options, workers, progress, outcome.bytes_out)
 
         return settle_output(
             outcome,
@@ -219,7 +222,7 @@ def _made_of(codes: CodesFile, infos: Sequence[CodesTensor], quantizer: Quantize
         "version": 1,
         "checkpoint_sha256": codes.header.checkpoint_sha256,
         "quantizer": quantizer.full_config(),
-        "compute_dtype": options.compute_dtype,
+        "compute_dtype": backends.computed_in(quantizer, options.compute_dtype),
         "project_out": options.project_out,
         **({} if options.levels is None else {"levels": options.levels}),
         "codes_sha256": {info.name: info.sha256 for info in infos},

@@ -10,6 +10,7 @@ from math import prod
 from pathlib import Path
 
 from lfq_cli import backends, codesfile
+from lfq_cli.backends import Backend
 from lfq_cli.codesfile import CodesHeader, CodesTensor, MadeFrom, SourceInfo
 from lfq_cli.errors import TensorError
 from lfq_cli.fingerprint import fingerprint
@@ -60,8 +61,14 @@ def encode(
         if quantizer.soft_clamp_input_value is not None:
             quantizer.require("cosine_sim_project_in_scale")
     backend = backends.select(options.device, quantizer, options.compute_dtype, decoding=False)
+    backends.tell_unused(options.compute_dtype, quantizer)
     if not options.dry_run:
         clear_leftovers(jobs)
+    with backend.working():
+        yield from _encode(backend, jobs, options, progress)
+
+
+def _encode(backend: Backend, jobs: Sequence[Job], options: EncodeOptions, progress: Progress) -> Generator[Outcome]:
 
     @contextmanager
     def working(progress: Progress) -> Iterator[Callable[[Job], list[Outcome]]]:
@@ -79,14 +86,12 @@ def encode(
             yield outcome
 
 
-def _encode_file(
-    job: Job, options: EncodeOptions, backend: backends.Backend, workers: Workers, progress: Progress
-) -> Outcome:
+def _encode_file(job: Job, options: EncodeOptions, backend: Backend, workers: Workers, progress: Progress) -> Outcome:
     before = _state_of(job.source)
     source_bytes = 0 if before is None else before[2]
     with open_source(job.source) as source:
         selection = select_tensors(source, backend.quantizer, patterns=options.tensors, layout=options.layout)
-        header = _header(backend.quantizer, selection.chosen, options, source_bytes)
+        header = _header(backend, selection.chosen, options, source_bytes)
         outcome = Outcome(
             job.source,
             job.output,
@@ -151,12 +156,13 @@ def _state_of(path: Path) -> tuple[int, ...] | None:
 
 
 def _header(
-    quantizer: Quantizer,
+    backend: Backend,
     chosen: Sequence[tuple[StoredTensor, ChannelAxis]],
     options: EncodeOptions,
     source_bytes: int,
 ) -> CodesHeader:
     """The header as it is before any value is read: without digests, fingerprint and number of NaN."""
+    quantizer = backend.quantizer
     dims = quantizer.codebook_dims
     dtype = codesfile.stored_dtype(options.packing, dims, options.index_dtype)
     tensors = {
@@ -174,7 +180,7 @@ def _header(
     return CodesHeader(
         quantizer.config(),
         quantizer.digest,
-        options.compute_dtype,
+        backend.compute_dtype,
         tensors,
         quantizer.assumptions(),
         MadeFrom(source_bytes, options.nan_policy),

@@ -86,7 +86,8 @@ def export_codebook(plan: ExportPlan, progress: Progress = lambda _: None) -> No
         write_all(file, plan.head.data)
         for part in plan.tables.values():
             backend = backends.select("cpu", part, "float32", decoding=True)
-            write_table(file, backend, plan.first, plan.last, spec, progress)
+            with backend.working():
+                write_table(file, backend, plan.first, plan.last, spec, progress)
         if plan.bias is not None:
             write_all(file, bytes_of(floats.from_float32(plan.bias, spec)))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -146,12 +147,13 @@ class _Packer:
         self.options = options
         self.progress = progress
         self._backend = backends.select(options.device, quantizer, options.compute_dtype, decoding=False)
+        backends.tell_unused(options.compute_dtype, quantizer)
         self._keys: set[int] = set()
         self._stream: Stream | None = None
         self.coding = Coding(
             quantizer.config(),
             quantizer.digest,
-            options.compute_dtype,
+            self._backend.compute_dtype,
             quantizer.assumptions(),
             quantizer.codebook_dims,
             quantizer.index_tail,
@@ -163,7 +165,9 @@ class _Packer:
     def run(self, path_of: Callable[[int], Path]) -> Generator[Outcome]:
         """The files one after the other; path_of: number -> where it goes."""
         cursor, number = Cursor(0), 0
-        try:
+        with ExitStack() as block:
+            block.enter_context(self._backend.working())
+            block.callback(self._stop)
             while cursor.index < len(self.inputs):
                 outcome, cursor = self._next(path_of(number), cursor)
                 number += 1
@@ -172,8 +176,6 @@ class _Packer:
                 yield outcome
                 if outcome.status == "refused" or (self.options.fail_fast and outcome.error is not None):
                     return
-        finally:
-            self._stop()
 
     def _next(self, path: Path, cursor: Cursor) -> tuple[Outcome | None, Cursor]:
         """What became of the file that begins at the cursor, and where the next begins; None where nothing is left."""

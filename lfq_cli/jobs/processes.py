@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import BinaryIO, TypeVar
 
-from lfq_cli.regions import CPUS
+from lfq_cli.cpus import threads
 
 MANY_JOBS = 256
 SMALL_BYTES = 1 << 20
@@ -34,7 +34,7 @@ Working = Callable[[], AbstractContextManager[Callable[[T], Iterable[R]]]]
 
 def are_many_and_small(paths: Sequence[Path]) -> bool:
     """Whether several processes would be faster: on Linux, where a fork shares what is loaded already."""
-    if sys.platform != "linux" or CPUS < 2 or len(paths) < MANY_JOBS:
+    if sys.platform != "linux" or threads() < 2 or len(paths) < MANY_JOBS:
         return False
     sizes = []
     for path in paths[:: -(-len(paths) // _LOOKED_AT)]:
@@ -50,7 +50,7 @@ def in_processes(items: Sequence[T], working: Working[T, R], lost: Callable[[T],
     go on meanwhile. Processes end with the caller: when it is interrupted or wants no more they are told to, and when
     it is killed they find nobody to report to.
     """
-    processes = CPUS * (PROCESSES_THAT_WAIT if waits else 1)
+    processes = threads() * (PROCESSES_THAT_WAIT if waits else 1)
     children: list[_Child] = []
     try:
         for number in range(min(processes, len(items))):

@@ -133,7 +133,7 @@ def _compare(
 ) -> dict[str, Comparison]:
     compute_dtype = options.compute_dtype or codes.header.compute_dtype
     backend = backends.select(options.device, quantizer, compute_dtype, decoding=False)
-    with open_source(path) as source:
+    with open_source(path) as source, backend.working():
         return {info.name: compare(_task(source, info, backend), codes[info.name], options.sample) for info in infos}
 
 

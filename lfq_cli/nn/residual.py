@@ -216,9 +216,9 @@ class ResidualLFQ(nn.Module):
         """x, of any rank >= 1 -> (quantized like x, indices [..., Q], losses [Q]), and the codes [Q, ..., D] if asked.
 
         In training, every level's gradient passes straight through to x, and the losses are those of `LFQ`, over the
-        vectors that `mask` selects (bool [b], [b, n] or more of x's axes without channels); in eval mode they are 0. Quantize
-        dropout happens in training with gradients only: a level drawn from the seed (unset: from torch's generator,
-        the same on all ranks) is the last one used. Raises ValueError for shapes that do not fit.
+        vectors that `mask` selects (bool [b], [b, n] or more of x's axes without channels); in eval mode they are 0.
+        Quantize dropout happens in training with gradients only: a level drawn from the seed (unset: from torch's
+        generator, the same on all ranks) is the last one used. Raises ValueError for shapes that do not fit.
         """
         vectors, shape = self._to_vectors(x)
         counted = None if mask is None else mask_vectors(mask, shape)

@@ -17,7 +17,8 @@ AnyLFQ: TypeAlias = LFQ | ResidualLFQ | GroupedResidualLFQ
 
 def module_of(quantizer: Quantizer) -> AnyLFQ:
     """The module in eval mode, float32 on the CPU, without gradients."""
-    module = _residual(quantizer) if quantizer.is_residual else _single(quantizer)
+    with torch.random.fork_rng(devices=()):  # what it begins with is thrown away, and the caller's numbers are his own
+        module = _residual(quantizer) if quantizer.is_residual else _single(quantizer)
     state = {name: value for name, value in module.state_dict().items() if _is_mask(name)}
     state |= {name: torch.zeros_like(value) for name, value in module.state_dict().items() if name.endswith(".bias")}
     module.load_state_dict(state | {name: torch.from_numpy(w.copy()) for name, w in quantizer.weights.items()})

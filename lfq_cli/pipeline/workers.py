@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from itertools import chain, islice
 from typing import TypeVar
 
+from lfq_cli.cpus import threads
 from lfq_cli.layout import Block
-from lfq_cli.regions import CPUS
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -62,11 +62,9 @@ def in_tasks(blocks: Iterator[Block]) -> Iterator[list[Block]]:
         yield run
 
 
-THREADS = CPUS
-
-
 @contextmanager
 def start_workers() -> Iterator[Workers]:
-    """A worker thread for every core, for as long as the block lasts."""
-    with ThreadPoolExecutor(THREADS, thread_name_prefix="lfq") as pool:
-        yield Workers(pool, THREADS)
+    """As many worker threads as `cpus.threads` says, for as long as the block lasts."""
+    count = threads()
+    with ThreadPoolExecutor(count, thread_name_prefix="lfq") as pool:
+        yield Workers(pool, count)

@@ -1,0 +1,172 @@
+"""What the library sets for the whole process it gives back; what a header says was computed in is what was."""
+
+import json
+import os
+import warnings
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+from lfq_cli.errors import LfqNote
+from lfq_cli.jobs.decode import DecodeOptions, decode
+from lfq_cli.jobs.encode import EncodeOptions, encode
+from lfq_cli.jobs.export import export_codebook, plan_export
+from lfq_cli.jobs.pack import PackOptions, pack
+from lfq_cli.jobs.plan import Job
+from lfq_cli.jobs.reading import SampleInput
+from lfq_cli.jobs.verify import VerifyOptions, verify
+from lfq_cli.quantizer import Quantizer
+
+
+def floats(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+PLAIN = Quantizer(dim=8, codebook_dim=8)
+RESIDUAL = Quantizer(dim=8, codebook_dim=8, num_quantizers=4)
+WEIGHTS = {"project_in.weight": floats(8, 16), "project_out.weight": floats(16, 8, seed=1)}
+PROJECTED = Quantizer(dim=16, codebook_dim=8, weights=WEIGHTS)
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    np.save("x.npy", floats(500, 16))
+    np.save("y.npy", floats(500, 8))
+    np.save("bad.npy", floats(500, 3))
+
+
+def state():
+    """All of the process's that the library could reach for."""
+    return {
+        "threads": torch.get_num_threads(),
+        "precision": torch.get_float32_matmul_precision(),
+        "grad": torch.is_grad_enabled(),
+        "inference": torch.is_inference_mode_enabled(),
+        "dtype": torch.get_default_dtype(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "random": torch.random.get_rng_state().tolist(),
+        "numpy": np.geterr(),
+        "numpy random": str(np.random.get_state()),
+        "filters": list(warnings.filters),
+        "environment": dict(os.environ),
+        "folder": Path.cwd(),
+    }
+
+
+def job(source, output):
+    return Job(Path(source), Path(output))
+
+
+def encode_it():
+    list(encode(PROJECTED, [job("x.npy", "x.codes.safetensors")], EncodeOptions()))
+
+
+def verify_it():
+    encode_it()
+    path = Path("x.codes.safetensors")
+    list(verify([path], VerifyOptions(), PROJECTED, {path.absolute(): Path("x.npy")}))
+
+
+def decode_it():
+    encode_it()
+    list(decode(PROJECTED, [job("x.codes.safetensors", "back.npy")], DecodeOptions()))
+
+
+def encode_a_bad_one():
+    (outcome,) = encode(PROJECTED, [job("bad.npy", "x.codes.safetensors")], EncodeOptions())
+    assert outcome.error is not None
+
+
+def stop_early():
+    jobs = [job("x.npy", f"{k}.codes.safetensors") for k in range(5)]
+    with closing(encode(PROJECTED, jobs, EncodeOptions())) as outcomes:
+        next(outcomes)
+
+
+def fail_within():
+    def broken(_):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        list(encode(PROJECTED, [job("x.npy", "x.codes.safetensors")], EncodeOptions(), broken))
+
+
+def pack_it():
+    list(pack(PROJECTED, [SampleInput(Path("x.npy"), "x")], Path("out"), PackOptions(samples_per_file=3)))
+
+
+def export_it():
+    export_codebook(plan_export(PROJECTED, Path("table.npy"), project_out=True))
+
+
+WORK = (encode_it, decode_it, verify_it, encode_a_bad_one, stop_early, fail_within, pack_it, export_it)
+
+
+@pytest.mark.parametrize("work", WORK, ids=lambda work: work.__name__)
+def test_the_process_is_left_as_it_was(work):
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    torch.set_num_threads(3)
+    torch.set_float32_matmul_precision("medium")
+    try:
+        before = state()
+        work()
+        assert state() == before
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision(precision)
+
+
+# compute dtype
+
+
+def told(path):
+    with safe_open(path, "np") as file:
+        return json.loads(file.metadata()["lfq"])["compute_dtype"], file.get_tensor("data").tobytes()
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "cpu:0"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_a_comparison_is_the_same_in_every_dtype_and_says_so(device, dtype):
+    x = floats(500, 8)
+    x[::7] = 1e-45  # would be 0 in fewer bits
+    np.save("y.npy", x)
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("always")
+        list(encode(PLAIN, [job("y.npy", "y.codes.safetensors")], EncodeOptions(device=device, compute_dtype=dtype)))
+    assert told("y.codes.safetensors") == ("float32", np.packbits(x > 0).tobytes())
+    assert [note.category for note in notes] == [LfqNote] * (dtype != "float32")
+
+
+def test_levels_are_computed_in_what_the_header_says_on_every_device():
+    found = {}
+    for dtype in ("float32", "bfloat16", "float16"):
+        for device in ("auto", "cpu", "cpu:0"):
+            path = f"{dtype}-{device}.codes.safetensors"
+            list(encode(RESIDUAL, [job("y.npy", path)], EncodeOptions(device=device, compute_dtype=dtype)))
+            found[dtype, device] = told(path)
+        assert found[dtype, "auto"] == found[dtype, "cpu"] == found[dtype, "cpu:0"]
+        assert found[dtype, "auto"][0] == dtype
+    assert found["float32", "auto"][1] != found["bfloat16", "auto"][1]
+
+
+@pytest.mark.parametrize("quantizer", [PLAIN, RESIDUAL, PROJECTED], ids=["plain", "residual", "projected"])
+def test_decoded_values_are_those_of_the_dtype_that_is_told(quantizer):
+    source = "x.npy" if quantizer is PROJECTED else "y.npy"
+    list(encode(quantizer, [job(source, "codes.safetensors")], EncodeOptions()))
+    values = {}
+    for dtype in ("float32", "bfloat16"):
+        for device in ("auto", "cpu:0"):
+            path = f"{dtype}-{device}.safetensors"
+            options = DecodeOptions(device=device, compute_dtype=dtype)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", LfqNote)
+                list(decode(quantizer, [job("codes.safetensors", path)], options))
+            values[dtype, device] = told(path)
+        assert values[dtype, "auto"] == values[dtype, "cpu:0"]
+    assert values["bfloat16", "auto"][0] == ("float32" if quantizer is PLAIN else "bfloat16")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lfq_cli import backends, floats
+from lfq_cli.bits import stream_bytes
 from lfq_cli.errors import OptionError, OutputError
 from lfq_cli.files import atomic_output, refuse_existing, write_all
 from lfq_cli.floats import FORMATS
@@ -24,23 +26,35 @@ BIAS = "bias"
 
 
 @dataclass(frozen=True)
+class Table:
+    """The codes of a quantizer's one codebook, those with indices in `rows`."""
+
+    quantizer: Quantizer
+    rows: range
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """[rows, features]."""
+        return self.rows.stop - self.rows.start, self.quantizer.dim
+
+
+@dataclass(frozen=True)
 class ExportPlan:
-    """Tables to write: name -> the quantizer of the one codebook whose codes are its rows."""
+    """Tables to write, by name. `rows` are the indices that were asked for: a table holds those of them that it has."""
 
     output: Path
-    tables: dict[str, Quantizer]
+    tables: dict[str, Table]
     bias: floats.Floats | None
     head: Head
     nbytes: int
-    first: int
-    last: int
+    rows: range
     dtype: str
     overwrite: bool
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name -> shape of everything that is written: tables [rows, features], and the bias."""
-        return _shapes(self.tables, self.last - self.first, self.bias)
+        return _shapes(self.tables, self.bias)
 
 
 def plan_export(
@@ -53,19 +67,19 @@ def plan_export(
     overwrite: bool = False,
 ) -> ExportPlan:
     """What an export would write. Raises OptionError for rows that are not there or a format that cannot hold it."""
-    first, last = _row_range(rows, quantizer.codebook_size)
-    if (last - first) * quantizer.dim * len(quantizer.codebook_dims) >= MAX_VALUES:
-        raise OutputError(
-            f"{output}: 2^{quantizer.codebook_dim} codes are more than any disk holds", "--range A:B exports a part"
-        )
-    tables = _tables(quantizer, project_out=project_out)
+    widest = max(quantizer.codebook_dims)
+    asked = _row_range(rows, 2**widest)
+    tables = _with_rows(_tables(quantizer, project_out=project_out), asked)
     bias = _bias(quantizer) if project_out else None
-    shapes = _shapes(tables, last - first, bias)
-    made_of = {"format": "lfq-codebook", "version": 1, "checkpoint_sha256": quantizer.digest, "rows": [first, last]}
+    shapes = _shapes(tables, bias)
+    values = sum(prod(shape) for shape in shapes.values())
+    if values >= MAX_VALUES:
+        raise OutputError(f"{output}: 2^{widest} codes are more than any disk holds", "--range A:B exports a part")
+    of = {"checkpoint_sha256": quantizer.digest, "rows": [asked.start, asked.stop]}
+    made_of = {"format": "lfq-codebook", "version": 1, **of}
     head = head_for(output, dtype, shapes, {"lfq": json.dumps(made_of, separators=(",", ":"))})
-    nbytes = sum(prod(shape) for shape in shapes.values()) * FORMATS[dtype].itemsize
     refuse_existing(output, overwrite=overwrite)
-    return ExportPlan(output, tables, bias, head, nbytes, first, last, dtype, overwrite)
+    return ExportPlan(output, tables, bias, head, values * FORMATS[dtype].itemsize, asked, dtype, overwrite)
 
 
 def require_room(plan: ExportPlan) -> None:
@@ -84,34 +98,43 @@ def export_codebook(plan: ExportPlan, progress: Progress = lambda _: None) -> No
     spec = FORMATS[plan.dtype]
     with atomic_output(plan.output, overwrite=plan.overwrite, nbytes=plan.nbytes) as file:
         write_all(file, plan.head.data)
-        for part in plan.tables.values():
-            backend = backends.select("cpu", part, "float32", decoding=True)
+        for table in plan.tables.values():
+            backend = backends.select("cpu", table.quantizer, "float32", decoding=True)
             with backend.working():
-                write_table(file, backend, plan.first, plan.last, spec, progress)
+                write_table(file, backend, table.rows, spec, progress)
         if plan.bias is not None:
             write_all(file, bytes_of(floats.from_float32(plan.bias, spec)))
 
 
-def _shapes(tables: dict[str, Quantizer], rows: int, bias: floats.Floats | None) -> dict[str, tuple[int, ...]]:
-    shapes: dict[str, tuple[int, ...]] = {name: (rows, part.dim) for name, part in tables.items()}
+def _shapes(tables: dict[str, Table], bias: floats.Floats | None) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {name: table.shape for name, table in tables.items()}
     return shapes if bias is None else shapes | {BIAS: bias.shape}
 
 
-def _row_range(rows: tuple[int | None, int | None], size: int) -> tuple[int, int]:
+def _with_rows(parts: dict[str, Quantizer], asked: range) -> dict[str, Table]:
+    """The tables that have some of the rows."""
+    rows = {name: range(asked.start, min(asked.stop, part.codebook_size)) for name, part in parts.items()}
+    return {name: Table(part, rows[name]) for name, part in parts.items() if rows[name]}
+
+
+def _row_range(rows: tuple[int | None, int | None], size: int) -> range:
     first = 0 if rows[0] is None else rows[0]
     last = size if rows[1] is None else rows[1]
     if not 0 <= first < last <= size:
         raise OptionError(f"--range {first}:{last} is not within the codebook's rows 0:{size}")
-    return first, last
+    return range(first, last)
 
 
 def _tables(quantizer: Quantizer, *, project_out: bool) -> dict[str, Quantizer]:
     """Without projection every codebook has the same codes: one table. With it each has its columns of project_out.
 
-    The levels of a residual quantizer have a table each, those of a group over the group's features.
+    The levels of a residual quantizer have a table each, those of a group over the group's features; so do indices that
+    are cut otherwise than by codebooks.
     """
     if quantizer.is_residual:
         return _level_tables(quantizer, project_out=project_out)
+    if quantizer.codebook_dims != (quantizer.codebook_dim,) * quantizer.num_codebooks:
+        return _index_tables(quantizer, project_out=project_out)
     if not (project_out and quantizer.has_projections):
         return {"codebook": quantizer.unprojected()}
     if quantizer.num_codebooks == 1:
@@ -127,6 +150,51 @@ def _level_tables(quantizer: Quantizer, *, project_out: bool) -> dict[str, Quant
             name = f"codebook.{level}" if quantizer.groups is None else f"codebook.{group}.{level}"
             tables[name] = part if project_out else part.unprojected()
     return tables
+
+
+def _index_tables(quantizer: Quantizer, *, project_out: bool) -> dict[str, Quantizer]:
+    """A table for each index of cut bits: the vector's coordinates that are its bits, or what they are projected to."""
+    magnitude, matrix = _magnitude(quantizer), _matrix(quantizer, project_out=project_out)
+    tables, first = {}, 0
+    for place, bits in enumerate(quantizer.codebook_dims):
+        weights = {}
+        if matrix is not None:
+            columns = matrix[:, first : first + bits].astype(np.float32)
+            weights = {"project_in.weight": np.zeros(columns.T.shape, np.float32), "project_out.weight": columns}
+        tables[f"codebook.{place}"] = Quantizer(
+            dim=bits if matrix is None else len(matrix),
+            codebook_dim=bits,
+            codebook_scale=magnitude,
+            bit_order=quantizer.bit_order,
+            weights=weights,
+        )
+        first += bits
+    return tables if len(tables) > 1 else {"codebook": tables["codebook.0"]}
+
+
+def _magnitude(quantizer: Quantizer) -> float:
+    """|coordinate| of a whole code, before rotation and projection, as it is decoded."""
+    known = quantizer.code_magnitude()
+    if known is not None:
+        return float(known)
+    one = replace(quantizer.unprojected(), weights={})
+    backend = backends.select("cpu", one, "float32", decoding=True)
+    code = backend.decode(
+        np.zeros(stream_bytes(1, one.bits_per_vector), np.uint8), 1, 1, FORMATS["F32"], project_out=True
+    )
+    return float(-code.ravel()[0])
+
+
+def _matrix(quantizer: Quantizer, *, project_out: bool) -> NDArray[np.float64] | None:
+    """What turns a vector's code [B] into what is decoded [dim or B], but for the bias; None where nothing does."""
+    matrix: NDArray[np.float64] | None = None
+    if quantizer.has_rotation:
+        rotation = quantizer.weights["orthogonal_rot"].astype(np.float64)
+        matrix = np.asarray(np.kron(np.eye(quantizer.num_codebooks), rotation), np.float64)
+    if project_out and quantizer.has_projections:
+        weight = quantizer.weights["project_out.weight"].astype(np.float64)
+        matrix = weight if matrix is None else weight @ matrix
+    return matrix
 
 
 def _bias(quantizer: Quantizer) -> floats.Floats | None:

@@ -16,11 +16,11 @@ from lfq_cli.regions import bytes_of
 _TABLE_ROWS = 1 << 14
 
 
-def write_table(file: BinaryIO, backend: Backend, first: int, last: int, spec: FloatFormat, progress: Progress) -> None:
-    """Writes what the indices `first` to `last` of the backend's one codebook decode to, a row each."""
+def write_table(file: BinaryIO, backend: Backend, indices: range, spec: FloatFormat, progress: Progress) -> None:
+    """Writes what the indices of the backend's one codebook decode to, a row each."""
     quantizer = backend.quantizer
-    for start in range(first, last, _TABLE_ROWS):
-        rows = np.arange(start, min(start + _TABLE_ROWS, last), dtype=np.uint64)[:, None]
+    for start in range(indices.start, indices.stop, _TABLE_ROWS):
+        rows = np.arange(start, min(start + _TABLE_ROWS, indices.stop), dtype=np.uint64)[:, None]
         stream = pack(indices_to_bits(rows, quantizer.codebook_dims, quantizer.bit_order))
         raw = backend.decode(stream, len(rows), 1, spec, project_out=True)
         write_all(file, bytes_of(raw))

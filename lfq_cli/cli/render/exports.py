@@ -21,7 +21,7 @@ def show_export(plan: ExportPlan, display: Display, *, written: bool) -> None:
     if display.json:
         tables = {name: list(sizes) for name, sizes in plan.shapes.items()}
         print_json(
-            {"output": str(plan.output), "status": status, "tables": tables, "rows": [plan.first, plan.last]}
+            {"output": str(plan.output), "status": status, "tables": tables, "rows": [plan.rows.start, plan.rows.stop]}
             | {"dtype": plan.dtype, "bytes": plan.nbytes}
         )
     elif not display.quiet:

@@ -14,15 +14,13 @@ from lfq_cli.tensors import FORMATS
 
 def is_tensor_file(path: Path) -> bool:
     """Whether a folder's file is one to encode: a container lfq knows that calls itself nothing else of lfq's."""
-    if container_of(path) is not None:
-        return True
-    if path.suffix.lower() not in FORMATS or path.name.endswith(codesfile.SUFFIX):
+    name = path.name.lower()
+    suffix = name[max(name.rfind("."), 0) :]
+    if suffix != ".safetensors":
+        return suffix in FORMATS or container_of(path) is not None
+    if path.name.endswith(codesfile.SUFFIX):
         return False
-    return path.suffix != ".safetensors" or described_format(path) not in (
-        codesfile.FORMAT,
-        native.FORMAT,
-        countsfile.FORMAT,
-    )
+    return described_format(path) not in (codesfile.FORMAT, native.FORMAT, countsfile.FORMAT)
 
 
 def is_codes_file(path: Path) -> bool:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import tokenize
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from math import prod
 from typing import IO, Any
@@ -45,9 +43,11 @@ def open_file(file: InputFile) -> Source:
 
 def array_in(data: bytes, where: str) -> StoredTensor:
     """The array of a whole .npy file in memory, named "data". Raises TensorError."""
-    with _told_as_errors(where):
+    try:
         head = data[: _head_bytes(data[:12])]
         shape, fortran_order, dtype, name, nbytes = _parsed(head)
+    except _BROKEN as reason:
+        raise _no_array(where, reason) from reason
     if len(data) - len(head) != nbytes or name is None:
         _check_shape(shape, where)
         check_size(where, shape, dtype, len(data) - len(head))
@@ -61,22 +61,23 @@ def array_in(data: bytes, where: str) -> StoredTensor:
 
 def read_array_header(file: IO[bytes], where: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """(shape, fortran_order, dtype) of the array whose header `file` stands at; leaves it at the data."""
-    with _told_as_errors(where):
+    try:
         head = file.read(10)
         if head[6:7] != b"\x01":
             head += file.read(2)
         shape, fortran_order, dtype, *_ = _parsed(head + file.read(_head_bytes(head) - len(head)))
+    except _BROKEN as reason:
+        raise _no_array(where, reason) from reason
     _check_shape(shape, where)
     return shape, fortran_order, dtype
 
 
-@contextmanager
-def _told_as_errors(where: str) -> Iterator[None]:
-    """What numpy raises for a damaged header becomes a TensorError."""
-    try:
-        yield
-    except (ValueError, EOFError, SyntaxError, TypeError, RecursionError, MemoryError, tokenize.TokenError) as reason:
-        raise TensorError(f"{where}: not a whole npy array: {_one_line(reason)}") from reason
+_BROKEN = (ValueError, EOFError, SyntaxError, TypeError, RecursionError, MemoryError, tokenize.TokenError)
+"""What numpy raises for a damaged header."""
+
+
+def _no_array(where: str, reason: BaseException) -> TensorError:
+    return TensorError(f"{where}: not a whole npy array: {_one_line(reason)}")
 
 
 def _head_bytes(start: bytes) -> int:

@@ -123,6 +123,71 @@ def test_project_rounds_once():
     assert twin.project(z_of([1e8, 1, -1e8]), z_of([1, 1, 1]), None).tolist() == [[1.0]]  # 0 in float32
 
 
+def test_a_tensor_is_its_vectors_put_back():
+    for shape, channel_first in (((2, 3, 4, 5), None), ((2, 3, 4), None), ((2, 3, 4), True), ((3,), None)):
+        x = np.arange(math.prod(shape)).reshape(shape)
+        assert np.array_equal(twin.tensor_of(twin.vectors_of(x, channel_first), shape, channel_first), x)
+
+
+def test_cosine_projection():
+    columns = z_of([3, -4, 0], [4, 3, 2])  # along x, across it, and 8 / (5 * 2)
+    assert twin.project_cosine(z_of([3, 4]), columns, 2.0).tolist() == [[2.0, 0.0, np.float32(1.6)]]
+
+
+QUARTER = z_of([0, 1], [-1, 0])  # (a, b) @ it = (-b, a)
+
+
+def test_rotation():
+    z = z_of([2, 1])
+    assert twin.values_of(z, Config(2, (2,)), QUARTER) == [[-1, 2]]
+    assert twin.codes_of([[0, 1]], Config(2, (2,)), QUARTER).tolist() == [[1, 1]]  # (-1, 1) turned back
+
+
+def test_levels_halve_what_they_add():
+    config = Config(1, (1,), levels=3)
+    latents = twin.latents_of(z_of([0.3], [-2]), config, {})
+    assert np.allclose(latents, [[0.3, -0.7, -0.2], [-2, -1, -0.5]])
+    bits = twin.positive(latents)
+    assert bits == [[1, 0, 0], [0, 0, 0]]
+    assert twin.decoded(bits, config, {}).tolist() == [[0.25], [-1.75]]  # 1 - 1/2 - 1/4
+    assert twin.indices_of(bits, config) == [(1, 0, 0), (0, 0, 0)]
+
+
+def test_each_level_turns_by_its_own_rotation():
+    """(2, 0.25) is bits 11, which leave (1, -0.75); turned that is (0.75, 1), so ±1/2 along turned axes."""
+    config = Config(2, (2,), levels=2)
+    weights = {"layers.0.orthogonal_rot": np.eye(2, dtype=np.float32), "layers.1.orthogonal_rot": QUARTER}
+    latents = twin.latents_of(z_of([2, 0.25]), config, weights)
+    assert latents == [[2, 0.25, 0.75, 1]]
+    assert twin.decoded([[1, 1, 1, 1]], config, weights).tolist() == [[1.5, 0.5]]  # (1, 1) + (1/2, -1/2)
+
+
+def test_groups_are_side_by_side():
+    config = Config(2, (1,), levels=2, groups=2)
+    weights = {
+        f"rvqs.{g}.{name}": z_of([value])
+        for g, value in ((0, 1), (1, -1))
+        for name in ("project_in.weight", "project_out.weight")
+    }
+    bits = twin.positive(twin.latents_of(z_of([2, 2]), config, weights))
+    assert bits == [[1, 1, 0, 0]]  # the second group's weight turns its sign
+    assert twin.decoded(bits, config, weights).tolist() == [[1.5, 1.5]]
+    assert twin.decoded(bits, config, weights, project_out=False).tolist() == [[1.5, -1.5]]
+    assert config.bits_of_indices == (1, 1, 1, 1)
+    assert twin.index_shape((5, 2), config) == (5, 4)
+
+
+def test_a_cut_is_of_the_indices_alone():
+    config = Config(4, (2, 2), index_dims=(1, 3), spherical=True)
+    assert twin.indices_of([[1, 0, 1, 1]], config) == [(1, 3)]
+    assert (
+        twin.codes_of([[1, 0, 1, 1]], config).tolist()
+        == twin.codes_of([[1, 0, 1, 1]], Config(4, (2, 2), spherical=True)).tolist()
+    )
+    assert twin.index_shape((5, 4), config) == (5, 2)
+    assert twin.index_shape((5, 4), Config(4, (2, 2), index_dims=(4,))) == (5,)
+
+
 def test_packings_by_hand():
     bits = [[1, 0, 1], [0, 1, 1]]  # 101 011 00 = ac; 101 00000 = a0; 011 00000 = 60
     assert twin.stream_of(bits) == b"\xac"

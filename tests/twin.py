@@ -1,8 +1,8 @@
 """A slow second opinion on DESIGN.md sections 3 and 4: one Python loop where the package has a kernel.
 
-Knows: which axis holds the features, z -> bits -> indices and codes, the three packings of a codes file, and
-the safetensors container. Does not know: the package under test (it imports nothing of it), torch, rotations,
-residual levels, checkpoints. Bits are lists of 0/1 ints, one list of B for each vector, in channel order.
+Knows: which axis holds the features, x -> z -> bits -> indices and codes -> values, the three packings of a codes
+file, and the safetensors container. Does not know: the package under test (it imports nothing of it), torch,
+checkpoint files. Bits are lists of 0/1 ints, one list of B for each vector, in channel order.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ import json
 import math
 import struct
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,10 @@ INTS = {"U8": ("B", 8), "I16": ("h", 15), "I32": ("i", 31), "I64": ("q", 63), "U
 
 @dataclass(frozen=True)
 class Config:
-    """What section 3 needs of a quantizer that has neither weights nor residual levels."""
+    """What section 3 needs of a quantizer but for its weights. codebook_dims: of one level, if there are levels.
+
+    index_dims: the bits of each index where they are cut otherwise than by codebooks. cosine_scale: None for nn.Linear.
+    """
 
     dim: int
     codebook_dims: tuple[int, ...]
@@ -35,6 +38,17 @@ class Config:
     keep_num_codebooks_dim: bool | None = None
     soft_clamp_input_value: float | None = None
     bit_order: str = "msb"
+    index_dims: tuple[int, ...] | None = None
+    levels: int | None = None
+    groups: int | None = None
+    cosine_scale: float | None = None
+
+    @property
+    def bits_of_indices(self):
+        """The bits of each index of one vector: levels follow each other within a group."""
+        if self.levels is not None:
+            return self.codebook_dims * self.levels * (self.groups or 1)
+        return self.index_dims or self.codebook_dims
 
 
 # Layout
@@ -62,13 +76,24 @@ def vectors_of(x, channel_first):
     return vectors
 
 
+def tensor_of(vectors, shape, channel_first):
+    """The inverse of vectors_of: vectors [n, features] -> a tensor of that shape, but for its number of features."""
+    axis = channel_axis(shape, channel_first)
+    outer = shape[:axis] + shape[axis + 1 :]
+    x = np.empty((*shape[:axis], vectors.shape[1], *shape[axis + 1 :]), dtype=vectors.dtype)
+    for row, position in enumerate(np.ndindex(*outer)):
+        for channel in range(vectors.shape[1]):
+            x[(*position[:axis], channel, *position[axis:])] = vectors[row, channel]
+    return x
+
+
 def index_shape(shape, config):
     """The shape of the index tensor of an input of this shape, as a tuple."""
     axis = channel_axis(shape, config.channel_first)
     outer = tuple(shape[:axis]) + tuple(shape[axis + 1 :])
-    codebooks = len(config.codebook_dims)
-    if codebooks > 1 or config.keep_num_codebooks_dim:
-        return (*outer, codebooks)
+    indices = len(config.bits_of_indices)
+    if indices > 1 or config.keep_num_codebooks_dim or config.levels is not None:
+        return (*outer, indices)
     return outer
 
 
@@ -114,34 +139,60 @@ def l2norm(values):
     return [value / norm for value in values]
 
 
-def bits_of(z, config):
-    """z float32 [n, B], after project_in -> list of n lists of B bits: section 3, steps 2, 3, 5 and 6."""
+def project_cosine(x, weight, scale):
+    """x [n, in], weight [in, out] -> float32 [n, out]: scale times the cosine to each column; in float64 as project."""
+    x, weight = x.astype(np.float64), weight.astype(np.float64)
+    projected = np.empty((len(x), weight.shape[1]), dtype=np.float32)
+    for i, vector in enumerate(x):
+        for o, column in enumerate(weight.T):
+            dot = sum(a * w for a, w in zip(vector, column, strict=True))
+            projected[i, o] = np.float32(dot / math.hypot(*vector) / math.hypot(*column) * scale)
+    return projected
+
+
+def turn(values, rotation):
+    """D float32 scalars @ rotation [D, D] -> list of float32; in float64 as project."""
+    columns = rotation.T
+    return [np.float32(sum(float(v) * float(r) for v, r in zip(values, column, strict=True))) for column in columns]
+
+
+def values_of(z, config, rotation=None):
+    """z float32 [n, B], after project_in -> list of n lists of B float32 whose signs are the bits: steps 2 to 5."""
     if z.dtype != np.float32:
         raise ValueError(f"z is {z.dtype}, not float32")
-    bits = []
+    rows = []
     with np.errstate(all="ignore"):
         for row in z:
             values = list(row)
             if config.soft_clamp_input_value is not None:
                 v = np.float32(config.soft_clamp_input_value)
                 values = [np.tanh(value / v) * v for value in values]
-            row_bits = []
+            signs = []
             for piece in codebooks_of(values, config.codebook_dims):
-                signs = piece
+                turned = piece if rotation is None else turn(piece, rotation)
                 if config.spherical:
-                    signs = [value * np.float32(config.codebook_scale) for value in l2norm(piece)]
-                for value in signs:
-                    assert type(value) is np.float32
-                    row_bits.append(1 if value > 0 else 0)  # NaN > 0 is False: bit 0
-            bits.append(row_bits)
-    return bits
+                    turned = [value * np.float32(config.codebook_scale) for value in l2norm(turned)]
+                signs.extend(turned)
+            assert all(type(value) is np.float32 for value in signs)
+            rows.append(signs)
+    return rows
+
+
+def positive(rows):
+    """Lists of float32 -> lists of bits: step 6."""
+    return [[1 if value > 0 else 0 for value in row] for row in rows]  # NaN > 0 is False: bit 0
+
+
+def bits_of(z, config):
+    """z float32 [n, B], after project_in -> list of n lists of B bits: section 3, steps 2, 3, 5 and 6."""
+    return positive(values_of(z, config))
 
 
 def indices_of(bits, config):
-    """bits -> list of one tuple of C Python ints for each vector."""
+    """bits -> list of one tuple of Python ints for each vector, one for each index."""
     indices = []
     for row in bits:
-        pieces = codebooks_of(row, config.codebook_dims)
+        pieces = codebooks_of(row, config.bits_of_indices)
         indices.append(tuple(index_of(piece, config.bit_order) for piece in pieces))
     return indices
 
@@ -170,8 +221,8 @@ def place_of(j, d, bit_order):
     raise ValueError(f"bit_order {bit_order!r}")
 
 
-def codes_of(bits, config):
-    """bits -> float32 [n, B]: section 3, step 8, without rotation, project_out and layout.
+def codes_of(bits, config, rotation=None):
+    """bits -> float32 [n, B]: section 3, step 8, without project_out and layout.
 
     Exact for spherical scales whose squares add up exactly (1, 0.5, 3, ...). With another scale (0.1) the sum
     depends on the order of the additions: torch's was up to 8 ulp away at D <= 64, 60 random scales.
@@ -184,9 +235,74 @@ def codes_of(bits, config):
             values = [s if bit else -s for bit in piece]
             if config.spherical:
                 values = [value * s for value in l2norm(values)]
-            code.extend(values)
+            code.extend(values if rotation is None else turn(values, rotation.T))
         codes[i] = code
     return codes
+
+
+# Weights, levels and groups. weights: numpy, by their names in the reference's state dict
+
+
+def latents_of(x, config, weights):
+    """x float32 [n, dim] -> list of n lists of float32 whose signs are the bits, in the order of the indices."""
+    rows = [[] for _ in x]
+    for part, own in zip(groups_of(x, config), weights_of_groups(weights, config), strict=True):
+        rest = part
+        if "project_in.weight" in own and config.cosine_scale is not None:
+            rest = project_cosine(part, own["project_in.weight"], config.cosine_scale)
+        elif "project_in.weight" in own:
+            rest = project(part, own["project_in.weight"], own.get("project_in.bias"))
+        for alone, rotation in levels_of(config, own):
+            values = values_of(rest, alone, rotation)
+            for row, found in zip(rows, values, strict=True):
+                row.extend(found)
+            rest = rest - codes_of(positive(values), alone, rotation)  # what is left to the next level
+    return rows
+
+
+def decoded(bits, config, weights, project_out=True):
+    """bits, in the order of the indices -> float32 [n, dim], or the codes alone."""
+    parts = []
+    for group, own in enumerate(weights_of_groups(weights, config)):
+        width = sum(config.codebook_dims) * (config.levels or 1)
+        left = [row[group * width : (group + 1) * width] for row in bits]
+        total = None
+        for alone, rotation in levels_of(config, own):
+            level_bits = sum(alone.codebook_dims)
+            codes = codes_of([row[:level_bits] for row in left], alone, rotation)
+            left = [row[level_bits:] for row in left]
+            total = codes if total is None else total + codes
+        if project_out and "project_out.weight" in own:
+            total = project(total, own["project_out.weight"], own.get("project_out.bias"))
+        parts.append(total)
+    return np.concatenate(parts, axis=1)
+
+
+def groups_of(x, config):
+    """x [n, dim] -> its groups' features, a list of [n, dim / G]."""
+    width = x.shape[1] // (config.groups or 1)
+    return [x[:, first : first + width] for first in range(0, x.shape[1], width)]
+
+
+def weights_of_groups(weights, config):
+    """The weights of each group, without its prefix."""
+    if config.groups is None:
+        return [weights]
+    groups = [f"rvqs.{g}." for g in range(config.groups)]
+    return [{name[len(g) :]: weight for name, weight in weights.items() if name.startswith(g)} for g in groups]
+
+
+def levels_of(config, own):
+    """(config, rotation or None) of each level of a group; one level, which is the config's, where it has none."""
+    if config.levels is None:
+        return [(config, own.get("orthogonal_rot"))]
+    levels = []
+    for q in range(config.levels):
+        half = 2.0**-q
+        clamp = None if config.soft_clamp_input_value is None else config.soft_clamp_input_value * half
+        alone = replace(config, codebook_scale=half, soft_clamp_input_value=clamp)
+        levels.append((alone, own.get(f"layers.{q}.orthogonal_rot")))
+    return levels
 
 
 # Packings

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from families import kronos, lucidrains
+from grid.routes import of_rows
 from safetensors.numpy import load_file
 
 from lfq_cli import LFQ, GroupedResidualLFQ, ResidualLFQ, load, open_codes
@@ -74,23 +75,6 @@ def saved(kind):
         return "model.pt", 12, options, how
     made.save_pretrained("model.safetensors")
     return "model.safetensors", made.dim, options, how
-
-
-def of_rows(tables, indices, dim):
-    """indices [n, i] -> vectors [n, dim], of the tables' rows. Knows the help text, and nothing of quantizers."""
-    tables = dict(tables)
-    bias = tables.pop("bias", np.zeros(dim, np.float32))
-    if set(tables) == {"codebook"}:
-        tables = {f"codebook.{k}": tables["codebook"] for k in range(indices.shape[1])}
-    named = sorted(tables, key=lambda name: [int(part) for part in name.split(".")[1:]])
-    rows = [tables[name][indices[:, k]] for k, name in enumerate(named)]
-    if len(named[0].split(".")) == 3:  # codebook.group.level
-        groups = {name.split(".")[1] for name in named}
-        levels = len(named) // len(groups)
-        vectors = np.concatenate([sum(rows[g * levels : (g + 1) * levels]) for g in range(len(groups))], axis=1)
-    else:
-        vectors = sum(rows) if rows[0].shape[1] == dim else np.concatenate(rows, axis=1)
-    return vectors + bias
 
 
 def compared(found, expected, how):

@@ -1,0 +1,103 @@
+"""Every kind of quantizer through every command and call: the right value, or a reason (tests/grid)."""
+
+import copy
+import re
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from grid import kinds, routes
+from grid.cells import Cell, Prepared, Refused
+
+from lfq_cli import checkpoints
+from lfq_cli.bits import PACKINGS
+from lfq_cli.checkpoints import Facts
+from lfq_cli.cli import COMMANDS
+from lfq_cli.errors import LfqError
+from lfq_cli.quantizer.record import CONFIG_KEYS
+
+PREPARED = {}
+
+
+@pytest.fixture
+def prepared(tmp_path_factory):
+    """prepared(kind): its files, made once."""
+
+    def get(kind):
+        if kind not in PREPARED:
+            PREPARED[kind] = Prepared(kinds.KINDS[kind], tmp_path_factory.mktemp("kind"))
+        return PREPARED[kind]
+
+    return get
+
+
+@pytest.fixture(autouse=True)
+def room(monkeypatch):
+    """A disk with 1 GB of room, whatever the machine has."""
+    usage = shutil.disk_usage(".")._replace(free=10**9)
+    monkeypatch.setattr("lfq_cli.jobs.export.shutil.disk_usage", lambda _: usage)
+
+
+@pytest.mark.parametrize("route", routes.ROUTES)
+@pytest.mark.parametrize("kind", kinds.KINDS)
+def test_cell(kind, route, prepared, lfq):
+    """Right, or refused by name: never a bug, and never missing."""
+    cell = Cell(prepared(kind), lfq)
+    reason = routes.ROUTES[route].refused(kinds.KINDS[kind])
+    if reason is None:
+        routes.ROUTES[route].run(cell)
+        return
+    with pytest.raises((Refused, LfqError)) as told:
+        routes.ROUTES[route].run(cell)
+    assert re.search(reason, str(told.value)), told.value
+    assert getattr(told.value, "code", 1) in (1, 2, 3)
+
+
+@pytest.mark.parametrize("route", routes.ROUTES)
+def test_a_route_sees_what_is_wrong(route, prepared, lfq):
+    """Of a definition of something else every route fails."""
+    whole = prepared("residual")
+    cell = Cell(whole, lfq)
+    assert cell.codes.exists()
+    wrong = copy.copy(whole)
+    wrong.config = replace(whole.config, dim=5, bit_order="lsb")
+    wrong.bits = [[1 - bit for bit in row] for row in [*whole.bits, whole.bits[0]]]
+    wrong.rows = whole.rows ^ np.uint64(1)
+    wrong.indices = whole.indices ^ 1
+    wrong.values, wrong.bare = whole.values + 1, whole.bare + 1
+    if route == "inspect codes":  # which shows no values
+        wrong.indices = whole.indices[0]
+    with pytest.raises((AssertionError, ValueError)):
+        routes.ROUTES[route].run(Cell(wrong, lfq))
+
+
+# No row is missing
+
+
+def test_every_command_is_a_route():
+    assert {route.command for route in routes.ROUTES.values()} == set(COMMANDS) | {"load", "open_codes"}
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_every_packing_is_a_route(packing):
+    assert any(packing == "bits" or packing in name for name in routes.ROUTES)
+
+
+def test_every_family_is_a_kind():
+    assert {kind.family for kind in kinds.KINDS.values()} == {None, *checkpoints.FAMILIES}
+
+
+def test_no_kind_stands_twice():
+    assert len(kinds.KINDS) == sum(map(len, (kinds.PLAIN, kinds.CUT, kinds.SHAPED, kinds.LEVELS, kinds.FAMILIES)))
+
+
+def test_every_fact_of_a_quantizer_differs_between_kinds(prepared):
+    """A fact that a checkpoint may say, and that no kind says otherwise than the rest, would not be tested."""
+    values = {key: set() for key in CONFIG_KEYS}
+    for name in kinds.KINDS:
+        cell = Cell(prepared(name), None)
+        quantizer = checkpoints.load(cell.checkpoint, Facts(**cell.facts))
+        for key in CONFIG_KEYS:
+            values[key].add(getattr(quantizer, key))
+    assert [key for key in CONFIG_KEYS if len(values[key]) < 2] == []

@@ -80,6 +80,12 @@ class InputFile:
             return self._unreadable(f"{self.path}: no such file or folder")
         return self._unreadable(f"{self.path}: cannot be read: {reason.strerror or reason}")
 
+    @property
+    def state(self) -> tuple[int, ...]:
+        """What changes when the file is written to, and what no other file shares."""
+        found = os.fstat(self.file.fileno())
+        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
     def close(self) -> None:
         """Gives the descriptor back."""
         self.file.close()

@@ -12,7 +12,18 @@ from typing import Annotated, Any
 
 import typer
 
-from lfq_cli.cli import decode, encode, export_codebook, import_checkpoint, inspect, messages, stats, verify
+from lfq_cli.cli import (
+    decode,
+    encode,
+    export_codebook,
+    import_checkpoint,
+    inspect,
+    merge,
+    messages,
+    split,
+    stats,
+    verify,
+)
 from lfq_cli.cli.interrupts import Interrupted, raise_on_signals
 from lfq_cli.errors import LfqError, LfqNote, OptionError
 from lfq_cli.version import __version__
@@ -37,6 +48,8 @@ COMMANDS = {
     "inspect": inspect.inspect,
     "import": import_checkpoint.import_checkpoint,
     "verify": verify.verify,
+    "merge": merge.merge,
+    "split": split.split,
 }
 for _name, _command in COMMANDS.items():
     app.command(_name, no_args_is_help=True)(_command)

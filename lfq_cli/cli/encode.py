@@ -45,19 +45,6 @@ Stats = Annotated[
     ),
 ]
 
-SamplesPerFile = Annotated[
-    int | None,
-    typer.Option(
-        "--samples-per-file",
-        metavar="N",
-        min=1,
-        help="Pack the samples of all inputs, N in each file of the folder OUT: 00000.codes.safetensors, ...",
-    ),
-]
-FileSize = Annotated[
-    str | None,
-    typer.Option("--file-size", metavar="SIZE", help="The same, as many samples as fit, as 256MiB or 2GB."),
-]
 Stacked = Annotated[
     bool,
     typer.Option("--stacked", help="Axis 0 of the tensors counts samples; unset: each input is one sample."),
@@ -99,8 +86,8 @@ def encode(
     tensor: options.Tensors = None,
     layout: options.LayoutOption = "auto",
     channel_axis: options.ChannelAxis = None,
-    samples_per_file: SamplesPerFile = None,
-    file_size: FileSize = None,
+    samples_per_file: options.SamplesPerFile = None,
+    file_size: options.FileSize = None,
     stacked: Stacked = False,
     carry: Carry = None,
     carry_text: CarryText = None,
@@ -137,9 +124,8 @@ def encode(
 
     if index_dtype is not None and packing != "ints":
         raise OptionError("--index-dtype belongs to --packing ints", "leave it out, or add --packing ints")
-    together = samples_per_file is not None or file_size is not None
-    if samples_per_file is not None and file_size is not None:
-        raise OptionError("--samples-per-file and --file-size both say when a file is full", "leave one of them out")
+    samples_per_file, file_bytes = options.file_limits(samples_per_file, file_size)
+    together = samples_per_file is not None or file_bytes is not None
     if append and not together:
         raise OptionError("--append belongs to --samples-per-file or --file-size", "add one of them")
     quantizer = checkpoints.load(checkpoint, facts)
@@ -169,7 +155,7 @@ def encode(
             zero_nan=nan == "zero",
         ),
         samples_per_file=samples_per_file,
-        file_bytes=None if file_size is None else options.size(file_size, "--file-size"),
+        file_bytes=file_bytes,
         stacked=stacked,
         append=append,
         skip_bad=skip_bad,

@@ -65,6 +65,19 @@ Levels: TypeAlias = Annotated[
     int | None,
     typer.Option("--num-quantizers", metavar="N", min=1, help="Only a residual quantizer's first N levels."),
 ]
+SamplesPerFile: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--samples-per-file",
+        metavar="N",
+        min=1,
+        help="Pack the samples of all inputs, N in each file of the folder OUT: 00000.codes.safetensors, ...",
+    ),
+]
+FileSize: TypeAlias = Annotated[
+    str | None,
+    typer.Option("--file-size", metavar="SIZE", help="The same, as many samples as fit, as 256MiB or 2GB."),
+]
 Overwrite: TypeAlias = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
 Fsync: TypeAlias = Annotated[
     bool,
@@ -232,6 +245,15 @@ def where_features_are(layout: str, channel_axis: int | None) -> Any:
 
         raise OptionError("--layout and --channel-axis both say where the features are", "leave one of them out")
     return channel_axis
+
+
+def file_limits(samples_per_file: int | None, file_size: str | None) -> tuple[int | None, int | None]:
+    """(samples, bytes) of a file that is full. Raises OptionError where both are given, BadParameter for no size."""
+    if samples_per_file is not None and file_size is not None:
+        from lfq_cli.errors import OptionError
+
+        raise OptionError("--samples-per-file and --file-size both say when a file is full", "leave one of them out")
+    return samples_per_file, None if file_size is None else size(file_size, "--file-size")
 
 
 _UNITS = {"": 1, "B": 1} | {f"{unit}B": 1000**k for k, unit in enumerate("KMGT", 1)}

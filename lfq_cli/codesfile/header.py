@@ -158,6 +158,13 @@ class CodesTensor:
         """Bytes of the codes in the file."""
         return prod(self.stored_shape) * DTYPES[self.dtype].itemsize
 
+    @property
+    def stored_bits_per_vector(self) -> int:
+        """Bits that one vector takes in the file."""
+        if self.packing == "bits":
+            return self.bits_per_vector
+        return 8 * prod(self.stored_shape[len(self.positions) :]) * DTYPES[self.dtype].itemsize
+
     def entry(self, version: int) -> dict[str, Any]:
         """This tensor's object in the header."""
         told: dict[str, Any] = {
@@ -245,6 +252,14 @@ class CodesHeader:
             return codes
         columns = {name: (column.dtype, column.shape) for name, column in self.samples.columns.items()}
         return dict(sorted((codes | columns).items(), key=lambda item: -tensor_bytes(item[1][0], (8,))))
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """Name -> sha256 of every tensor in the container."""
+        digests = {name: tensor.sha256 for name, tensor in self.tensors.items()}
+        if self.samples is not None:
+            digests |= {name: column.sha256 for name, column in self.samples.columns.items()}
+        return digests
 
     @property
     def stored_bytes(self) -> int:

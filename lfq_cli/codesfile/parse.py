@@ -161,7 +161,7 @@ def _samples_of(value: dict[str, Any], container: Header) -> Samples:
     carried, texts, columns = value["carried"], value["carried_text"], value["columns"]
     _need(_is_shape([count]), "samples is no natural number")
     _need(isinstance(columns, dict), "columns is no object")
-    parsed = {name: _column_of(name, columns[name], container) for name in container.entries if name in columns}
+    parsed = {name: _column_of(name, columns[name], container) for name in columns if name in container.entries}
     _need(len(parsed) == len(columns), "its columns are not those of the container")
     _need(isinstance(keys, str) and _are_names(carried) and _are_names(texts), "keys or carried are no names")
     for name in (keys, *texts):

@@ -21,7 +21,7 @@ from lfq_cli.codesfile.header import OFFSETS, CodesTensor
 from lfq_cli.codesfile.parse import parse_header
 from lfq_cli.container import DTYPES, read_header
 from lfq_cli.errors import CodesFileError, CodesUnreadableError
-from lfq_cli.regions import InputFile, bytes_of
+from lfq_cli.regions import FileRegion, InputFile, bytes_of
 
 _CHUNK_BYTES = 1 << 20
 
@@ -46,6 +46,15 @@ class CodesFile(Mapping[str, "TensorCodes"]):
     def nbytes(self) -> int:
         """Size of the file in bytes."""
         return self._file.size
+
+    @property
+    def state(self) -> tuple[int, ...]:
+        """What changes when the file is written to or replaced."""
+        return self._file.state
+
+    def region(self, name: str) -> FileRegion:
+        """The stored bytes of a tensor's codes, or of a column."""
+        return FileRegion(self._file, self._starts[name])
 
     def __getitem__(self, name: str) -> TensorCodes:
         return TensorCodes(self.header.tensors[name], self._file, self._starts[name])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lfq_cli.codesfile.header import CodesHeader
 from lfq_cli.container import header_bytes, tensor_bytes
-from lfq_cli.files import atomic_output, write_all
+from lfq_cli.files import atomic_output, write_all, write_at
 from lfq_cli.regions import bytes_of
 
 
@@ -28,6 +28,7 @@ class Writer:
         self._stored = header.stored
         self._order = iter(self._stored)
         self._digests: dict[str, str] = {}
+        self._side_by_side: dict[str, TensorWriter] = {}
         self.made_from = header.made_from
         write_all(file, self._head(header))
 
@@ -38,6 +39,17 @@ class Writer:
             raise ValueError(f"{name!r} is written out of order")
         writer = TensorWriter(self._file)
         yield writer
+        self._close(name, writer)
+
+    def side_by_side(self) -> Mapping[str, TensorWriter]:
+        """Takes the bytes of all tensors and columns in any order; all of them must be there when the file ends."""
+        start = len(self._head(self._header))
+        for name in self._order:
+            self._side_by_side[name] = TensorWriter(self._file, start)
+            start += tensor_bytes(*self._stored[name])
+        return self._side_by_side
+
+    def _close(self, name: str, writer: TensorWriter) -> None:
         needed = tensor_bytes(*self._stored[name])
         if writer.nbytes != needed:
             raise ValueError(f"{name!r} has {writer.nbytes} bytes of codes, expected {needed}")
@@ -45,6 +57,8 @@ class Writer:
 
     def finish(self) -> CodesHeader:
         """Writes the digests into the header; the file is complete."""
+        for name, writer in self._side_by_side.items():
+            self._close(name, writer)
         header = self._header.with_digests(self._digests, self.made_from)
         self._file.seek(0)
         write_all(self._file, self._head(header))
@@ -57,17 +71,21 @@ class Writer:
 
 
 class TensorWriter:
-    """The bytes of one tensor on their way to the file."""
+    """The bytes of one tensor on their way to the file: behind what was written last, or from byte `start` on."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, start: int | None = None) -> None:
         self._file = file
+        self._start = start
         self.digest = hashlib.sha256()
         self.nbytes = 0
 
     def append(self, codes: NDArray[Any]) -> None:
         """Adds packed codes, or rows of a column (any array in C order)."""
         data = bytes_of(codes)
-        write_all(self._file, data)
+        if self._start is None:
+            write_all(self._file, data)
+        else:
+            write_at(self._file, self._start + self.nbytes, data)
         self.digest.update(data)
         self.nbytes += len(data)
 

@@ -11,7 +11,9 @@ from lfq_cli.pipeline.compare import Comparison, check_indices, compare
 from lfq_cli.pipeline.count import count
 from lfq_cli.pipeline.decode import DecodeTask, write_decoded
 from lfq_cli.pipeline.encode import EncodeTask, Encoding
+from lfq_cli.pipeline.merge import Part, SamplesJoiner, StoredReader
 from lfq_cli.pipeline.samples import Batch, Plan, SampleEncoder, SampleOptions
+from lfq_cli.pipeline.survey import key_at, sizes_of, survey
 from lfq_cli.pipeline.table import write_table
 from lfq_cli.pipeline.workers import Progress, Workers, start_workers
 
@@ -21,15 +23,21 @@ __all__ = [
     "DecodeTask",
     "EncodeTask",
     "Encoding",
+    "Part",
     "Plan",
     "Progress",
     "SampleEncoder",
     "SampleOptions",
+    "SamplesJoiner",
+    "StoredReader",
     "Workers",
     "check_indices",
     "compare",
     "count",
+    "key_at",
+    "sizes_of",
     "start_workers",
+    "survey",
     "write_decoded",
     "write_table",
 ]

@@ -1,0 +1,86 @@
+"""Whether samples of several codes files can be in one, and what is different about them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lfq_cli.codesfile import CodesHeader
+from lfq_cli.codesfile.header import OFFSETS
+from lfq_cli.container import tensor_bytes
+from lfq_cli.errors import CodesFileError
+
+_MOST_LETTERS = 60
+
+
+def require_samples(path: Path, header: CodesHeader) -> None:
+    """Raises CodesFileError unless the file holds samples, and nothing else that would be lost."""
+    if header.samples is None or header.made_from is None:
+        lacks = "samples" if header.samples is None else "word of what they were made from"
+        raise CodesFileError(
+            f"{path}: holds {len(header.tensors)} tensor(s) and no {lacks}",
+            "lfq merge and lfq split take files of samples, as lfq encode --samples-per-file N writes them",
+        )
+    samples = header.samples
+    texts = (samples.keys, *samples.texts)
+    known = {*samples.carried, *texts, *(name + OFFSETS for name in texts)}
+    unknown = samples.columns.keys() - known - {tensor.offsets for tensor in header.tensors.values()}
+    if unknown:
+        raise CodesFileError(f"{path}: {min(unknown)!r} belongs to no sample, and would be lost")
+    for name in samples.carried:
+        try:
+            tensor_bytes(samples.columns[name].dtype, samples.columns[name].shape[1:])
+        except ValueError as reason:
+            raise CodesFileError(f"{path}: the rows of {name!r} cannot be moved: {reason}") from reason
+
+
+def require_alike(path: Path, header: CodesHeader, first_path: Path, first: CodesHeader) -> None:
+    """Raises CodesFileError where the samples of two files cannot be in one; says what is different."""
+    wanted, found = dict(_facts(first)), dict(_facts(header))
+    for what in {**wanted, **found}:
+        if wanted.get(what) != found.get(what):
+            raise CodesFileError(
+                f"{path}: {what} is {_shown(found.get(what))}, in {first_path} it is {_shown(wanted.get(what))}",
+                "only files that were encoded alike can be merged; lfq inspect shows what each holds",
+            )
+
+
+def _facts(header: CodesHeader) -> Iterator[tuple[str, Any]]:
+    """What has to be the same in all files, named as in a message; the most telling first."""
+    yield "checkpoint_sha256", header.checkpoint_sha256
+    yield "compute_dtype", header.compute_dtype
+    yield "the list of tensors", sorted(header.tensors)
+    for name, tensor in header.tensors.items():
+        yield f"codebook_dims of {name!r}", tensor.codebook_dims
+        yield f"bit_order of {name!r}", tensor.bit_order
+        yield f"packing of {name!r}", tensor.packing
+        yield f"dtype of {name!r}", tensor.dtype
+        yield f"the shape of a sample of {name!r}", tensor.source.shape
+        yield f"the dtype from which {name!r} was encoded", tensor.source.dtype
+        yield f"the channel axis of {name!r}", tensor.source.channel_axis
+        yield f"whether the channel axis of {name!r} was assumed", tensor.source.axis_is_assumed
+        yield f"the number of codebook axes of {name!r}", len(tensor.shape) - len(tensor.positions)
+        yield f"the column of sample_offsets of {name!r}", tensor.offsets
+    for key, value in header.quantizer.items():
+        yield f"{key} of the quantizer", value
+    for key, value in header.assumed.items():
+        yield f"{key}, which was assumed,", value
+    samples = header.samples
+    assert samples is not None
+    yield "the column of keys", samples.keys
+    yield "the list of carried tensors", sorted(samples.carried)
+    yield "the list of carried texts", sorted(samples.texts)
+    for name in samples.carried:
+        yield f"dtype of {name!r}", samples.columns[name].dtype
+        yield f"the shape of a row of {name!r}", samples.columns[name].shape[1:]
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "not there"
+    if isinstance(value, tuple):
+        return "[" + ", ".join("any" if size is None else str(size) for size in value) + "]"
+    told = json.dumps(value, ensure_ascii=False)
+    return told if len(told) <= _MOST_LETTERS else told[: _MOST_LETTERS - 1] + "…"

@@ -1,0 +1,242 @@
+"""Codes files of samples -> codes files of other numbers of samples, without encoding again.
+
+The samples of all inputs are one data set, in the order of the inputs; no two may have one key. An output holds so many
+of them from where the output before it ended. What it says of its making is made of what its inputs say of themselves:
+
+- `bytes`: the sizes of the codes files that its samples come from; `inputs`: how many they are; `begin` and `end`: how
+  many samples of the first lie in outputs before it, and how many of the last up to its end.
+- `fingerprint`: sha256 of a line for each of those files with its `header_sha256`, which covers keys, codes and all
+  else that is in it. No names: equal inputs give equal bytes, wherever they lie.
+- `nan` and `skipped`: the sums of what the inputs say. Nobody knows to which sample a count belongs, so the counts of a
+  file whose samples go into several outputs go with its first sample: the sums over a data set stay what they were,
+  however often it is split and merged. The policy is "zero" if that of any input is.
+- `options`: `{"from": "codes"}`, which no other command writes: `lfq encode` never takes such a file for its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+from lfq_cli import codesfile
+from lfq_cli.codesfile import CodesFile, CodesHeader, CodesTensor, MadeFrom
+from lfq_cli.codesfile.header import Samples
+from lfq_cli.errors import CodesFileError, ExistsError, LfqError, OptionError
+from lfq_cli.jobs.draft import Limits
+from lfq_cli.jobs.inputs import find_inputs, sorted_out
+from lfq_cli.jobs.kinds import is_codes_file
+from lfq_cli.jobs.outcome import Outcome, clear_leftovers, outcome_of, settle_output, until_failure
+from lfq_cli.jobs.plan import Job, refuse_to_replace
+from lfq_cli.jobs.regroup import Group, opened, refuse_change, regroup
+from lfq_cli.pipeline import Progress, SamplesJoiner, StoredReader, start_workers
+from lfq_cli.samples import CONTAINERS
+from lfq_cli.tensors import FORMATS
+
+FROM_CODES = {"from": "codes"}
+"""`options` in what a file that was merged or split says of its making."""
+_REPLACES = "--overwrite replaces it"
+
+
+@dataclass(frozen=True)
+class MergeOptions:
+    """How to merge or split; the defaults are the command line's. Without limits everything goes into one file."""
+
+    limits: Limits = field(default_factory=Limits)
+    overwrite: bool = False
+    durable: bool = True
+    dry_run: bool = False
+    fail_fast: bool = False
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where the outputs go: into the folder `place` by number, or, being but one, to the file `place`."""
+
+    place: Path
+    is_folder: bool = True
+
+    def path(self, number: int) -> Path:
+        """The place of output `number`."""
+        return self.place / f"{number:05}{codesfile.SUFFIX}" if self.is_folder else self.place
+
+
+def name_codes(arguments: Sequence[str], output: Path, limits: Limits) -> tuple[list[Path], Outputs]:
+    """The codes files that the arguments name, and where what is made of them goes: to `output` if that is the name of
+    a file, which one file only can have, else into that folder.
+
+    Raises OptionError where `output` is neither, CodesFileError where a folder cannot be read: samples would be missed.
+    """
+    paths, missed = sorted_out(find_inputs(arguments, is_codes_file, CodesFileError))
+    for error in missed.values():
+        raise error
+    alone = limits == Limits()
+    expected = "a folder or a name in .safetensors" if alone else "a folder for files of so many samples"
+    if os.path.isdir(output):  # noqa: PTH112 - Path.is_dir raises for a name that is too long
+        return paths, Outputs(output)
+    if alone and output.suffix == ".safetensors":
+        return paths, Outputs(output, is_folder=False)
+    if output.suffix in (*FORMATS, *CONTAINERS):
+        raise OptionError(f"{output}: is the name of a file, expected {expected}")
+    if os.path.lexists(output):
+        raise OptionError(f"{output}: is a file, expected {expected}")
+    return paths, Outputs(output)
+
+
+def merge(
+    paths: Sequence[Path], outputs: Outputs, options: MergeOptions, progress: Progress = lambda _: None
+) -> Generator[Outcome]:
+    """Makes the outputs one after the other; what became of each. An output whose inputs are damaged is not made.
+
+    Raises CodesFileError where an input cannot be read, is of another kind than the others or holds a key that stood
+    before, OptionError where an output would replace an input, ExistsError where files lie in the folder beside those
+    that the run would write: their samples would be counted to the data set.
+    """
+    groups = regroup(paths, options.limits)
+    jobs = [Job(group.pieces[0].member.path, outputs.path(k)) for k, group in enumerate(groups)]
+    refuse_to_replace([job.output for job in jobs], paths)
+    if outputs.is_folder:
+        _refuse_others(outputs.place, {job.output for job in jobs})
+    if not options.dry_run:
+        clear_leftovers(jobs)
+    with start_workers() as workers:
+        merger = _Merger(options, StoredReader(workers, progress), progress)
+        yield from until_failure(
+            (outcome_of(job, partial(merger.make, group=group)) for job, group in zip(jobs, groups, strict=True)),
+            fail_fast=options.fail_fast,
+        )
+
+
+def _refuse_others(folder: Path, outputs: set[Path]) -> None:
+    others = sorted(set(folder.glob(f"*{codesfile.SUFFIX}")) - outputs)
+    if others:
+        more = f" (and {len(others) - 1:,} more)" if len(others) > 1 else ""
+        raise ExistsError(
+            f"{others[0]}{more}: lies where this run writes, and would not be replaced by it",
+            "name an empty folder, or remove it: the folder would hold samples twice",
+        )
+
+
+class _Merger:
+    """Makes outputs. Keeps in mind which inputs that are cut into several outputs are whole."""
+
+    def __init__(self, options: MergeOptions, reader: StoredReader, progress: Progress) -> None:
+        self._options = options
+        self._reader = reader
+        self._progress = progress
+        self._checked: dict[Path, LfqError | None] = {}
+
+    def make(self, job: Job, group: Group) -> Outcome:
+        """Makes the job's output. Raises LfqError where it cannot be made."""
+        header = _header(group)
+        infos = header.tensors.values()
+        outcome = Outcome(
+            job.source,
+            job.output,
+            "written",
+            tensors=len(infos),
+            vectors=sum(info.vectors for info in infos),
+            bytes_in=header.stored_bytes,
+            bytes_out=header.stored_bytes,
+            samples=group.count,
+        )
+        return settle_output(
+            outcome,
+            overwrite=self._options.overwrite,
+            dry_run=self._options.dry_run,
+            is_current=lambda: _is_current(job.output, header),
+            write=lambda: self._write(job.output, header, group),
+            progress=self._progress,
+        )
+
+    def _write(self, path: Path, header: CodesHeader, group: Group) -> None:
+        options = self._options
+        with codesfile.create(path, header, overwrite=options.overwrite, durable=options.durable) as writer:
+            joiner = SamplesJoiner(header, writer.side_by_side(), self._reader)
+            for piece in group.pieces:
+                with opened(piece.member) as codes:
+                    if not piece.part.is_whole(codes.header):
+                        self._require_whole(codes)
+                    joiner.add(codes, piece.part)
+                    refuse_change(codes, piece.member)
+            joiner.finish()
+
+    def _require_whole(self, codes: CodesFile) -> None:
+        """Raises CodesFileError where a file of which not all is read for one output is damaged; reads it once."""
+        if codes.path not in self._checked:
+            try:
+                self._reader.check(codes)
+                self._checked[codes.path] = None
+            except LfqError as error:
+                self._checked[codes.path] = error
+        damage = self._checked[codes.path]
+        if damage is not None:
+            raise damage
+
+
+def _header(group: Group) -> CodesHeader:
+    """The header of an output, but for the digests."""
+    lengths = {
+        name: sum(piece.part.extents[name][1] - piece.part.extents[name][0] for piece in group.pieces)
+        for name in group.pieces[0].part.extents
+    }
+    like, count = group.like, group.count
+    assert like.samples is not None
+    return replace(
+        like,
+        tensors={name: _tensor(tensor, count, lengths.get(name)) for name, tensor in like.tensors.items()},
+        samples=_samples(like.samples, count, lengths),
+        made_from=_made_from(group),
+    )
+
+
+def _tensor(tensor: CodesTensor, count: int, vectors: int | None) -> CodesTensor:
+    return replace(tensor, shape=(count if vectors is None else vectors, *tensor.shape[1:]), samples=count)
+
+
+def _samples(samples: Samples, count: int, text_bytes: dict[str, int]) -> Samples:
+    rows: dict[str, int] = dict.fromkeys(samples.carried, count)
+    rows |= {name: text_bytes[name] for name in (samples.keys, *samples.texts)}
+    columns = {
+        name: replace(column, shape=(rows.get(name, count + 1), *column.shape[1:]))
+        for name, column in samples.columns.items()
+    }
+    return replace(samples, count=count, columns=columns)
+
+
+def _made_from(group: Group) -> MadeFrom:
+    first, last = group.pieces[0], group.pieces[-1]
+    members = [piece.member for piece in group.pieces]
+    begun = [piece.member.made_from for piece in group.pieces if piece.part.first == 0]
+    return MadeFrom(
+        sum(member.nbytes for member in members),
+        "zero" if any(member.made_from.nan == "zero" for member in members) else "error",
+        sum(each.zeroed for each in begun),
+        hashlib.sha256("".join(f"{member.digest}\n" for member in members).encode()).hexdigest(),
+        inputs=len(members),
+        begin=first.part.first,
+        end=last.part.last if last.part.last < last.member.count else None,
+        skipped=sum(each.skipped for each in begun),
+        options=dict(FROM_CODES),
+    )
+
+
+def _is_current(path: Path, header: CodesHeader) -> bool:
+    """Whether the output is there. Raises ExistsError where something else is in its place."""
+    if not path.exists():
+        return False
+    try:
+        with codesfile.open_codes(path) as existing:
+            found = existing.header
+    except CodesFileError as error:
+        raise ExistsError(f"{path}: exists and is no whole codes file", _REPLACES) from error
+    if found.made_from is None or found.made_from.options != FROM_CODES:
+        raise ExistsError(f"{path}: exists, and was not made by lfq merge or split", _REPLACES)
+    if found.made_from != header.made_from:
+        raise ExistsError(f"{path}: exists, made from other codes files, or from other samples of them", _REPLACES)
+    if found.without_digests() != header.without_digests():
+        raise ExistsError(f"{path}: exists, and is not what this run would make", _REPLACES)
+    return True

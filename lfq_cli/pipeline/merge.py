@@ -1,0 +1,212 @@
+"""Samples of codes files -> one codes file: codes are joined at any bit, rows and texts at any byte, offsets go on.
+
+What is read is hashed on its way by a thread that runs ahead, while the caller joins, hashes and writes: over the read
+and the write of the same bytes, that is all the work there is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from math import prod
+from typing import Protocol
+
+import numpy as np
+
+from lfq_cli.bits import Packed, StreamJoiner, cut_stream
+from lfq_cli.codesfile import CodesFile, CodesHeader
+from lfq_cli.codesfile.header import OFFSETS
+from lfq_cli.codesfile.writer import TensorWriter
+from lfq_cli.container import tensor_bytes
+from lfq_cli.errors import CodesFileError
+from lfq_cli.pipeline.workers import Progress, Workers
+
+_RUN_BYTES = 1 << 20
+_BLOCK_BYTES = 1 << 16
+"""What is joined at once. Arrays of this size are memory that was used before: 1.7 GB/s. New pages for each array of
+1 MiB: 0.3 GB/s."""
+_OFFSET = np.dtype("<i8")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Samples `first` up to `last` of a codes file. `extents`, of ragged codes and of texts by their name: where these
+    samples begin and end, in vectors and bytes.
+    """
+
+    first: int
+    last: int
+    extents: Mapping[str, tuple[int, int]]
+
+    def is_whole(self, header: CodesHeader) -> bool:
+        """Whether these are all samples of a file with this header."""
+        assert header.samples is not None
+        return self.first == 0 and self.last == header.samples.count
+
+
+class StoredReader:
+    """Reads what codes files store, in buffers that are used again and again."""
+
+    def __init__(self, workers: Workers, progress: Progress) -> None:
+        self._workers = workers
+        self.progress = progress
+        self._buffers = [np.empty(_RUN_BYTES, np.uint8) for _ in range(2)]
+
+    def runs(self, codes: CodesFile, name: str, low: int, high: int, *, checked: bool) -> Generator[tuple[int, Packed]]:
+        """(position, bytes) of one run after the other, from byte `low` of a stored tensor to `high`. The bytes are
+        there until the next run is asked for.
+
+        `checked`: low and high are its ends; raises CodesFileError at the end where its digest is not the header's.
+        """
+        region, digest = codes.region(name), hashlib.sha256()
+
+        def read(start: int) -> tuple[int, Packed]:
+            run = self._buffers[(start - low) // _RUN_BYTES % 2][: min(_RUN_BYTES, high - start)]
+            region.read_into(start, run.data)
+            if checked:
+                digest.update(run.data)
+            return start, run
+
+        with closing(self._workers.one_ahead(read, range(low, high, _RUN_BYTES))) as runs:
+            yield from runs
+        if checked and digest.hexdigest() != codes.header.digests[name]:
+            raise CodesFileError(
+                f"{codes.path}: {name!r} is damaged: its bytes have another sha256 than the header says",
+                "encode its source again, or restore the file from a copy",
+            )
+
+    def check(self, codes: CodesFile) -> None:
+        """Raises CodesFileError unless all that the file stores has the header's digests."""
+        for name, (dtype, shape) in codes.header.stored.items():
+            for _, run in self.runs(codes, name, 0, tensor_bytes(dtype, shape), checked=True):
+                self.progress(len(run) // 2)  # the other half when its samples are read
+
+
+class SamplesJoiner:
+    """Takes samples of codes files, part by part, into a file that is being written."""
+
+    def __init__(self, header: CodesHeader, out: Mapping[str, TensorWriter], reader: StoredReader) -> None:
+        """header: of the file that is written; those of the files that are read differ in numbers only."""
+        assert header.samples is not None
+        self._reader = reader
+        texts = (header.samples.keys, *header.samples.texts)
+        offsets = {tensor.offsets for tensor in header.tensors.values()} | {name + OFFSETS for name in texts}
+        self._stored: dict[str, _Stored] = {
+            name: _StoredOffsets(writer) if name in offsets else _StoredBits(name, unit_bits(header, name), writer)
+            for name, writer in out.items()
+        }
+
+    def add(self, codes: CodesFile, part: Part) -> None:
+        """Adds some samples of a file. Raises CodesFileError where all of them are added, and the file is damaged."""
+        whole = part.is_whole(codes.header)
+        for name, stored in self._stored.items():
+            first, end = stored.span(part)
+            low, high = first // 8, -(-end // 8)
+            with closing(self._reader.runs(codes, name, low, high, checked=whole)) as runs:
+                for start, run in runs:
+                    for block, skip, bits in _blocks(start, run, first, end):
+                        stored.take(block, skip, bits)
+                    self._reader.progress(len(run) if whole else len(run) // 2)
+            stored.end_part()
+
+    def finish(self) -> None:
+        """Writes what is left of the last byte of each."""
+        for stored in self._stored.values():
+            stored.finish()
+
+
+def unit_bits(header: CodesHeader, name: str) -> int:
+    """The bits of what a Part counts in a stored tensor: of a vector of ragged codes, of a byte of a text, of a sample
+    of anything else.
+    """
+    assert header.samples is not None
+    if name in header.tensors:
+        tensor = header.tensors[name]
+        vectors = 1 if tensor.offsets is not None else prod(tensor.positions[1:])
+        return vectors * tensor.stored_bits_per_vector
+    column = header.samples.columns[name]
+    return 8 * tensor_bytes(column.dtype, column.shape[1:])
+
+
+def _blocks(start: int, run: Packed, first: int, end: int) -> Iterator[tuple[Packed, int, int]]:
+    """(bytes, skip, bits) of the blocks of a run from byte `start` on: of it count bits `first` up to `end`, counted as
+    its bytes are; those of a block begin at its bit `skip`.
+    """
+    for low in range(0, len(run), _BLOCK_BYTES):
+        block = run[low : low + _BLOCK_BYTES]
+        begin = 8 * (start + low)
+        skip = max(first - begin, 0)
+        yield block, skip, min(end - begin, 8 * len(block)) - skip
+
+
+class _Stored(Protocol):
+    """One stored tensor of the file that is written."""
+
+    def span(self, part: Part) -> tuple[int, int]:
+        """The bits of it that a part has, in the file that is read."""
+        ...
+
+    def take(self, block: Packed, skip: int, bits: int) -> None:
+        """Adds the next bits of the part."""
+        ...
+
+    def end_part(self) -> None:
+        """What comes next is of another part."""
+        ...
+
+    def finish(self) -> None:
+        """Nothing more comes."""
+        ...
+
+
+class _StoredBits:
+    """Codes, carried rows or text: one behind the other."""
+
+    def __init__(self, name: str, unit: int, out: TensorWriter) -> None:
+        self._name = name
+        self._unit = unit
+        self._out = out
+        self._joiner = StreamJoiner()
+
+    def span(self, part: Part) -> tuple[int, int]:
+        first, last = part.extents.get(self._name, (part.first, part.last))
+        return first * self._unit, last * self._unit
+
+    def take(self, block: Packed, skip: int, bits: int) -> None:
+        self._out.append(self._joiner.join(cut_stream(block, skip, bits), bits))
+
+    def end_part(self) -> None:
+        pass
+
+    def finish(self) -> None:
+        self._out.append(self._joiner.finish())
+
+
+class _StoredOffsets:
+    """Where samples begin: those of a part go on where the part before ended."""
+
+    def __init__(self, out: TensorWriter) -> None:
+        self._out = out
+        self._end = 0
+        self._moved_by: int | None = None
+        out.append(np.zeros(1, _OFFSET))
+
+    def span(self, part: Part) -> tuple[int, int]:
+        return 64 * part.first, 64 * (part.last + 1)
+
+    def take(self, block: Packed, skip: int, bits: int) -> None:
+        offsets = block.view(_OFFSET)
+        if self._moved_by is None:  # the first of a part is the last of the one before
+            self._moved_by, offsets = self._end - int(offsets[0]), offsets[1:]
+        if offsets.size:
+            moved = offsets + self._moved_by
+            self._end = int(moved[-1])
+            self._out.append(moved)
+
+    def end_part(self) -> None:
+        self._moved_by = None
+
+    def finish(self) -> None:
+        pass

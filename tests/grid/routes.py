@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -88,6 +89,47 @@ def values_of_level(cell: Cell) -> np.ndarray:
 def encode_and_count(cell: Cell) -> None:
     cell.run("encode", cell.checkpoint, cell.x, "-o", "out", "--stats", "counts.safetensors", *cell.kind.options)
     check_counts(cell, "counts.safetensors")
+
+
+# samples
+
+
+def pack(cell: Cell, out: str, *options: object, copies: int = 2) -> None:
+    """The input as `copies` samples, 0, 1, ..., packed into files of `out`."""
+    Path("in").mkdir()
+    for k in range(copies):
+        shutil.copy(cell.x, f"in/{k}.npy")
+    cell.run("encode", cell.checkpoint, "in", "-o", out, *options, *cell.kind.options)
+
+
+def check_samples(cell: Cell, path: str, count: int) -> None:
+    entry, bits = twin.read_codes_file(path)["data"]
+    assert entry["samples"] == count
+    assert tuple(entry["shape"]) == (count, *cell.indices.shape)
+    assert bits == cell.bits * count
+
+
+def encode_samples(cell: Cell) -> None:
+    pack(cell, "out", "--samples-per-file", 9)
+    check_samples(cell, "out/00000.codes.safetensors", 2)
+    cell.run("decode", cell.checkpoint, "out", "-o", "back", *cell.kind.options)
+    check_values(cell, "back/00000.safetensors", np.stack([cell.values] * 2))
+    assert cell.run("verify", "out", "--checkpoint", cell.checkpoint, *cell.kind.options)
+
+
+def merge_samples(cell: Cell) -> None:
+    pack(cell, "out", "--samples-per-file", 1, copies=3)
+    cell.run("merge", "out", "-o", "all.codes.safetensors")
+    check_samples(cell, "all.codes.safetensors", 3)
+    cell.run("decode", cell.checkpoint, "all.codes.safetensors", "-o", "back", *cell.kind.options)
+    check_values(cell, "back/all.safetensors", np.stack([cell.values] * 3))
+
+
+def split_samples(cell: Cell) -> None:
+    pack(cell, "out", "--samples-per-file", 9, copies=3)
+    cell.run("split", "out", "-o", "parts", "--samples-per-file", 2)
+    check_samples(cell, "parts/00000.codes.safetensors", 2)
+    check_samples(cell, "parts/00001.codes.safetensors", 1)
 
 
 # decode
@@ -319,6 +361,9 @@ ROUTES = {
     "encode --device cpu:0": Route("encode", encode("--device", "cpu:0")),
     "encode --num-quantizers": Route("encode", encode_levels, has_levels),
     "encode --stats": Route("encode", encode_and_count),
+    "encode --samples-per-file": Route("encode", encode_samples),
+    "merge": Route("merge", merge_samples),
+    "split": Route("split", split_samples),
     "decode": Route("decode", decode()),
     "decode --no-project-out": Route("decode", decode("--no-project-out", bare=True)),
     "decode --dtype float16": Route("decode", decode("--dtype", "float16", dtype=torch.float16)),

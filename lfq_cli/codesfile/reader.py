@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lfq_cli.bits import MAX_INDEX_BITS, PACKINGS, Indices, Packed, cut_stream, stream_to_indices
-from lfq_cli.codesfile.columns import check_offsets, texts_of
+from lfq_cli.codesfile.columns import bad_key, check_offsets, texts_of
 from lfq_cli.codesfile.header import OFFSETS, CodesTensor
 from lfq_cli.codesfile.parse import parse_header
 from lfq_cli.container import DTYPES, read_header
@@ -67,9 +67,18 @@ class CodesFile(Mapping[str, "TensorCodes"]):
 
     @cached_property
     def keys_of_samples(self) -> list[str]:
-        """The keys of the file's samples, in order; none where it holds no samples. Raises CodesFileError."""
+        """The keys of the file's samples, in order; none where it holds no samples.
+
+        Raises CodesFileError unless they are UTF-8 without control characters, and no two are the same.
+        """
         samples = self.header.samples
-        return [] if samples is None else self.texts(samples.keys)
+        if samples is None:
+            return []
+        keys = self.texts(samples.keys)
+        wrong = next((f"{key!r} {reason}" for key in keys if (reason := bad_key(key)) is not None), None)
+        if wrong is not None or len(set(keys)) != len(keys):
+            raise CodesFileError(f"{self.path}: its keys are damaged: {wrong or 'two are the same'}")
+        return keys
 
     def texts(self, name: str) -> list[str]:
         """A text for each sample. Raises CodesFileError where they are damaged."""

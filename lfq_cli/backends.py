@@ -83,13 +83,16 @@ class Backend(Protocol):
 
 
 def select(device: str, quantizer: Quantizer, compute_dtype: str, *, decoding: bool) -> Backend:
-    """The backend for `device` ("auto", "cpu", "cuda", "cuda:N", "mps"). Raises DeviceError where it is not there.
+    """The backend for `device` ("auto", "cpu", "cuda", "cuda:N", "mps").
 
     compute_dtype: that of products, and of all that a residual quantizer does; where bits are signs and codes constants
-    nothing is computed in it, on no device.
+    nothing is computed in it, on no device. Raises DeviceError where the device is not there, CheckpointError where
+    values would depend on a scale that cannot be.
     """
     if compute_dtype not in COMPUTE_DTYPES:
         raise DeviceError(f"cannot compute in {compute_dtype!r}", f"expected {', '.join(COMPUTE_DTYPES)}")
+    if decoding:
+        quantizer.require_scale_within_clamp()
     compute_dtype = computed_in(quantizer, compute_dtype)
     if device in ("auto", "cpu"):
         if _is_plain_residual(quantizer) and compute_dtype == "float32":

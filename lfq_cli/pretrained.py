@@ -22,6 +22,7 @@ def load(path: str | Path, **facts: Any) -> LFQ | ResidualLFQ | GroupedResidualL
     where a fact is missing.
     """
     quantizer = checkpoints.load(Path(path), Facts(**facts))
+    module = module_of(quantizer)
     if quantizer.assumed:
         warnings.warn("; ".join(quantizer.assumption_text()), LfqNote, stacklevel=2)
-    return module_of(quantizer)
+    return module

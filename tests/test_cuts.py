@@ -170,6 +170,22 @@ def test_an_axis_cannot_be_dropped_that_several_indices_need(lfq):
     assert "false with several indices" in err
 
 
+@pytest.mark.parametrize("kept", [True, False])
+def test_where_one_index_stands_is_told_of_any_checkpoint(lfq, kept):
+    for number, module in enumerate(
+        (LFQ(codebook_size=2**DIM), LFQ(codebook_size=2**DIM, keep_num_codebooks_dim=True))
+    ):
+        module.save_pretrained(f"{number}.safetensors")
+        np.save("x.npy", np.ones((2, 3, DIM), np.float32))
+        option = "--keep-num-codebooks-dim" if kept else "--drop-num-codebooks-dim"
+        run(lfq, "encode", f"{number}.safetensors", "x.npy", "-o", f"{number}", option)
+        with open_codes(f"{number}/x.codes.safetensors") as codes:
+            assert codes["data"].shape == ((2, 3, 1) if kept else (2, 3))
+        run(lfq, "decode", f"{number}.safetensors", f"{number}", "-o", "back")
+        assert np.array_equal(load_file("back/x.safetensors")["data"], np.load("x.npy"))
+        Path("back/x.safetensors").unlink()
+
+
 @pytest.mark.parametrize(("kind", "cut"), [("native, spherical codebooks", "12"), ("native", None)])
 def test_codes_of_other_codebooks_are_refused_where_codebooks_decide_values(lfq, kind, cut):
     """One sphere of 12 bits is not two of 6."""

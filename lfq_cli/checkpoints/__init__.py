@@ -161,8 +161,9 @@ def _load_native(state: StateFile, description: dict[str, Any], facts: Facts) ->
     if facts.codebook_dims is not None:
         quantizer = _cut(quantizer, facts.codebook_dims)
     config = quantizer.full_config()
-    check_agreement(config, {key: given[key] for key in given if key not in quantizer.assumed})
-    told = {key: given[key] for key in given if key in quantizer.assumed}
+    free = quantizer.assumed | {"keep_num_codebooks_dim"}  # where indices stand is the caller's choice
+    check_agreement(config, {key: given[key] for key in given if key not in free})
+    told = {key: given[key] for key in given if key in free}
     if facts.channel_first is not None:
         told["channel_first"] = facts.channel_first
     return replace(quantizer, **told, assumed=quantizer.assumed - set(told))

@@ -16,12 +16,18 @@ AnyLFQ: TypeAlias = LFQ | ResidualLFQ | GroupedResidualLFQ
 
 
 def module_of(quantizer: Quantizer) -> AnyLFQ:
-    """The module in eval mode, float32 on the CPU, without gradients."""
+    """The module in eval mode, float32 on the CPU, without gradients.
+
+    Raises CheckpointError where the scale is only assumed, and cannot be what is assumed.
+    """
+    quantizer.require_scale_within_clamp()
     with torch.random.fork_rng(devices=()):  # what it begins with is thrown away, and the caller's numbers are his own
         module = _residual(quantizer) if quantizer.is_residual else _single(quantizer)
-    state = {name: value for name, value in module.state_dict().items() if _is_mask(name)}
-    state |= {name: torch.zeros_like(value) for name, value in module.state_dict().items() if name.endswith(".bias")}
-    module.load_state_dict(state | {name: torch.from_numpy(w.copy()) for name, w in quantizer.weights.items()})
+    for name in module.state_dict().keys() - quantizer.weights.keys():
+        if name.endswith(".bias"):  # a bias of zeros would be another quantizer when it is saved
+            module.get_submodule(name.removesuffix(".bias")).register_parameter("bias", None)
+    masks = {name: value for name, value in module.state_dict().items() if _is_mask(name)}
+    module.load_state_dict(masks | {name: torch.from_numpy(w.copy()) for name, w in quantizer.weights.items()})
     return module.eval().requires_grad_(False)
 
 
@@ -42,7 +48,6 @@ def quantizer_of(module: AnyLFQ) -> Quantizer:
 
 
 def _single(quantizer: Quantizer) -> LFQ:
-    biases = {"project_in.bias", "project_out.bias"} & set(quantizer.weights)
     return LFQ(
         dim=quantizer.dim,
         codebook_size=quantizer.codebook_size,
@@ -50,7 +55,6 @@ def _single(quantizer: Quantizer) -> LFQ:
         keep_num_codebooks_dim=quantizer.keep_num_codebooks_dim,
         codebook_scale=quantizer.codebook_scale,
         has_projections=quantizer.has_projections,
-        projection_has_bias=bool(biases),
         soft_clamp_input_value=quantizer.soft_clamp_input_value,
         cosine_sim_project_in=quantizer.cosine_sim_project_in,
         cosine_sim_project_in_scale=quantizer.cosine_sim_project_in_scale,

@@ -229,6 +229,12 @@ class Quantizer:
                 " defaults: --codebook-scale 1 --no-spherical --soft-clamp none",
             )
 
+    def require_scale_within_clamp(self) -> None:
+        """Raises CheckpointError where the assumed scale cannot be: no clamped input reaches it."""
+        clamp = self.soft_clamp_input_value
+        if clamp is not None and clamp < self.codebook_scale:
+            self.require("codebook_scale", why=f", and the usual {self.codebook_scale} is above its soft clamp {clamp}")
+
     def cut(self, factorized_bits: tuple[int, ...] | None, codebook_dim: int, num_codebooks: int) -> Quantizer:
         """The same quantizer with its bits cut into such codebooks and indices; its bits and values stay what they are.
 

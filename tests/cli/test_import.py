@@ -10,7 +10,8 @@ import torch
 from families import kronos, lucidrains, open_magvit2, refused, residual
 from safetensors.numpy import load_file
 
-from lfq_cli import checkpoints, open_codes
+from lfq_cli import checkpoints, load, open_codes
+from lfq_cli.errors import CheckpointError
 
 TOLD = ("--codebook-scale", "1", "--no-spherical", "--soft-clamp", "none")
 
@@ -67,6 +68,28 @@ def test_import_refuses_what_exists_and_plans(lfq):
     assert lfq("import", "foreign.pt", "-o", "n.safetensors", "--overwrite", "--spherical")[0] == 0
     assert checkpoints.load(Path("n.safetensors")).spherical
     assert lfq("import", "foreign.pt", "-o", "foreign.pt", "--overwrite")[0] == 2
+
+
+@pytest.mark.parametrize("name", ["plain", "lucidrains"])
+def test_a_scale_that_the_clamp_forbids_is_not_assumed(lfq, name):
+    """A clamp of 0.5 goes with no scale of 1; the scale decides no bit, but the module is built with it."""
+    torch.save(STATES[name][0], "m.pt")
+    np.save("x.npy", floats(*STATES[name][1]))
+    clamp = ("--soft-clamp", "0.5", "--no-spherical")
+    code, _, err = lfq("encode", "m.pt", "x.npy", "-o", "out", *clamp)
+    if name == "lucidrains":
+        assert code == 1
+        assert "does not say codebook_scale, and the usual 1.0 is above its soft clamp 0.5" in err
+        assert "--codebook-scale" in err
+    else:  # by signs alone
+        assert code == 0
+    assert lfq("encode", "m.pt", "x.npy", "-o", "out", "--overwrite", *clamp, "--codebook-scale", "0.25")[0] == 0
+    for command in (("decode", "m.pt", "out", "-o", "back"), ("export-codebook", "m.pt", "-o", "t.safetensors")):
+        known = ("--codebook-scale", "0.25") if command[0] == "export-codebook" else ()
+        assert lfq(*command, *clamp, *known)[0] == 0
+    with pytest.raises(CheckpointError, match="does not say codebook_scale"):
+        load("m.pt", soft_clamp=0.5, spherical=False)
+    assert lfq("export-codebook", "m.pt", "-o", "t2.safetensors", *clamp)[0] == 1
 
 
 def test_import_never_replaces_what_it_reads(lfq):

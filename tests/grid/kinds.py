@@ -71,6 +71,11 @@ def foreign(
     return Kind(make, config, shape, tuple(options.split()), family=family, **{"file": "model.pt"} | facts)
 
 
+def without(state: dict[str, torch.Tensor], *ends: str) -> dict[str, torch.Tensor]:
+    """A state dict without what is named so: of versions that had no biases."""
+    return {name: tensor for name, tensor in state.items() if not name.endswith(ends)}
+
+
 LINEAR = {"clear": True, "close": True}
 DEFAULTS = "--codebook-scale 1 --no-spherical --soft-clamp none"
 
@@ -333,6 +338,21 @@ FAMILIES = {
         Config(9, (6,), cosine_scale=2.0),
         (2, 5, 9),
         f"{DEFAULTS} --cosine-scale 2",
+        **LINEAR,
+    ),
+    "lucidrains, bias of project_out alone": foreign(
+        "lucidrains",
+        lambda: without(lucidrains.state_dict(1, codebook_dim=6, dim=9), "project_in.bias"),
+        Config(9, (6,)),
+        (2, 5, 9),
+        DEFAULTS,
+        **LINEAR,
+    ),
+    "residual, projected without bias": foreign(
+        "residual",
+        lambda: without(residual.state_dict(1, dim=9), "bias"),
+        Config(9, (4,), levels=3),
+        (2, 5, 9),
         **LINEAR,
     ),
     "seed-vc": foreign(

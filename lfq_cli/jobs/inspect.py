@@ -8,7 +8,7 @@ from typing import Any
 
 from lfq_cli import checkpoints, codesfile, countsfile, native
 from lfq_cli.checkpoints import Facts
-from lfq_cli.codesfile import CodesHeader
+from lfq_cli.codesfile import CodesFile, CodesHeader
 from lfq_cli.errors import CheckpointError, LfqError, TensorError
 from lfq_cli.floats import FORMATS
 from lfq_cli.jobs.kinds import described_format
@@ -16,6 +16,8 @@ from lfq_cli.matching import fitting_axis
 from lfq_cli.quantizer import Quantizer
 from lfq_cli.tensors import FORMATS as TENSOR_FORMATS
 from lfq_cli.tensors import Source, open_source
+
+_FIRST_KEYS = 3
 
 
 @dataclass(frozen=True)
@@ -56,12 +58,25 @@ class TensorsView:
 
 
 @dataclass(frozen=True)
+class SamplesView:
+    """The samples of a codes file; what is carried: name -> dtype and shape of all."""
+
+    count: int
+    first_keys: list[str]
+    carried: dict[str, tuple[str, tuple[int, ...]]]
+    texts: tuple[str, ...]
+    inputs: int
+    skipped: int
+
+
+@dataclass(frozen=True)
 class CodesView:
     """A codes file."""
 
     path: Path
     header: CodesHeader
     nbytes: int
+    samples: SamplesView | None = None
 
 
 View = CheckpointView | TensorsView | CodesView
@@ -95,7 +110,22 @@ def inspect(path: Path, facts: Facts, checkpoint: Quantizer | None = None) -> Vi
 
 def _codes(path: Path) -> CodesView:
     with codesfile.open_codes(path) as codes:
-        return CodesView(path, codes.header, codes.nbytes)
+        return CodesView(path, codes.header, codes.nbytes, _samples(codes))
+
+
+def _samples(codes: CodesFile) -> SamplesView | None:
+    samples, made_from = codes.header.samples, codes.header.made_from
+    if samples is None:
+        return None
+    columns = {name: samples.columns[name] for name in samples.carried}
+    return SamplesView(
+        samples.count,
+        codes.keys_of_samples[:_FIRST_KEYS],
+        {name: (column.dtype, column.shape) for name, column in columns.items()},
+        samples.texts,
+        0 if made_from is None else made_from.inputs,
+        0 if made_from is None else made_from.skipped,
+    )
 
 
 def _checkpoint(path: Path, facts: Facts) -> CheckpointView:
@@ -134,7 +164,8 @@ def _encodes(source: Source, name: str, checkpoint: Quantizer | None) -> str | N
 def as_json(view: View) -> dict[str, Any]:
     """The JSON object of `lfq inspect --json`."""
     if isinstance(view, CodesView):
-        return {"path": str(view.path), "kind": "codes", "bytes": view.nbytes, **view.header.as_json()}
+        told = {"path": str(view.path), "kind": "codes", "bytes": view.nbytes, **view.header.as_json()}
+        return told if view.samples is None else told | {"first_keys": view.samples.first_keys}
     if isinstance(view, TensorsView):
         tensors = {
             tensor.name: {"dtype": tensor.dtype, "shape": list(tensor.shape)}

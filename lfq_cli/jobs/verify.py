@@ -102,6 +102,7 @@ def _verify_file(
             codes[info.name].check_digest()
             check_indices(codes[info.name])
             progress(info.stored_bytes)
+        check_samples(codes)
         comparisons: dict[str, Comparison] = {}
         source = None
         if quantizer is not None:
@@ -119,6 +120,20 @@ def _verify_file(
             source=source,
             comparisons=comparisons,
         )
+
+
+def check_samples(codes: CodesFile) -> None:
+    """Raises CodesFileError unless columns have their sha256, texts and offsets make sense and no key stands twice."""
+    samples = codes.header.samples
+    if samples is None:
+        return
+    for name in samples.columns:
+        codes.check_column(name)
+    _ = codes.keys_of_samples
+    for name in samples.texts:
+        codes.texts(name)
+    for name in codes:
+        codes.bounds(name)
 
 
 def _source_of(path: Path, sources: Mapping[Path, Path]) -> Path:

@@ -8,7 +8,7 @@ from lfq_cli.cli.messages import printable, shape, size
 from lfq_cli.cli.options import Display
 from lfq_cli.cli.render.checkpoints import facts_table
 from lfq_cli.cli.render.console import heading, new_table, print_json, stdout
-from lfq_cli.jobs.inspect import CheckpointView, CodesView, QuantizerView, TensorsView, View, as_json
+from lfq_cli.jobs.inspect import CheckpointView, CodesView, QuantizerView, SamplesView, TensorsView, View, as_json
 
 
 def show_inspection(views: Sequence[View], display: Display) -> None:
@@ -70,3 +70,18 @@ def _show_codes(view: CodesView) -> None:
         stored = f"{info.dtype} {size(info.stored_bytes)}"
         table.add_row(printable(info.name), shape(info.shape), bits, info.bit_order, info.packing, stored, source)
     stdout().print(table)
+    if view.samples is not None:
+        _show_samples(view.samples)
+
+
+def _show_samples(samples: SamplesView) -> None:
+    more = ", ..." if samples.count > len(samples.first_keys) else ""
+    heading(f"  {samples.count:,} samples: {', '.join(map(repr, samples.first_keys))}{more}")
+    for name, (dtype, sizes) in samples.carried.items():
+        heading(f"  carried: {name!r}, {dtype} {shape(sizes)}")
+    for name in samples.texts:
+        heading(f"  carried text: {name!r}")
+    heading(
+        f"  made from {samples.inputs:,} inputs"
+        + (f", {samples.skipped:,} bad samples left out" if samples.skipped else "")
+    )

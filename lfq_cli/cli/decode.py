@@ -33,6 +33,10 @@ Format = Annotated[
     Literal["safetensors", "npy"], typer.Option("--format", help="Output files in a folder; npy holds one tensor.")
 ]
 
+Split = Annotated[
+    bool, typer.Option("--split", help="A file for each sample, named by its key, instead of one for each codes file.")
+]
+
 
 @takes_facts
 @takes_display
@@ -44,6 +48,7 @@ def decode(
     dtype: Dtype = "float32",
     project_out: ProjectOut = True,
     format: Format = "safetensors",  # noqa: A002 - the option's name
+    split: Split = False,
     tensor: options.Tensors = None,
     num_quantizers: options.Levels = None,
     device: options.Device = "auto",
@@ -59,12 +64,13 @@ def decode(
     """Decode codes files to float tensors, what the model's quantizer returns for the inputs they were made from.
 
     The checkpoint must be the one that encoded; codes of another are refused. A folder's tree is mirrored under OUT.
+    Samples come out stacked, or with --split one file each, OUT/KEY.safetensors, in the layout that they had.
     """
     from lfq_cli import checkpoints
     from lfq_cli.cli.render.checkpoints import once, tell_assumptions
     from lfq_cli.cli.render.outcomes import run_jobs
     from lfq_cli.codesfile import SUFFIX
-    from lfq_cli.errors import CodesFileError
+    from lfq_cli.errors import CodesFileError, OptionError
     from lfq_cli.jobs.decode import DecodeOptions
     from lfq_cli.jobs.decode import decode as decode_jobs
     from lfq_cli.jobs.kinds import is_codes_file
@@ -93,4 +99,16 @@ def decode(
         fail_fast=fail_fast,
     )
     tell = once(tell_assumptions)
+    if split:
+        from lfq_cli.jobs.decode_samples import decode_samples
+
+        if jobs[0].output == output:
+            raise OptionError(f"{output}: is the name of a file, expected a folder for samples")
+        run_jobs(
+            "decode",
+            jobs,
+            lambda progress: decode_samples(quantizer, jobs, output, f".{format}", chosen, progress, tell),
+            display,
+        )
+        return
     run_jobs("decode", jobs, lambda progress: decode_jobs(quantizer, jobs, chosen, progress, tell), display)

@@ -53,7 +53,7 @@ def decode(
 
     `tell` is called with the quantizer that a file's codes are decoded with, before they are.
     """
-    select = _Backends(options)
+    select = Backends(options)
     backends.tell_unused(options.compute_dtype, quantizer)
     if not options.dry_run:
         clear_leftovers(jobs)
@@ -65,7 +65,7 @@ def decode(
         )
 
 
-class _Backends:
+class Backends:
     """The backend of a quantizer, made anew only where the quantizer is another than the last file's."""
 
     def __init__(self, options: DecodeOptions) -> None:
@@ -73,6 +73,7 @@ class _Backends:
         self._made: tuple[dict[str, Any], Backend] | None = None
 
     def __call__(self, quantizer: Quantizer) -> Backend:
+        """The backend that decodes the quantizer's codes."""
         config = quantizer.full_config()  # of one checkpoint: the weights are the same
         if self._made is None or self._made[0] != config:
             options = self._options
@@ -96,7 +97,7 @@ def _decode_file(
         infos = [codes.header.tensors[name] for name in codes.matching(options.tensors)]
         channels = quantizer.dim if options.project_out else quantizer.code_dim
         shapes = {info.name: insert_channels(info.positions, channels, info.channel_axis) for info in infos}
-        head = head_for(job.output, options.dtype, shapes, {"lfq": _made_of(codes, infos, quantizer, options)})
+        head = head_for(job.output, options.dtype, shapes, {"lfq": made_of(codes, infos, quantizer, options)})
         spec = FORMATS[options.dtype]
         outcome = Outcome(
             job.source,
@@ -215,7 +216,7 @@ def _check_header(codes: CodesFile, quantizer: Quantizer) -> None:
         )
 
 
-def _made_of(codes: CodesFile, infos: Sequence[CodesTensor], quantizer: Quantizer, options: DecodeOptions) -> str:
+def made_of(codes: CodesFile, infos: Sequence[CodesTensor], quantizer: Quantizer, options: DecodeOptions) -> str:
     """Where decoded tensors come from, for their file's metadata: tells an output that is current from any other."""
     value: dict[str, Any] = {
         "format": "lfq-decoded",
@@ -234,12 +235,13 @@ def _is_current(job: Job, head: Head) -> bool:
     """Whether the output begins as this run's would. Raises ExistsError where something else is in its place."""
     if not job.output.exists():
         return False
-    if not head.tells_origin or not _begins_with(job.output, head):
+    if not head.tells_origin or not begins_with(job.output, head):
         raise ExistsError(f"{job.output}: exists, and is not what this run would make", "--overwrite replaces it")
     return True
 
 
-def _begins_with(path: Path, head: Head) -> bool:
+def begins_with(path: Path, head: Head) -> bool:
+    """Whether a whole file is there that begins with the head."""
     try:
         file = InputFile(path, TensorError)
     except TensorError:

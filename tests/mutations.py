@@ -4,8 +4,10 @@ likes.
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
+import pickletools
 import random
 import zipfile
 from collections.abc import Callable, Iterator
@@ -49,10 +51,19 @@ def floats(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
 
 
-def saved(value: object) -> bytes:
+def saved(value: object, *, zipped: bool = True) -> bytes:
     file = io.BytesIO()
-    torch.save(value, file)
+    torch.save(value, file, _use_new_zipfile_serialization=zipped)
     return file.getvalue()
+
+
+def torch_seeds() -> list[bytes]:
+    """One tensor; several with what else trainers save; views and dtypes; the format before torch 1.6."""
+    x = torch.arange(24.0).reshape(6, DIM)
+    run = {"a": x, "n": 3, "args": argparse.Namespace(lr=1.5), "best": np.float64(2), "list": [x[1:], x.T[:, :DIM].T]}
+    kinds = {"half": x.half(), "eight": x.to(torch.float8_e4m3fn), "own": torch.nn.Parameter(x)}
+    kinds["sparse"] = x.to_sparse()
+    return [saved(x), saved(run), saved(kinds), saved(run, zipped=False)]
 
 
 def numpy_file(array: np.ndarray) -> bytes:
@@ -186,14 +197,19 @@ def targets(folder: Path) -> dict[str, Target]:
             ".npy", [numpy_file(floats(5, DIM)), numpy_file(floats(5, DIM).astype(np.float16))], read_tensors
         ),
         "npz": Target(".npz", [numpy_archive(False), numpy_archive(True)], read_tensors),
-        "pt": Target(".pt", [saved({"a": torch.ones(3, DIM), "n": 3}), saved(torch.ones(2, DIM))], read_tensors),
+        "pt": Target(".pt", torch_seeds(), read_tensors),
         "native": Target(".safetensors", [native_file(folder, PLAIN), native_file(folder, projected)], read_checkpoint),
         "foreign safetensors": Target(
             ".safetensors",
             [save_torch_safetensors(kronos.state_dict(1)), *map(save_torch_safetensors, states)],
             read_checkpoint,
         ),
-        "foreign pt": Target(".pt", [saved({"state_dict": state, "epoch": 1}) for state in states], read_checkpoint),
+        "foreign pt": Target(
+            ".pt",
+            [saved({"state_dict": state, "args": argparse.Namespace(lr=1)}) for state in states]
+            + [saved({"state_dict": states[0], "epoch": 1}, zipped=False)],
+            read_checkpoint,
+        ),
         "codes": Target(".codes.safetensors", wholes, codes_reader(wholes, folder)),
         "counts": Target(".safetensors", counts, counts_reader(counts, folder)),
     }
@@ -271,6 +287,14 @@ def _word(data: bytes, rng: random.Random) -> bytes:
     return data.replace(old, new, rng.choice([1, -1]))
 
 
+def _opcode(data: bytes, rng: random.Random) -> bytes:
+    """An opcode of a pickle put in or in another's place, with zeros or what follows as its argument."""
+    at = _spot(data, rng)
+    argument = rng.choice([b"", b"\0", bytes(4), b"\xff" * 4, b"\n"])
+    code = rng.choice(pickletools.opcodes).code.encode("latin-1") + argument
+    return data[:at] + code + data[at + rng.choice([0, 1, len(code)]) :]
+
+
 CHANGES = (_byte, _bit, _cut, _remove, _repeat, _swap, _number, _length, _word)
 
 
@@ -290,10 +314,13 @@ def _rezipped(data: bytes, rng: random.Random) -> bytes | None:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as source, zipfile.ZipFile(out, "w") as target:
             names = source.namelist()
-            chosen = rng.choice(names)
+            pickles = [name for name in names if name.endswith(".pkl")]
+            chosen = rng.choice(pickles * len(names) + names)
             for name in names:
                 content = source.read(name)
-                target.writestr(name, mutated(content, rng) if name == chosen else content)
+                if name == chosen:
+                    content = (_opcode if chosen in pickles and rng.random() < 0.5 else mutated)(content, rng)
+                target.writestr(name, content)
     except zipfile.BadZipFile:
         return None
     return out.getvalue()

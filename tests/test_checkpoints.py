@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import time
@@ -20,7 +21,7 @@ from torch import Tensor
 
 import lfq_cli
 from lfq_cli import checkpoints
-from lfq_cli.checkpoints import Facts, statefile
+from lfq_cli.checkpoints import Facts
 from lfq_cli.container import header_bytes
 from lfq_cli.errors import CheckpointError, LfqError, LfqNote, OptionError
 from lfq_cli.jobs.encode import EncodeOptions, encode
@@ -373,18 +374,18 @@ def test_only_the_quantizer_s_tensors_are_read_from_safetensors(
 def test_only_the_quantizer_s_tensors_are_read_from_torch_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ref, read_shapes = reference(dim=16), []
-    to_numpy = statefile._to_numpy
+    ref, read_bytes = reference(dim=16), []
+    read_into = InputFile.read_into
 
-    def watched(tensor: Tensor) -> Any:
-        read_shapes.append(tuple(tensor.shape))
-        return to_numpy(tensor)
+    def watched(self: InputFile, position: int, view: memoryview) -> None:
+        read_bytes.append(len(view))
+        read_into(self, position, view)
 
-    others = {"encoder.weight": torch.zeros(1000, 1000), "encoder.mask": torch.zeros(100, dtype=torch.int64)}
+    others = {"encoder.weight": torch.zeros(1000, 1000), "encoder.mask": torch.zeros(10_000, dtype=torch.int64)}
     path = save(prefixed(ref.state_dict(), "quantizer.") | others, tmp_path / "model.pt")
-    monkeypatch.setattr(statefile, "_to_numpy", watched)
+    monkeypatch.setattr(InputFile, "read_into", watched)
     assert same(checkpoints.load(path), ref)
-    assert set(read_shapes) == {(6,), (6, 16), (16, 6), (16,)}
+    assert sum(read_bytes) < 10_000
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt", "", "damaged"])
@@ -562,3 +563,27 @@ def test_mappings_that_hold_each_other(case: str, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"without end|no text|not a whole torch file"):
         checkpoints.load(path)
     assert time.perf_counter() - start < 20
+
+
+@pytest.mark.parametrize("prefix", ["", "quantizer."])
+def test_a_projection_that_is_no_plain_tensor_is_not_passed_over(prefix: str, tmp_path: Path) -> None:
+    """Without its projections the quantizer would be another one."""
+    state: dict[str, Any] = dict(reference(dim=16).state_dict())
+    sparse = {"project_in.weight": state["project_in.weight"].to_sparse()}
+    quantized = {
+        name: torch._empty_affine_quantized(state[name].shape, scale=1.0, zero_point=0, dtype=torch.qint8)
+        for name in ("project_in.weight", "project_out.weight")
+    }
+    for changed, kind, remedy in ((sparse, "sparse", ".to_dense()"), (quantized, "quantized", ".dequantize()")):
+        path = save({f"{prefix}{name}": value for name, value in (state | changed).items()}, tmp_path / "model.pt")
+        with pytest.raises(CheckpointError, match=f"project_in.weight is {kind} tensor, expected plain floats") as told:
+            checkpoints.load(path)
+        assert remedy in str(told.value.hint)
+
+
+def test_whatever_else_lies_beside_the_state_dict_is_passed_over(tmp_path: Path) -> None:
+    ref = reference(dim=16)
+    held = {"state_dict": ref.state_dict(), "args": argparse.Namespace(lr=1), "best": np.float64(1), "model": ref}
+    for zipped in (True, False):
+        torch.save(held, tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
+        assert same(checkpoints.load(tmp_path / "a.pt"), ref)

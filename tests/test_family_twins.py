@@ -353,4 +353,4 @@ def test_a_wrapper_is_a_file_too(name):
     buffer = io.BytesIO()
     torch.save(WRAPPED[name](lucidrains.state_dict(dim=16, attribute="quantizers")), buffer)
     buffer.seek(0)
-    assert isinstance(torch.load(buffer, weights_only=True), dict)
+    assert isinstance(torch.load(buffer, weights_only=False), dict)

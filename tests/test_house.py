@@ -18,7 +18,7 @@ LAYERS = (
     ("cpus", "errors", "rename", "version"),
     ("bits", "files", "floats", "layout", "regions"),
     ("container", "fingerprint", "quantizer", "stats", "zipread"),
-    ("codesfile", "countsfile", "native", "torchload"),
+    ("codesfile", "countsfile", "native", "torchfile"),
     ("checkpoints", "nn", "tensors"),
     ("matching", "numerics", "samples"),
     ("backends",),

@@ -59,10 +59,8 @@ def read_weights(state: StateFile, module: str, names: tuple[str, ...]) -> dict[
     there = [name for name in names if joined(module, name) in state.tensors]
     wrong = [name for name in there if state.tensors[joined(module, name)].dtype not in ("F16", "BF16", "F32", "F64")]
     if wrong:
-        raise CheckpointError(
-            f"{joined(module, wrong[0])} is {state.tensors[joined(module, wrong[0])].dtype}, expected plain floats",
-            "save it in float32",
-        )
+        tensor = state.tensors[joined(module, wrong[0])]
+        raise CheckpointError(f"{joined(module, wrong[0])} is {tensor.dtype}, expected plain floats", tensor.remedy)
     return {name: state.tensors[joined(module, name)].read().astype(np.float32, copy=False) for name in there}
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +15,8 @@ from numpy.typing import NDArray
 from lfq_cli import floats
 from lfq_cli.container import DTYPES, Entry, read_header
 from lfq_cli.errors import CheckpointError
-from lfq_cli.regions import InputFile
-from lfq_cli.torchload import dtype_name, is_blown_up, is_plain, load_weights_only, named_values
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from lfq_cli.regions import FileRegion, InputFile, Region, bytes_of
+from lfq_cli.torchfile import OddTensor, read_torch_file
 
 
 @dataclass(frozen=True)
@@ -29,6 +26,8 @@ class StateTensor:
     dtype: str
     shape: tuple[int, ...]
     read: Callable[[], NDArray[Any]]
+    remedy: str = "save it in float32"
+    """What to do where plain floats are needed and these are none."""
 
 
 @dataclass(frozen=True)
@@ -75,34 +74,44 @@ def _from_safetensors(path: Path) -> StateFile:
 
 
 def _read_entry(file: InputFile, entry: Entry) -> NDArray[Any]:
-    data = np.frombuffer(file.read(entry.start, entry.nbytes), np.uint8)
-    if entry.dtype in floats.FORMATS:
-        spec = floats.FORMATS[entry.dtype]
-        return floats.to_float32(data.view(spec.storage).reshape(entry.shape), spec)
-    return data.view(DTYPES[entry.dtype]).reshape(entry.shape)
+    return _values(FileRegion(file, entry.start), entry.dtype, entry.shape)
 
 
 def _from_torch(path: Path) -> StateFile:
     file = InputFile(path, CheckpointError)
-    try:
-        held = load_weights_only(file, CheckpointError)
-    finally:
-        file.close()
-    flat = {
-        name: value
-        for name, value in named_values(file, held, "", CheckpointError).items()
-        if is_plain(value) and not is_blown_up(value)
-    }
-    if not flat:
-        raise CheckpointError(f"{path}: holds no tensors by name", "save the module's state_dict()")
+    with file.closed_on_error():
+        held = read_torch_file(file, "", CheckpointError)
+        if not held.tensors and not held.odd:
+            raise CheckpointError(
+                f"{path}: holds no tensors by name; {_listing(held.others)}", "save the module's state_dict()"
+            )
     tensors = {
-        name: StateTensor(dtype_name(value), tuple(value.shape), partial(_to_numpy, value))
-        for name, value in flat.items()
+        name: StateTensor(found.dtype, found.shape, partial(_values, found.region, found.dtype, found.shape))
+        for name, found in held.tensors.items()
     }
-    return StateFile(path, tensors)
+    odd = {
+        name: StateTensor(found.kind, found.shape, partial(_refuse, name, found), found.remedy)
+        for name, found in held.odd.items()
+    }
+    return StateFile(path, tensors | odd, close=file.close)
 
 
-def _to_numpy(tensor: Tensor) -> NDArray[Any]:
-    plain = tensor.detach().resolve_neg().resolve_conj()
-    values: NDArray[Any] = (plain.float() if plain.is_floating_point() else plain).contiguous().numpy()
-    return values
+def _listing(others: Mapping[str, str]) -> str:
+    """What a file without tensors holds instead."""
+    shown = [f"{name!r} is {what}" if name else f"it is {what}" for name, what in list(others.items())[:3]]
+    return ", ".join(shown) + (", ..." if len(others) > 3 else "") if others else "it is empty"
+
+
+def _refuse(name: str, tensor: OddTensor) -> NDArray[Any]:
+    raise CheckpointError(f"{name} is a {tensor.kind}, expected plain numbers", tensor.remedy)
+
+
+def _values(region: Region, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
+    """All values; floats as float32."""
+    spec = floats.FORMATS.get(dtype)
+    if spec is None and dtype not in DTYPES:
+        raise CheckpointError(f"a tensor of {dtype} cannot be read")
+    storage = DTYPES[dtype] if spec is None else spec.storage
+    data = np.empty(shape, storage)
+    region.read_into(0, bytes_of(data))
+    return data if spec is None else floats.to_float32(data, spec)

@@ -1,5 +1,6 @@
 """What a command costs before it does anything: the libraries it imports, by sys.modules at the end of a process."""
 
+import argparse
 import ast
 import json
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import save_file
 
 import lfq_cli
@@ -46,6 +48,8 @@ def files(tmp_path_factory):
     np.save(folder / "x.npy", x)
     save_file({"x": x}, folder / "x.safetensors")
     np.savez(folder / "x.npz", x=x)
+    torch.save({"x": torch.from_numpy(x), "run": {"latents": torch.from_numpy(x)}}, folder / "x.pt")
+    torch.save({"quantizer.mask": 2 ** torch.arange(7, -1, -1), "args": argparse.Namespace(lr=1)}, folder / "state.pt")
     for name in ("plain", "spherical"):
         modules_after("encode", f"{name}.safetensors", "x.npy", "-o", f"{name}.codes.safetensors", folder=folder)
     return folder
@@ -67,10 +71,10 @@ def test_help_imports_neither_numpy_nor_torch(arguments, tmp_path):
     assert not {"numpy", "torch", "safetensors", "einops"} & modules_after(*arguments, folder=tmp_path)
 
 
-@pytest.mark.parametrize("name", ["x.npy", "x.safetensors", "x.npz"])
-@pytest.mark.parametrize("checkpoint", ["plain", "spherical"])
+@pytest.mark.parametrize("name", ["x.npy", "x.safetensors", "x.npz", "x.pt"])
+@pytest.mark.parametrize("checkpoint", ["plain.safetensors", "spherical.safetensors", "state.pt"])
 def test_encode_without_projection_never_imports_torch(checkpoint, name, files, tmp_path):
-    arguments = ("encode", f"{checkpoint}.safetensors", name, "-o", str(tmp_path / "out"))
+    arguments = ("encode", checkpoint, name, "-o", str(tmp_path / "out"))
     assert "torch" not in modules_after(*arguments, folder=files)
 
 
@@ -87,8 +91,10 @@ def test_stats_never_imports_torch(more, files):
     assert "torch" not in modules_after("stats", "plain.codes.safetensors", *more, folder=files)
 
 
-@pytest.mark.parametrize("name", ["plain.safetensors", "projected.safetensors", "plain.codes.safetensors", "x.npy"])
-def test_inspect_imports_no_torch_for_files_that_are_not_torch_files(name, files):
+@pytest.mark.parametrize(
+    "name", ["plain.safetensors", "projected.safetensors", "plain.codes.safetensors", "x.npy", "x.pt", "state.pt"]
+)
+def test_inspect_never_imports_torch(name, files):
     assert "torch" not in modules_after("inspect", name, folder=files)
 
 

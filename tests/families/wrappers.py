@@ -5,11 +5,17 @@ Every wrapper gives an object for `torch.save` and holds what the trainers save 
 
 from __future__ import annotations
 
+import argparse
 from typing import Any
 
+import numpy as np
 import torch
 
 from families.arithmetic import State
+
+
+class Config(dict[str, Any]):
+    """Stands for a mapping of a class of its own."""
 
 
 def prefixed(state: State, prefix: str) -> State:
@@ -63,10 +69,13 @@ def flowmo(state: State, *, ema: State | None = None) -> dict[str, Any]:
 def bsq_vit(state: State, *, ema: State | None = None) -> dict[str, Any]:
     """BSQ-ViT's main_image_tokenizer.py: DistributedDataParallel (`module.`), its ModelEmaV2 copy `module.module.`.
 
-    The real file also holds `config` and `args` (an argparse.Namespace, which weights_only refuses) and the optimizers.
+    `config` is OmegaConf's there, an object of a class that this process may not have.
     """
     return {
         "iter": 100,
+        "args": argparse.Namespace(lr=1e-4, output_dir="out"),
+        "config": Config(model={"target": "bsqvit"}),
+        "best_fid": np.float64(3.5),
         "state_dict": prefixed(state, "module."),
         "ema_state_dict": None if ema is None else prefixed(ema, "module.module."),
         "optimizer_generator": None,

@@ -1,0 +1,139 @@
+"""The two formats of torch.save: where their pickle is, and where the bytes of each storage lie.
+
+Since torch 1.6 a zip archive with uncompressed members `NAME/data.pkl`, `NAME/data/KEY` and `NAME/byteorder`; before
+that, and with `_use_new_zipfile_serialization=False`, five pickles and then the storages, each behind its number of
+elements. Source: torch/serialization.py (_save, _legacy_save, _load, _legacy_load).
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lfq_cli.errors import LfqError
+from lfq_cli.regions import InputFile
+from lfq_cli.torchfile.machine import unpickle
+from lfq_cli.torchfile.storages import Storages
+from lfq_cli.torchfile.stream import Stream
+from lfq_cli.torchfile.values import ITEM_BYTES, BrokenError
+from lfq_cli.zipread import BROKEN, member_start
+
+MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
+PROTOCOL_VERSION = 1001
+_PICKLE = "data.pkl"
+_ENCRYPTED = 1
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What torch.save was given, and the place of each storage's bytes in the file."""
+
+    value: Any
+    starts: Mapping[str, int]
+    is_big_endian: bool = False
+
+
+def read_saved(file: InputFile, error: type[LfqError]) -> Saved:
+    """What the file holds. Raises `error` for what torch.save did not write, or what is damaged."""
+    try:
+        members = _members(file)
+        return _read_stream(file, error) if members is None else _read_archive(file, members, error)
+    except BrokenError as reason:
+        raise error(
+            f"{file.path}: not a whole torch file: {reason}", "copy or download it again; it may be cut off"
+        ) from reason
+    except OSError as reason:
+        raise file.refused(reason) from reason
+
+
+def _read_archive(file: InputFile, members: Mapping[str, zipfile.ZipInfo], error: type[LfqError]) -> Saved:
+    name = min((name for name in members if f"/{name}".endswith(f"/{_PICKLE}")), key=len, default=None)
+    if name is None:
+        raise error(f"{file.path}: a zip archive that torch.save did not write: no {_PICKLE} is in it")
+    prefix = name.removesuffix(_PICKLE)
+    if f"{prefix}constants.pkl" in members:
+        raise error(
+            f"{file.path}: a TorchScript archive: a program, with its weights as that program's objects",
+            f"save its tensors: torch.save(torch.jit.load({file.path.name!r}).state_dict(), 'state.pt')",
+        )
+    pickle, storages = _stored(file, members[name], error), Storages()
+    value = unpickle(Stream(file, pickle, pickle + members[name].file_size), storages.find)
+    starts = {}
+    for key, storage in storages.by_key.items():
+        member = members.get(f"{prefix}data/{key}")
+        if member is None or member.file_size < storage.nbytes:
+            raise BrokenError(
+                f"storage {key!r} has {member.file_size if member else 'no'} bytes, expected {storage.nbytes}"
+            )
+        starts[key] = _stored(file, member, error)
+    return Saved(value, starts, _byte_order(file, members.get(f"{prefix}byteorder"), error) == b"big")
+
+
+def _members(file: InputFile) -> dict[str, zipfile.ZipInfo] | None:
+    """The members of a zip archive by name; None where the file is none."""
+    try:
+        if not zipfile.is_zipfile(file.file):
+            return None
+        return {info.filename: info for info in zipfile.ZipFile(file.file).infolist()}
+    except BROKEN as reason:
+        raise BrokenError(f"its archive's directory is damaged ({reason})") from reason
+
+
+def _stored(file: InputFile, member: zipfile.ZipInfo, error: type[LfqError]) -> int:
+    """Where a member's bytes begin. Raises `error` where they do not lie in the file as they are."""
+    if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & _ENCRYPTED:
+        raise error(
+            f"{file.path}: its records are compressed", "save it again with torch.save, which does not compress"
+        )
+    if member.header_offset + 30 > file.size:
+        raise BrokenError(f"{member.filename!r} lies behind its end")
+    start = member_start(file, member)
+    if start + member.file_size > file.size:
+        raise BrokenError(f"{member.filename!r} has {member.file_size} bytes from byte {start}, the file {file.size}")
+    return start
+
+
+def _byte_order(file: InputFile, member: zipfile.ZipInfo | None, error: type[LfqError]) -> bytes:
+    if member is None:
+        return b"little"
+    order = file.read(_stored(file, member, error), min(member.file_size, len(b"little")))
+    if order not in (b"little", b"big"):
+        raise BrokenError(f"its byte order is {order!r}")
+    return order
+
+
+def _read_stream(file: InputFile, error: type[LfqError]) -> Saved:
+    stream, storages = Stream(file, 0, file.size), Storages()
+    if unpickle(stream, storages.find) != MAGIC_NUMBER:
+        raise error(
+            f"{file.path}: a pickle that torch.save did not write",
+            "lfq runs no code from files; save tensors with torch.save or as .safetensors",
+        )
+    if unpickle(stream, storages.find) != PROTOCOL_VERSION:
+        raise BrokenError(f"its version is not {PROTOCOL_VERSION}")
+    unpickle(stream, storages.find)  # the machine that wrote it; storages are little-endian whatever it was
+    value = unpickle(stream, storages.find)
+    keys = unpickle(stream, storages.find)
+    if not isinstance(keys, list) or not all(type(key) is str for key in keys):
+        raise BrokenError("its list of storages is none")
+    return Saved(value, _starts(stream, keys, storages))
+
+
+def _starts(stream: Stream, keys: list[str], storages: Storages) -> dict[str, int]:
+    """Each storage follows the number of its elements."""
+    starts = {}
+    for key in keys:
+        storage = storages.by_key.get(key)
+        if storage is None:
+            raise BrokenError(f"storage {key!r} belongs to no tensor")
+        elements = stream.number(8)
+        if elements * ITEM_BYTES[storage.dtype] != storage.nbytes:
+            raise BrokenError(f"storage {key!r} has {elements} elements, its tensors expect another number")
+        starts[key] = stream.position
+        stream.skip(storage.nbytes)
+    missing = storages.by_key.keys() - starts.keys()
+    if missing:
+        raise BrokenError(f"storage {min(missing)!r} is not there")
+    return starts

@@ -1,0 +1,174 @@
+"""What a pickle holds besides plain containers, numbers and text: tensors as descriptions, and everything else by name.
+
+None of it is more than data: no class is looked up, no function called.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from lfq_cli.container import DTYPES
+
+MAX_AXES = 64
+"""torch's own limit."""
+
+DTYPE_NAMES = {
+    "float64": "F64",
+    "float32": "F32",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "float8_e5m2": "F8_E5M2",
+    "float8_e4m3fn": "F8_E4M3",
+    "float8_e5m2fnuz": "F8_E5M2FNUZ",
+    "float8_e4m3fnuz": "F8_E4M3FNUZ",
+    "float8_e8m0fnu": "F8_E8M0",
+    "int64": "I64",
+    "int32": "I32",
+    "int16": "I16",
+    "int8": "I8",
+    "uint64": "U64",
+    "uint32": "U32",
+    "uint16": "U16",
+    "uint8": "U8",
+    "bool": "BOOL",
+    "complex64": "C64",
+}
+"""torch's name -> safetensors'; other dtypes keep torch's, with the module: "torch.complex128"."""
+
+ITEM_BYTES = {name: dtype.itemsize for name, dtype in DTYPES.items()} | {
+    "BF16": 2,
+    "F8_E5M2": 1,
+    "F8_E4M3": 1,
+    "F8_E5M2FNUZ": 1,
+    "F8_E4M3FNUZ": 1,
+    "F8_E8M0": 1,
+    "torch.complex128": 16,
+    "torch.complex32": 4,
+    "torch.float4_e2m1fn_x2": 1,
+    "torch.qint8": 1,
+    "torch.quint8": 1,
+    "torch.qint32": 4,
+    "torch.quint4x2": 1,
+    "torch.quint2x4": 1,
+    "torch.bits8": 1,
+}
+FLOATS = frozenset(name for name in ITEM_BYTES if name.startswith(("F", "BF")) and name != "F8_E8M0")
+
+
+class BrokenError(Exception):
+    """What is read is no whole file of torch.save; the text says what is wrong with it."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Global:
+    """A class or function by name; never imported."""
+
+    module: str
+    name: str
+
+    @property
+    def path(self) -> str:
+        """Its dotted name; that of Python 3 for what Python 2 and old versions of torch called otherwise."""
+        return f"{_RENAMED.get(self.module, self.module)}.{self.name}"
+
+
+_RENAMED = {"__builtin__": "builtins", "copy_reg": "copyreg", "torch.tensor": "torch._tensor"}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Opaque:
+    """An object that only code could make, or that nobody here needs: what it is, in words or by its class."""
+
+    what: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Storage:
+    """Bytes that tensors share, by their key in the file.
+
+    `start` counts bytes from the beginning of what the key names (files of torch 0.4 and before hold storages that are
+    parts of others).
+    """
+
+    key: str
+    dtype: str
+    nbytes: int
+    start: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class View:
+    """A tensor: where its elements lie in a storage. offset and stride count elements."""
+
+    storage: Storage
+    dtype: str
+    offset: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    negated: bool = False
+
+    @property
+    def span(self) -> int:
+        """Elements from the first to the last, both included; 0 where there are none."""
+        if 0 in self.shape:
+            return 0
+        return 1 + sum((size - 1) * step for size, step in zip(self.shape, self.stride, strict=True))
+
+    @property
+    def is_contiguous(self) -> bool:
+        """Whether the elements lie in C order without gaps."""
+        expected = 1
+        for size, step in zip(reversed(self.shape), reversed(self.stride), strict=True):
+            if size != 1 and step != expected:
+                return 0 in self.shape
+            expected *= size
+        return True
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OddTensor:
+    """A tensor that is not numbers in a row: `kind` says what it is, `remedy` how to save it instead."""
+
+    kind: str
+    remedy: str
+    shape: tuple[int, ...] = ()
+
+    @property
+    def what(self) -> str:
+        """Both."""
+        return f"{self.kind}: {self.remedy}"
+
+
+def dtype_name(name: str) -> str:
+    """The dtype that torch calls `name`."""
+    return DTYPE_NAMES.get(name, f"torch.{name}")
+
+
+def view_of(
+    storage: Any, offset: Any, shape: Any, stride: Any, *, dtype: str | None = None, negated: bool = False
+) -> View:
+    """The checked description of a tensor; dtype None: that of the storage. Raises BrokenError for what is none."""
+    if not isinstance(storage, Storage):
+        raise BrokenError("a tensor lies on no storage")
+    named = storage.dtype if dtype is None else dtype
+    if named not in ITEM_BYTES:
+        raise BrokenError(f"a tensor is of the unknown dtype {named}")
+    if type(offset) is not int or not 0 <= offset < 2**63:
+        raise BrokenError("a tensor has an offset that is no natural number")
+    sizes, steps = sizes_of(shape), sizes_of(stride)
+    if len(sizes) != len(steps):
+        raise BrokenError(f"a tensor has {len(sizes)} sizes and {len(steps)} strides")
+    view = View(storage, named, offset, sizes, steps, negated)
+    if view.span and (offset + view.span) * ITEM_BYTES[named] > storage.nbytes:
+        raise BrokenError(f"a tensor needs more bytes than storage {storage.key!r} has ({storage.nbytes})")
+    return view
+
+
+def sizes_of(value: Any) -> tuple[int, ...]:
+    """A shape or strides. Raises BrokenError for anything else."""
+    if not isinstance(value, tuple | list) or len(value) > MAX_AXES:
+        raise BrokenError("a tensor has a shape or strides that are none")
+    if not all(type(size) is int and 0 <= size < 2**63 for size in value):
+        raise BrokenError("a tensor has sizes or strides that are no natural numbers")
+    return tuple(value)

@@ -111,7 +111,7 @@ def tell_unused(asked_for: str, quantizer: Quantizer) -> None:
     """Notes that nothing is computed in the dtype that was asked for."""
     if asked_for != computed_in(quantizer, asked_for):
         warnings.warn(
-            f"--compute-dtype {asked_for} changes nothing: this quantizer compares its inputs with 0",
+            f"--compute-dtype {asked_for} changes nothing: this quantizer only compares its inputs with 0",
             LfqNote,
             stacklevel=2,
         )

@@ -566,7 +566,6 @@ def test_existing_output_is_refused_and_kept(lfq):
 OTHERWISE_MADE = {
     "packing": (("--packing", "rows"), "'data' packed as bits (U8), not rows (U8)"),
     "integers": (("--packing", "ints", "--index-dtype", "int64"), "'data' packed as bits (U8), not ints (I64)"),
-    "precision": (("--compute-dtype", "bfloat16"), "computed in float32, not bfloat16"),
 }
 
 
@@ -579,6 +578,13 @@ def test_output_made_with_other_options_is_refused(lfq, case):
     told = lfq("encode", "lfq.safetensors", "x.npy", "-o", made, *options)
     assert_error(told, f"{made}: exists, {reason}", "--overwrite")
     assert Path(made).read_bytes() == before
+
+
+def test_output_made_in_another_precision_is_refused(lfq):
+    array(values=floats(5, 6))
+    made = codes(lfq, projected())
+    told = lfq("encode", "projected.safetensors", "x.npy", "-o", made, "--compute-dtype", "bfloat16")
+    assert_error(told, f"{made}: exists, computed in float32, not bfloat16", "--overwrite")
 
 
 def test_output_made_from_something_else_is_refused(lfq):

@@ -15,7 +15,9 @@ from lfq_cli.jobs.verify import VerifyOptions, verify
 from lfq_cli.quantizer import Quantizer
 
 KILLS = 50  # for each of encode and decode
+KILLS_OF_PACKING = 12
 FILES = 60
+PACKED = ("--samples-per-file", "7", "--no-fsync")
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +31,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
         np.save(path, np.random.default_rng(k).standard_normal((20_000, 16)).astype(np.float32))
     run("encode", folder / "c.safetensors", folder / "in", "-o", folder / "codes").wait()
     run("decode", folder / "c.safetensors", folder / "codes", "-o", folder / "floats").wait()
+    run("encode", folder / "c.safetensors", folder / "in", "-o", folder / "packed", *PACKED).wait()
     return folder
 
 
@@ -72,3 +75,24 @@ def test_a_killed_run_goes_on(command: str, tree: Path, tmp_path: Path) -> None:
     assert max(seen) > 0, "no kill came after the first output"
     assert run(*arguments).wait(timeout=120) == 0
     assert bytes_in(out) == bytes_in(expected)
+
+
+def test_killed_packing_goes_on(tree: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ("encode", tree / "c.safetensors", tree / "in", "-o", out, *PACKED)
+    started = time.perf_counter()
+    assert run(*arguments, "--dry-run").wait(timeout=60) == 0
+    took = time.perf_counter() - started
+    moments, killed, seen = random.Random(1), 0, []
+    while killed < KILLS_OF_PACKING:
+        process = run(*arguments)
+        time.sleep(moments.uniform(0.4 * took, 1.2 * took))
+        process.kill()
+        killed += process.wait() == -9
+        seen.append(check_whole(out, tree / "packed"))
+        if seen[-1] == -(-FILES // 7):
+            for path in out.rglob("*.safetensors"):
+                path.unlink()
+    assert max(seen) > 0, "no kill came after the first output"
+    assert run(*arguments).wait(timeout=120) == 0
+    assert bytes_in(out) == bytes_in(tree / "packed")

@@ -125,7 +125,7 @@ def _is_plain_residual(quantizer: Quantizer) -> bool:
 def _has_plain_levels(quantizer: Quantizer) -> bool:
     """Whether levels are comparisons and subtractions of a constant."""
     shaped = quantizer.has_rotation or quantizer.spherical or quantizer.soft_clamp_input_value is not None
-    return quantizer.is_residual and not shaped
+    return quantizer.is_residual and not quantizer.stacked and not shaped
 
 
 class NumpyBackend:

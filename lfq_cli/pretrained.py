@@ -9,11 +9,10 @@ from typing import Any
 from lfq_cli import checkpoints
 from lfq_cli.checkpoints import Facts
 from lfq_cli.errors import LfqNote
-from lfq_cli.nn import LFQ, GroupedResidualLFQ, ResidualLFQ
-from lfq_cli.nn.saved import module_of
+from lfq_cli.nn.saved import AnyLFQ, module_of
 
 
-def load(path: str | Path, **facts: Any) -> LFQ | ResidualLFQ | GroupedResidualLFQ:
+def load(path: str | Path, **facts: Any) -> AnyLFQ:
     """The quantizer saved at `path` as a module in eval mode, on the CPU in float32.
 
     facts: what a foreign state dict does not say, as the command line's options: module, family, codebook_scale,

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from lfq_cli.errors import CheckpointError
 from lfq_cli.quantizer import OPTIONS, Quantizer, bits_of_size, canonical_json, checks, from_config
 
-NOT_IN_CONFIG = {"weights", "assumed", "origin", "usual_of", "codebook_dim"}
+NOT_IN_CONFIG = {"stacked", "weights", "assumed", "origin", "usual_of", "codebook_dim"}
 ONLY_IF_SET = {"num_quantizers", "groups", "factorized_bits"}
 CONFIG_KEYS = {item.name for item in fields(Quantizer)} - NOT_IN_CONFIG - ONLY_IF_SET | {"type", "codebook_size"}
 scales = st.floats(2.0**-100, 2.0**100, width=32)

@@ -198,7 +198,9 @@ def _matrix(quantizer: Quantizer, *, project_out: bool) -> NDArray[np.float64] |
 
 
 def _bias(quantizer: Quantizer) -> floats.Floats | None:
-    """project_out's bias [dim]; that of all groups, one after the other."""
-    names = [f"{prefix}project_out.bias" for prefix in quantizer.group_prefixes]
+    """project_out's bias [dim]; that of all groups, one after the other; the sum over stacked levels."""
+    names = [f"{prefix}project_out.bias" for prefix in quantizer.projection_prefixes]
     found = [quantizer.weights[name] for name in names if name in quantizer.weights]
+    if quantizer.stacked:
+        return np.sum(found, axis=0, dtype=np.float32) if found else None
     return np.concatenate(found) if len(found) == len(names) else None

@@ -8,5 +8,6 @@ from __future__ import annotations
 from lfq_cli.nn.grouped import GroupedResidualLFQ
 from lfq_cli.nn.lfq import LFQ, LossBreakdown, Return
 from lfq_cli.nn.residual import ResidualLFQ
+from lfq_cli.nn.stacked import StackedLFQ
 
-__all__ = ["LFQ", "GroupedResidualLFQ", "LossBreakdown", "ResidualLFQ", "Return"]
+__all__ = ["LFQ", "GroupedResidualLFQ", "LossBreakdown", "ResidualLFQ", "Return", "StackedLFQ"]

@@ -10,9 +10,10 @@ from lfq_cli.nn.cosine import CosineProjection
 from lfq_cli.nn.grouped import GroupedResidualLFQ
 from lfq_cli.nn.lfq import LFQ
 from lfq_cli.nn.residual import ResidualLFQ
+from lfq_cli.nn.stacked import StackedLFQ
 from lfq_cli.quantizer import Quantizer
 
-AnyLFQ: TypeAlias = LFQ | ResidualLFQ | GroupedResidualLFQ
+AnyLFQ: TypeAlias = LFQ | ResidualLFQ | GroupedResidualLFQ | StackedLFQ
 
 
 def module_of(quantizer: Quantizer) -> AnyLFQ:
@@ -41,10 +42,11 @@ def quantizer_of(module: AnyLFQ) -> Quantizer:
     if isinstance(module, LFQ):
         own = {"num_codebooks": module.num_codebooks, "factorized_bits": module.factorized_bits}
         return Quantizer(**_facts_of(module) | own, weights=weights)
-    groups = None if isinstance(module, ResidualLFQ) else module.groups
-    residual: Any = module if isinstance(module, ResidualLFQ) else module.rvqs[0]
+    groups = module.groups if isinstance(module, GroupedResidualLFQ) else None
+    residual: Any = module.rvqs[0] if isinstance(module, GroupedResidualLFQ) else module
+    stacked = isinstance(module, StackedLFQ)
     facts = _facts_of(residual.layers[0]) | {"dim": module.dim, "keep_num_codebooks_dim": None}
-    return Quantizer(**facts, num_quantizers=residual.num_quantizers, groups=groups, weights=weights)
+    return Quantizer(**facts, num_quantizers=residual.num_quantizers, groups=groups, stacked=stacked, weights=weights)
 
 
 def _single(quantizer: Quantizer) -> LFQ:
@@ -66,17 +68,18 @@ def _single(quantizer: Quantizer) -> LFQ:
     )
 
 
-def _residual(quantizer: Quantizer) -> ResidualLFQ | GroupedResidualLFQ:
+def _residual(quantizer: Quantizer) -> ResidualLFQ | GroupedResidualLFQ | StackedLFQ:
     facts: dict[str, Any] = {
         "dim": quantizer.dim,
         "codebook_size": quantizer.codebook_size,
         "num_quantizers": quantizer.num_quantizers,
-        "soft_clamp_input_value": quantizer.soft_clamp_input_value,
         "channel_first": quantizer.channel_first,
         "spherical": quantizer.spherical,
-        "orthogonal_rotation": quantizer.has_rotation,
-        "bit_order": quantizer.bit_order,
     }
+    if quantizer.stacked:
+        return StackedLFQ(**facts)
+    facts["soft_clamp_input_value"] = quantizer.soft_clamp_input_value
+    facts |= {"orthogonal_rotation": quantizer.has_rotation, "bit_order": quantizer.bit_order}
     return ResidualLFQ(**facts) if quantizer.groups is None else GroupedResidualLFQ(**facts, groups=quantizer.groups)
 
 

@@ -45,8 +45,8 @@ def check_values(q: Quantizer, may_be_assumed: frozenset[str]) -> None:
     clamp = q.soft_clamp_input_value
     if clamp is not None and "codebook_scale" not in q.assumed and clamp < q.codebook_scale:
         raise CheckpointError(f"soft_clamp_input_value {clamp} is below codebook_scale {q.codebook_scale}")
-    if q.num_quantizers is None and q.groups is not None:
-        raise CheckpointError("groups belong to a residual quantizer: num_quantizers is missing")
+    if q.num_quantizers is None and (q.groups is not None or q.stacked):
+        raise CheckpointError("groups and stacked levels belong to a residual quantizer: num_quantizers is missing")
     if q.factorized_bits is not None:
         _check_factors(q, q.factorized_bits)
     if q.num_quantizers is not None:
@@ -71,11 +71,36 @@ def check_weights(q: Quantizer) -> None:
             )
         if not np.isfinite(weight).all():
             raise CheckpointError(f"{name} holds NaN or infinity")
-    for prefix in q.group_prefixes:
+    for prefix in q.projection_prefixes:
         _check_projections(q, prefix)
     rotations = {name for name in expected if name.endswith("orthogonal_rot")}
     if rotations & set(q.weights) not in (set(), rotations):
         raise CheckpointError("only some layers have an orthogonal_rot, expected all or none")
+    _check_features(q)
+
+
+def weight_shapes(q: Quantizer) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every weight that such a quantizer may have."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    dim, bits = q.dim // len(q.group_prefixes), q.code_dim // len(q.projection_prefixes)
+    for prefix in q.projection_prefixes:
+        shapes[f"{prefix}project_out.weight"] = (dim, bits)
+        shapes[f"{prefix}project_out.bias"] = (dim,)
+        shapes[f"{prefix}project_in.weight"] = (dim, bits) if q.cosine_sim_project_in else (bits, dim)
+        if not q.cosine_sim_project_in:
+            shapes[f"{prefix}project_in.bias"] = (bits,)
+        for layer in () if q.stacked else q.layer_prefixes:
+            shapes[f"{prefix}{layer}orthogonal_rot"] = (q.codebook_dim, q.codebook_dim)
+    return shapes
+
+
+def _check_features(q: Quantizer) -> None:
+    if q.stacked:
+        if not q.has_projections:
+            raise CheckpointError("stacked levels without projections, expected those of every level")
+        if q.bit_order != "msb":
+            raise CheckpointError(f"bit_order is {q.bit_order!r}, stacked levels have 'msb'")
+        return
     if q.is_residual and q.has_projections and q.dim == q.code_dim:
         raise CheckpointError(f"a residual quantizer of {q.code_dim} features has no projections, as the reference's")
     if not q.has_projections and q.dim != q.code_dim:
@@ -83,21 +108,6 @@ def check_weights(q: Quantizer) -> None:
             f"dim is {q.dim}, expected {q.code_dim}"
             f" ({q.code_dim // q.codebook_dim} codebooks of {q.codebook_dim} bits) or projections"
         )
-
-
-def weight_shapes(q: Quantizer) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of every weight that such a quantizer may have."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    dim, bits = q.dim // len(q.group_prefixes), q.code_dim // len(q.group_prefixes)
-    for prefix in q.group_prefixes:
-        shapes[f"{prefix}project_out.weight"] = (dim, bits)
-        shapes[f"{prefix}project_out.bias"] = (dim,)
-        shapes[f"{prefix}project_in.weight"] = (dim, bits) if q.cosine_sim_project_in else (bits, dim)
-        if not q.cosine_sim_project_in:
-            shapes[f"{prefix}project_in.bias"] = (bits,)
-        for layer in q.layer_prefixes:
-            shapes[f"{prefix}{layer}orthogonal_rot"] = (q.codebook_dim, q.codebook_dim)
-    return shapes
 
 
 def _check_factors(q: Quantizer, factors: tuple[int, ...]) -> None:
@@ -114,6 +124,8 @@ def _check_residual(q: Quantizer, levels: int) -> None:
         raise CheckpointError(f"groups and num_quantizers make more than {MAX_CODEBOOKS} indices of one vector")
     if q.groups is not None and q.dim % q.groups:
         raise CheckpointError(f"dim {q.dim} is no multiple of groups {q.groups}")
+    if q.stacked and (q.groups is not None or q.soft_clamp_input_value is not None):
+        raise CheckpointError("stacked levels have no groups and no soft clamp")
     fixed = {"num_codebooks": 1, "codebook_scale": 1.0, "cosine_sim_project_in": False, "keep_num_codebooks_dim": None}
     for name, value in fixed.items():
         if getattr(q, name) != value:
@@ -127,7 +139,7 @@ def _check_projections(q: Quantizer, prefix: str) -> None:
     if "project_in.weight" not in there and there:
         raise CheckpointError("project_in.bias or project_out.bias is there without its weight")
     if ("project_in.weight" in there) != q.has_projections:
-        raise CheckpointError("only some groups have projections, expected all or none")
+        raise CheckpointError("only some groups or levels have projections, expected all or none")
 
 
 def _expect(q: Quantizer, names: tuple[str, ...], fits: Callable[[Any], bool], what: str) -> None:

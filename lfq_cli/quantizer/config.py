@@ -15,6 +15,7 @@ _KEYS_OF_TYPE = {
     "lfq": frozenset[str](),
     "residual_lfq": frozenset({"num_quantizers"}),
     "grouped_residual_lfq": frozenset({"num_quantizers", "groups"}),
+    "stacked_lfq": frozenset({"num_quantizers"}),
 }
 """type -> the keys that it has beyond those of every quantizer; they are required."""
 
@@ -47,6 +48,7 @@ def from_config(config: Mapping[str, Any], weights: Weights, assumed: Iterable[s
         dim=config["dim"],
         codebook_dim=bits_of_size(config["codebook_size"]),
         weights=weights,
+        stacked=kind == "stacked_lfq",
         assumed=frozenset(assumed),
         **rest,
     )

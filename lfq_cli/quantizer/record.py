@@ -43,12 +43,15 @@ class Quantizer:
     """A lookup-free quantizer: some indices of `codebook_dim` bits for a vector of `dim` features.
 
     `num_codebooks` indices of one vector; or, where `num_quantizers` is set, that many levels, of which each codes what
-    the ones before left over; or such levels for each of `groups` parts of the vector. `factorized_bits` cuts the bits
-    of a vector into indices of other sizes than its codebooks have, which changes no bit; levels are not cut.
+    the ones before left over; or such levels for each of `groups` parts of the vector. Levels share one projection and
+    halve their scale; where they are `stacked`, each has scale 1 and projections of its own, and what is left over is
+    left of the vector itself. `factorized_bits` cuts the bits of a vector into indices of other sizes than its
+    codebooks have, which changes no bit; levels are not cut.
 
     weights: float32, under their names in the reference's state dict: project_in.weight, project_in.bias,
     project_out.weight, project_out.bias, orthogonal_rot (residual: layers.0.orthogonal_rot, ...; grouped: all of these
-    behind rvqs.0., ...). Raises CheckpointError where config and weights contradict each other.
+    behind rvqs.0., ...; stacked: the projections behind layers.0., ...).
+    Raises CheckpointError where config and weights contradict each other.
     """
 
     dim: int
@@ -56,6 +59,7 @@ class Quantizer:
     num_codebooks: int = 1
     num_quantizers: int | None = None
     groups: int | None = None
+    stacked: bool = False
     factorized_bits: tuple[int, ...] | None = None
     codebook_scale: float = 1.0
     spherical: bool = False
@@ -87,6 +91,8 @@ class Quantizer:
         """The config's `type`."""
         if self.num_quantizers is None:
             return "lfq"
+        if self.stacked:
+            return "stacked_lfq"
         return "residual_lfq" if self.groups is None else "grouped_residual_lfq"
 
     @property
@@ -113,8 +119,9 @@ class Quantizer:
 
     @property
     def code_dim(self) -> int:
-        """Coordinates of a vector's code before project_out; levels add up to one code."""
-        return self.codebook_dim * self.num_codebooks * (self.groups or 1)
+        """Coordinates of a vector's code before project_out; levels add up to one code, unless they are stacked."""
+        levels = self.num_quantizers or 1 if self.stacked else 1
+        return self.codebook_dim * self.num_codebooks * (self.groups or 1) * levels
 
     @property
     def index_tail(self) -> tuple[int, ...]:
@@ -132,6 +139,11 @@ class Quantizer:
     def layer_prefixes(self) -> tuple[str, ...]:
         """What the names of each level's weights begin with, behind the group's."""
         return ("",) if self.num_quantizers is None else tuple(f"layers.{q}." for q in range(self.num_quantizers))
+
+    @property
+    def projection_prefixes(self) -> tuple[str, ...]:
+        """What the names of every pair of projections begin with."""
+        return self.layer_prefixes if self.stacked else self.group_prefixes
 
     @property
     def has_projections(self) -> bool:
@@ -259,8 +271,9 @@ class Quantizer:
             raise CheckpointError(f"{self.origin}: has no levels: it is no residual quantizer")
         if not 1 <= levels <= self.num_quantizers:
             raise CheckpointError(f"{self.origin}: has {self.num_quantizers} levels, {levels} were asked for")
-        dropped = tuple(f"{layer}orthogonal_rot" for layer in self.layer_prefixes[levels:])
-        weights = {name: weight for name, weight in self.weights.items() if not name.endswith(dropped)}
+        dropped = self.layer_prefixes[levels:]
+        own = {name: name.removeprefix(next(filter(name.startswith, self.group_prefixes))) for name in self.weights}
+        weights = {name: weight for name, weight in self.weights.items() if not own[name].startswith(dropped)}
         return replace(self, num_quantizers=levels, weights=weights)
 
     def bits_of_levels(self, levels: int | None) -> NDArray[np.bool_] | None:
@@ -294,13 +307,13 @@ class Quantizer:
         return replace(self, num_codebooks=1, factorized_bits=None, weights=weights)
 
     def level(self, group: int, level: int) -> Quantizer:
-        """One level of one group alone: an LFQ of scale 2^-level, without project_out's bias."""
+        """One level of one group alone, without project_out's bias: an LFQ of scale 2^-level, stacked of scale 1."""
         prefix, layer = self.group_prefixes[group], self.layer_prefixes[level]
         own = {name.removeprefix(prefix): weight for name, weight in self.weights.items() if name.startswith(prefix)}
         weights = {
             name.removeprefix(layer): weight
             for name, weight in own.items()
-            if name.startswith((layer, "project_")) and name != "project_out.bias"
+            if name.startswith((layer, "project_")) and not name.endswith("project_out.bias")
         }
         clamp = self.soft_clamp_input_value
         return replace(
@@ -308,7 +321,8 @@ class Quantizer:
             dim=self.dim // len(self.group_prefixes),
             num_quantizers=None,
             groups=None,
-            codebook_scale=2.0**-level,
+            stacked=False,
+            codebook_scale=1.0 if self.stacked else 2.0**-level,
             soft_clamp_input_value=clamp if clamp is None else clamp * 2.0**-level,
             weights=weights,
         )
@@ -333,7 +347,7 @@ class Quantizer:
 CONFIG_KEYS = tuple(
     item.name
     for item in fields(Quantizer)
-    if item.name not in ("dim", "codebook_dim", "weights", "assumed", "origin", "usual_of")
+    if item.name not in ("dim", "codebook_dim", "stacked", "weights", "assumed", "origin", "usual_of")
 )
 """Keys of `config` whose names are those of the record."""
 

@@ -52,7 +52,8 @@ class InputFile:
             if not stat.S_ISREG(mode):  # opening a FIFO would wait for ever
                 raise error(f"{path}: {'is a folder, expected a file' if stat.S_ISDIR(mode) else 'not a regular file'}")
             self.file: IO[bytes] = path.open("rb", buffering=0)
-            self.size = os.fstat(self.file.fileno()).st_size
+            with self.closed_on_error():
+                self.size = os.fstat(self.file.fileno()).st_size
         except OSError as reason:
             raise self.refused(reason) from reason
 
@@ -83,7 +84,10 @@ class InputFile:
     @property
     def state(self) -> tuple[int, ...]:
         """What changes when the file is written to, and what no other file shares."""
-        found = os.fstat(self.file.fileno())
+        try:
+            found = os.fstat(self.file.fileno())
+        except OSError as reason:
+            raise self.refused(reason) from reason
         return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
     def close(self) -> None:

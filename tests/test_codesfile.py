@@ -476,6 +476,41 @@ def test_too_few_or_too_many_bytes_leave_no_file(path, more):
     assert list(path.parent.iterdir()) == []
 
 
+def test_tensors_side_by_side_are_those_one_after_the_other(path):
+    """In any order, byte by byte."""
+    names = ("b", "a", "c")
+    tensors = [tensor_of((4, 5), "channel-last", (5,), name=name) for name in names]
+    data = {name: np.arange(3 * k, 3 * k + 3, dtype=np.uint8) & 0xF0 for k, name in enumerate(names)}
+    with codesfile.create(path, header_of(*tensors)) as writer:
+        for name in names:
+            with writer.tensor(name) as out:
+                out.append(data[name])
+    one_after_the_other = path.read_bytes()
+    with codesfile.create(path, header_of(*tensors), overwrite=True) as writer:
+        side_by_side = writer.side_by_side()
+        for k in range(3):
+            for name in reversed(names):
+                side_by_side[name].append(data[name][k : k + 1])
+    assert path.read_bytes() == one_after_the_other
+
+
+@pytest.mark.parametrize("more", [-1, 1])
+def test_side_by_side_too_few_or_too_many_bytes_leave_no_file(path, more):
+    tensors = [tensor_of((4, 5), "channel-last", (5,), name=name) for name in ("a", "b")]
+
+    def fill(writer):
+        side_by_side = writer.side_by_side()
+        side_by_side["b"].append(np.zeros(3, np.uint8))
+        side_by_side["a"].append(np.zeros(3 + more, np.uint8))
+
+    with (
+        pytest.raises(ValueError, match=f"'a' has {3 + more} bytes of codes, expected 3"),
+        codesfile.create(path, header_of(*tensors)) as writer,
+    ):
+        fill(writer)
+    assert list(path.parent.iterdir()) == []
+
+
 def test_a_tensor_that_was_never_written_leaves_no_file(path):
     header = header_of(tensor_of((4, 5), "channel-last", (5,)))
     with pytest.raises(KeyError), codesfile.create(path, header):

@@ -489,3 +489,31 @@ def test_an_input_that_changes_after_the_plan(tmp_path: Path, change: str, limit
     assert outcomes[-1].error is not None
     assert str(last) in outcomes[-1].error.message
     assert not outcomes[-1].output.exists()
+
+
+def test_damaged_keys_are_damage_and_not_bad_keys(tmp_path: Path) -> None:
+    (path,) = write_pieces(tmp_path / "in", [numbered(3)])
+    for name in ("keys", "keys.offsets", "caption.offsets"):
+        with open_codes(path) as codes:
+            place = codes.region(name).start
+        whole = path.read_bytes()
+        path.write_bytes(whole[:place] + b"\xff" + whole[place + 1 :])
+        with pytest.raises(CodesFileError, match=f"'{name}' is damaged: its bytes have another sha256"):
+            merge_into(tmp_path / "out.codes.safetensors", [path])
+        path.write_bytes(whole)
+
+
+def test_an_input_that_is_written_to_behind_its_check(tmp_path: Path) -> None:
+    (path,) = write_pieces(tmp_path / "in", [numbered(4)])
+    real = MERGE.SamplesJoiner.add
+
+    def add(self: object, codes: object, part: object) -> None:
+        with path.open("r+b") as file:
+            file.seek(codes.region("z").start)
+            file.write(b"x")
+        real(self, codes, part)
+
+    with mock.patch.object(MERGE.SamplesJoiner, "add", add):
+        outcomes = list(merge([path], Outputs(tmp_path / "out"), MergeOptions(Limits(2))))
+    assert all("changed while it was read" in outcome.error.message for outcome in outcomes)
+    assert not (tmp_path / "out").exists()

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -457,3 +458,33 @@ def test_signalling_nan_is_nan(tmp_path: Path) -> None:
             encode_array(quantizer, x, tmp_path)
         codes = encode_array(quantizer, x, tmp_path, zero_nan=True)
         assert codes_bytes(codes) == b"\xff\x00\xff"
+
+
+@given(count=st.integers(0, 9), wanted=st.integers(0, 9), fails=st.integers(0, 12))
+def test_one_ahead_is_in_order_and_never_two_at_once(count: int, wanted: int, fails: int) -> None:
+    """At most one item further than what the caller has asked for; nothing runs once the caller has gone."""
+    begun: list[int] = []
+    ended: list[int] = []
+
+    def work(item: int) -> int:
+        assert begun == ended
+        begun.append(item)
+        if item == fails:
+            raise ValueError("this one")
+        time.sleep(0.001)
+        ended.append(item)
+        return item
+
+    seen: list[int] = []
+    with workers.start_workers() as pool, closing(pool.one_ahead(work, range(count))) as done:
+        try:
+            for item in done:
+                seen.append(item)
+                if len(seen) >= wanted:
+                    break
+        except ValueError:
+            assert fails < count
+        done.close()
+        assert begun[: len(ended)] == ended
+        assert seen == list(range(len(seen)))
+        assert len(begun) <= len(seen) + 1 + (not seen)

@@ -104,6 +104,21 @@ def test_export_codebook_imports_torch_only_with_a_projection(checkpoint, expect
     assert ("torch" in modules_after(*arguments, folder=files)) == expected  # True: the report can see torch
 
 
+def test_merge_never_imports_torch(files, tmp_path):
+    pack = (
+        "encode",
+        "plain.safetensors",
+        "x.npy",
+        "-o",
+        str(tmp_path / "tokens"),
+        "--stacked",
+        "--samples-per-file",
+        "2",
+    )
+    modules_after(*pack, folder=files)
+    assert "torch" not in modules_after("merge", str(tmp_path / "tokens"), "-o", str(tmp_path / "one"), folder=files)
+
+
 def test_import_lfq_cli_imports_neither_numpy_nor_torch():
     code = "import sys, lfq_cli; print([name for name in ('numpy', 'torch', 'typer', 'rich') if name in sys.modules])"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)

@@ -228,6 +228,18 @@ def test_labels_and_captions_come_along(tmp_path: Path) -> None:
             codes.check_column(name)
 
 
+def test_numbers_beside_a_sample_are_no_latents(tmp_path: Path) -> None:
+    samples = {f"k{n}": x for n, x in enumerate(grid(3).values())}
+    notes = {key: json.dumps({"score": 0.5, "label": 3}).encode() for key in samples}
+    shard(tmp_path / "in" / "a.tar", samples, json=notes)
+    (outcome,) = run(PLAIN, tmp_path / "in", tmp_path / "out", samples=AXIS_0, samples_per_file=9)
+    assert outcome.error is None
+    assert unpacked(tmp_path / "out") == {key: {"data": bits_of(x, 0, PLAIN)} for key, x in samples.items()}
+    asked = replace(AXIS_0, tensors=("json.score",))
+    (outcome,) = run(PLAIN, tmp_path / "in", tmp_path / "out2", samples=asked, samples_per_file=9)
+    assert "'json.score' is a single number" in str(outcome.error)
+
+
 def test_stacked_tensors_are_samples_and_their_labels(tmp_path: Path) -> None:
     x = np.random.default_rng(0).standard_normal((10, 5, 2, 3)).astype(np.float32)
     (tmp_path / "in").mkdir()

@@ -32,6 +32,7 @@ from lfq_cli.errors import LfqError
 from lfq_cli.jobs.decode import DecodeOptions, decode
 from lfq_cli.jobs.encode import EncodeOptions, encode
 from lfq_cli.jobs.plan import Job
+from lfq_cli.pipeline import workers
 from lfq_cli.quantizer import Quantizer
 
 Array = NDArray[Any]

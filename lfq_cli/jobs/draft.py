@@ -121,7 +121,7 @@ class Draft:
         if isinstance(content, BadSample):
             self.bad.append(content.error)
             return
-        progress(content.input_bytes)
+        progress(sum(content.sizes))
         if self._plan is not None and content.plan != self._plan:
             reasons: list[str | None] = [_difference(content.plan, self._plan)] * len(content)
         else:
@@ -147,7 +147,7 @@ class Draft:
         self._builder.add(batch.keys, batch.streams, batch.lengths, batch.carried, batch.texts)
         if self._limits.nbytes is not None:
             self._nbytes += sum(_sizes(batch))
-        self._bytes_in += batch.input_bytes
+        self._bytes_in += sum(batch.sizes)
         self._vectors += sum(map(sum, batch.lengths.values()))
         self.zeroed += sum(batch.nan_values)
 

@@ -66,7 +66,8 @@ class Batch:
     carried: dict[str, list[bytes]] = field(default_factory=dict)
     texts: dict[str, list[bytes]] = field(default_factory=dict)
     nan_values: list[int] = field(default_factory=list)
-    input_bytes: int = 0
+    sizes: list[int] = field(default_factory=list)
+    """Bytes of what was encoded of each sample."""
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -88,6 +89,7 @@ class Batch:
             carried={name: rows[first:last] for name, rows in self.carried.items()},
             texts={name: rows[first:last] for name, rows in self.texts.items()},
             nan_values=self.nan_values[first:last],
+            sizes=self.sizes[first:last],
         )
 
 
@@ -139,11 +141,9 @@ class SampleEncoder:
         options = self._options
         carried = {name: t for name, t in sample.tensors.items() if _matches(name, options.carry)}
         encoded = {
-            name: self._encoded_shape(sample, tensor)
+            name: self._encoded_shape(sample, name, tensor)
             for name, tensor in sample.tensors.items()
-            if name not in carried
-            and tensor.dtype in FORMATS
-            and (not options.tensors or _matches(name, options.tensors))
+            if name not in carried and self._is_wanted(name, tensor)
         }
         if not encoded:
             held = ", ".join(f"{name!r} ({t.dtype} {list(t.shape)})" for name, t in sample.tensors.items())
@@ -155,8 +155,14 @@ class SampleEncoder:
                 raise TensorError(f"{sample.where}: has nothing that {option} {missing[0]} names", _held(sample))
         return Plan(encoded, {name: (t.dtype, t.shape) for name, t in carried.items()}, texts)
 
-    def _encoded_shape(self, sample: Sample, tensor: StoredTensor) -> EncodedShape:
-        where = f"{sample.where}: {tensor.name!r}"
+    def _is_wanted(self, name: str, tensor: StoredTensor) -> bool:
+        """Whether a tensor is to be encoded: of floats; a single one is a label, unless it was asked for."""
+        if self._options.tensors:
+            return tensor.dtype in FORMATS and _matches(name, self._options.tensors)
+        return tensor.dtype in FORMATS and tensor.shape != ()
+
+    def _encoded_shape(self, sample: Sample, name: str, tensor: StoredTensor) -> EncodedShape:
+        where = f"{sample.where}: {name!r}"
         axis = fitting_axis(where, tensor.shape, self._backend.quantizer, self._options.layout)
         shape: tuple[int | None, ...] = tensor.shape
         if self._options.ragged:
@@ -183,10 +189,12 @@ class SampleEncoder:
         batch.keys = [sample.key for sample in run]
         batch.wheres = [sample.where for sample in run]
         batch.nan_values = [0] * len(run)
+        batch.sizes = [0] * len(run)
         for name, found in plan.encoded.items():
             tensors = [sample.tensors[name] for sample in run]
             batch.streams[name], batch.lengths[name] = self._stream(tensors, found, batch.nan_values)
-            batch.input_bytes += sum(len(data_of(tensor)) for tensor in tensors)
+            for k, tensor in enumerate(tensors):
+                batch.sizes[k] += len(data_of(tensor))
         for name in plan.carried:
             batch.carried[name] = [bytes(data_of(sample.tensors[name])) for sample in run]
         for name in plan.texts:

@@ -126,7 +126,8 @@ def _summary(outcomes: Sequence[Outcome], seconds: float) -> str:
     done = [outcome for outcome in outcomes if outcome.status == "written"]
     bytes_in, bytes_out = sum(o.bytes_in for o in done), sum(o.bytes_out for o in done)
     parts = [", ".join(f"{count} {status}" for status, count in counts.items())]
-    samples, skipped = sum(o.samples or 0 for o in outcomes), sum(o.skipped for o in outcomes)
+    good = [outcome for outcome in outcomes if outcome.error is None]
+    samples, skipped = sum(o.samples or 0 for o in good), sum(o.skipped for o in good)
     if samples or skipped:
         parts.append(f"{samples:,} samples" + (f", {skipped:,} bad ones left out" if skipped else ""))
     if done and bytes_in and bytes_out:

@@ -121,6 +121,20 @@ def state_case(family, module, state, shape, *, facts=None, assumed=frozenset(),
     )
 
 
+def bsq_groups_case(bits, group_bits, *, facts=None, normalized=True, model="bsq_vit"):
+    facts = facts or {}
+    return Case(
+        "bsq",
+        bsq_vit.state_dict(SEED, bits=bits, group_bits=group_bits, model=model),
+        (2, 30, bits),
+        lambda x: bsq_vit.encode_groups(x, group_bits=group_bits),
+        lambda indices: bsq_vit.decode_groups(indices, group_bits=group_bits, normalized=normalized),
+        facts,
+        None,
+        frozenset({"codebook_scale"} - set(facts)),
+    )
+
+
 def open_magvit2_case(fields, *, order="lsb", facts=None, **shapes):
     facts = facts or {}
     bits = sum(fields)
@@ -151,8 +165,17 @@ def unstored_case(family, state, shape, bits, *, spherical, first=False):
 
 KRONOS = {sizes: kronos.state_dict(SEED, s1_bits=sizes[0], s2_bits=sizes[1]) for sizes in ((10, 10), (6, 9))}
 GENIE = open_genie.state_dict(SEED, bits=5, codebooks=2, dim=16)
+STAR = infinity.star_state_dict(SEED)
 SEED_VC = seed_vc.state_dict(SEED)
 EARLY = unstored.early_lucidrains_state_dict(SEED, bits=6, dim=16)
+
+COSMOS = {codebooks: unstored.cosmos_state_dict(SEED, codebooks=codebooks) for codebooks in (1, 3)}
+
+
+def early_margin(x, state=EARLY, prefix=""):
+    weight, bias = (state[f"{prefix}project_in.{part}"].numpy() for part in ("weight", "bias"))
+    return np.abs(x @ weight.T + bias).min(axis=-1)
+
 
 CASES = {
     "lucidrains": lucidrains_case((2, 4, 5, 5), codebook_dim=4),
@@ -187,7 +210,19 @@ CASES = {
     "wetok": open_magvit2_case([8] * 8, facts={"codebook_dims": (8,) * 8}),
     "bitdance": open_magvit2_case([32] * 4, facts={"codebook_dims": (32,) * 4}),
     "show-o": state_case("show-o", show_o, show_o.state_dict(SEED), (2, 13, 4, 4)),
-    "bsq-vit": state_case("bsq", bsq_vit, bsq_vit.state_dict(SEED), (2, 30, 18), assumed=frozenset({"codebook_scale"})),
+    "bsq-vit": bsq_groups_case(18, 9),
+    "bsq-vit, 36 bits": bsq_groups_case(36, 9),
+    "bsq-vit, 25 bits": bsq_groups_case(25, 5),
+    "bsq-vit, not normalised": bsq_groups_case(18, 9, facts={"codebook_scale": 1.0}, normalized=False),
+    "bsq-vit, the module alone": bsq_groups_case(12, 4, model=None),
+    "bsq-vit, whole codes": state_case(
+        "bsq",
+        bsq_vit,
+        bsq_vit.state_dict(SEED),
+        (2, 30, 18),
+        facts={"codebook_dims": (18,)},
+        assumed=frozenset({"codebook_scale"}),
+    ),
     "bsq-vit, 36 bits, one group": state_case(
         "bsq",
         bsq_vit,
@@ -198,8 +233,12 @@ CASES = {
     "bsq-vit, groups of one": state_case(
         "bsq", bsq_vit, bsq_vit.state_dict(SEED, group_bits=1), (2, 30, 18), assumed=frozenset({"codebook_scale"})
     ),
-    "bsq-vit, not normalised": state_case(
-        "bsq", bsq_vit, bsq_vit.state_dict(SEED), (2, 30, 18), facts={"codebook_scale": 1.0}, normalized=False
+    "uniar": state_case(
+        "bsq",
+        bsq_vit,
+        bsq_vit.state_dict(SEED, bits=64, group_bits=1, model="uniar"),
+        (30, 64),
+        assumed=frozenset({"codebook_scale"}),
     ),
     "tadicodec": state_case(
         "bsq",
@@ -238,6 +277,25 @@ CASES = {
         (2, 32, 4, 4),
         facts={"family": "infinity"},
     ),
+    **{
+        f"infinity-star, {part}": Case(
+            "infinity",
+            STAR,
+            (2, bits, 4, 4),
+            lambda x, part=part: infinity.encode(STAR, x, part=part),
+            lambda indices, part=part: infinity.decode(STAR, indices, part=part),
+            {"module": part},
+        )
+        for part, bits in (("lfq_semantic", 16), ("lfq_detail", 64))
+    },
+    "speechbrain's focalcodec": Case(
+        "lucidrains",
+        {"mask": 2 ** torch.arange(12, -1, -1)},
+        (2, 40, 13),
+        unstored.encode,
+        lambda indices: unstored.decode(indices, bits=13, spherical=True),
+        {"spherical": True},
+    ),
     "seed-vc": state_case(
         "lucidrains",
         seed_vc,
@@ -264,8 +322,31 @@ CASES = {
         lambda x: unstored.encode_early_lucidrains(EARLY, x),
         lambda indices: unstored.decode_early_lucidrains(EARLY, indices, bits=6),
         {"family": "lucidrains-1.9"},
-        lambda x: np.abs(x @ EARLY["project_in.weight"].numpy().T + EARLY["project_in.bias"].numpy()).min(axis=-1),
+        early_margin,
     ),
+    "lucidrains 1.9.2, two codebooks": Case(
+        "lucidrains-1.9",
+        EARLY,
+        (3, 30, 16),
+        lambda x: unstored.encode_early_lucidrains(EARLY, x, codebooks=2),
+        lambda indices: unstored.decode_early_lucidrains(EARLY, indices, bits=3, codebooks=2),
+        {"family": "lucidrains-1.9", "num_codebooks": 2},
+        early_margin,
+    ),
+    **{
+        f"cosmos-framework, {codebooks} codebook(s)": Case(
+            "cosmos-framework",
+            state,
+            (90, 48),
+            lambda x, state=state, codebooks=codebooks: unstored.encode_cosmos(state, x, codebooks=codebooks),
+            lambda indices, state=state, codebooks=codebooks: unstored.decode_cosmos(
+                state, indices, bits=14, codebooks=codebooks
+            ),
+            {"family": "cosmos-framework"} | ({"num_codebooks": codebooks} if codebooks > 1 else {}),
+            lambda x, state=state: early_margin(x, state, "quantizer."),
+        )
+        for codebooks, state in COSMOS.items()
+    },
 }
 
 
@@ -379,6 +460,7 @@ ANSWERS = {
     "two_lfqs": {"module": "ema_model.quantizers"},
     "ema_beside_online": {"module": "online_model.quantizers"},
     "infinity_one_name": {"family": "lucidrains"},
+    "infinity_star": {"module": "lfq_detail"},
     "genie_with_two": {"module": "latent_action.quant"},
     "ascending_mask": {"bit_order": "lsb"},
     "fsq": {"family": "lucidrains-1.9"},
@@ -416,6 +498,56 @@ def test_dims_that_do_not_make_the_code(dims, tmp_path):
     path = save(CASES["open-magvit2"].state, tmp_path / "model.pt")
     with pytest.raises(LfqError):
         checkpoints.load(path, Facts(codebook_dims=dims))
+
+
+@pytest.mark.parametrize("family", ["lucidrains-1.9", "cosmos-framework"])
+@pytest.mark.parametrize(
+    "facts", [{"num_codebooks": 4}, {"codebook_dims": (6, 6)}, {"codebook_dims": (3, 3), "num_codebooks": 3}]
+)
+def test_codebooks_that_do_not_share_the_rows_of_project_in(family, facts, tmp_path):
+    path = save(EARLY, tmp_path / "model.pt")
+    with pytest.raises(LfqError, match=r"do not fit|does not fit") as told:
+        checkpoints.load(path, Facts(family=family, **facts))
+    assert "expected" in str(told.value.hint)
+
+
+def test_projections_alone_have_two_readings(tmp_path):
+    with pytest.raises(LfqError, match="left no buffer") as told:
+        checkpoints.load(save(EARLY, tmp_path / "model.pt"))
+    assert "--family lucidrains-1.9 (channel 0 is the highest bit)" in str(told.value.hint)
+    assert "--family cosmos-framework (the lowest)" in str(told.value.hint)
+
+
+def test_a_mask_alone_names_both_readings(tmp_path):
+    path = save({"mask": 2 ** torch.arange(12, -1, -1)}, tmp_path / "model.pt")
+    text, _ = checkpoints.load(path).assumption_text()
+    assert "plain LFQ with codes ±1: --no-spherical --codebook-scale 1" in text
+    assert "BSQ, with codes ±1/sqrt(D): --spherical --codebook-scale 1" in text
+    for facts in ({"spherical": True, "codebook_scale": 1.0}, {"spherical": False, "codebook_scale": 1.0}):
+        quantizer = checkpoints.load(path, Facts(**facts, soft_clamp="none"))
+        assert not quantizer.assumed
+        assert quantizer.spherical == facts["spherical"]
+    text, _ = checkpoints.load(save(lucidrains.state_dict(SEED, dim=16), tmp_path / "model.pt")).assumption_text()
+    assert "BSQ" not in text
+
+
+def test_of_infinity_star_s_two_quantizers_one_is_chosen(tmp_path):
+    path = save(infinity.file(STAR), tmp_path / "vae.pth")
+    with pytest.raises(LfqError, match="2 different quantizers") as told:
+        checkpoints.load(path)
+    assert "'vae.quantizer.lfq_semantic', 'vae.quantizer.lfq_detail'" in told.value.message
+    projected = infinity.file(infinity.star_state_dict(SEED, projected=True))
+    for part in ("lfq_semantic", "lfq_detail"):
+        with pytest.raises(LfqError, match="more than the sign of its input"):
+            checkpoints.load(save(projected, tmp_path / "projected.pth"), Facts(module=part))
+
+
+def test_groups_that_do_not_divide_the_code_are_asked_for(tmp_path):
+    path = save(bsq_vit.state_dict(SEED, bits=18, group_bits=5), tmp_path / "model.pt")
+    with pytest.raises(LfqError, match="group_basis has 5 bits, of which 18 are no multiple"):
+        checkpoints.load(path)
+    assert checkpoints.load(path, Facts(codebook_dims=(18,))).codebook_dims == (18,)
+    assert checkpoints.load(path, Facts(codebook_dims=(6, 12))).codebook_dims == (6, 12)
 
 
 def test_a_case_can_fail(tmp_path):

@@ -44,6 +44,7 @@ FAMILIES: Mapping[str, Family] = {
     "focalcodec": unstored.FOCALCODEC,
     "ursa": unstored.URSA,
     "lucidrains-1.9": unstored.LUCIDRAINS_1_9,
+    "cosmos-framework": unstored.COSMOS,
 }
 """In the order in which they are asked: a tensor shows one quantizer, that of the first family that finds it."""
 

@@ -1,18 +1,27 @@
-"""Family 5: BSQ-ViT's binary spherical quantizer, and its copy in TaDiCodec.
+"""Family 5: BSQ-ViT's binary spherical quantizer, and its copies in TaDiCodec and UniAR.
 
 `basis` and `group_basis` descend. The codes are ±1/sqrt(D), or ±1 where the model does not normalise them (its
-`post_q_l2_norm`, which no file holds). The indices are those of the whole code, channel 0 the most significant bit.
+`post_q_l2_norm`, which no file holds), channel 0 the most significant bit. `group_basis` has the bits of one of
+BSQ-ViT's group indices; groups of a single bit are how the loss counts, not tokens (UniAR, whose indices have 64 bits).
+TaDiCodec's tokens are whole codes (2^14 of them) whatever its groups are.
+
+Read: zhaoyue-zephyrus/bsq-vit, transcoder/models/quantizer/bsq.py; ShareLab-SII/UniAR, uniar/vision_encoder/bsq.py;
+ebisuke/Diffusion-Speech-Tokenizer, tadicodec/models/tts/tadicodec/modeling_tadicodec.py.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 from lfq_cli.checkpoints.facts import Facts, cut_codes, settle
-from lfq_cli.checkpoints.powers import joined, order_of, owners
+from lfq_cli.checkpoints.powers import joined, order_of, owner_of, owners
 from lfq_cli.checkpoints.statefile import StateFile
+from lfq_cli.errors import CheckpointError
 from lfq_cli.quantizer import Quantizer
 
-DESCRIPTION = "BSQ-ViT, TaDiCodec"
+DESCRIPTION = "BSQ-ViT, TaDiCodec, UniAR"
 ONLY_IF_NAMED = False
+_TADICODEC, _TADICODEC_INPUT = "bsq", "vq_in_linear.weight"
 
 
 def find(state: StateFile) -> dict[str, list[str]]:
@@ -24,7 +33,7 @@ def find(state: StateFile) -> dict[str, list[str]]:
 def build(state: StateFile, module: str, facts: Facts) -> Quantizer:
     """As in Family."""
     bits = state.tensors[joined(module, "basis")].shape[0]
-    cut = cut_codes(facts.codebook_dims, bits, facts.num_codebooks)
+    cut = cut_codes(facts.codebook_dims, bits, facts.num_codebooks) or _groups(state, module, bits)
     told = {"spherical": False, "soft_clamp_input_value": None}
     config = settle(facts, told=told | cut, assumed={"codebook_scale": bits**-0.5})
     return Quantizer(
@@ -34,6 +43,18 @@ def build(state: StateFile, module: str, facts: Facts) -> Quantizer:
         usual_of="normalised codes, as in every published config of BSQ-ViT; else --codebook-scale 1",
         **config,
     )
+
+
+def _groups(state: StateFile, module: str, bits: int) -> dict[str, Any]:
+    """The cut of a code into the model's group indices; nothing where its tokens are whole codes."""
+    group = state.tensors[joined(module, "group_basis")].shape[0]
+    if bits % group:
+        raise CheckpointError(
+            f"{joined(module, 'group_basis')} has {group} bits, of which {bits} are no multiple",
+            f"--codebook-dims {bits} takes whole codes",
+        )
+    is_tadicodec = joined(owner_of(module, _TADICODEC), _TADICODEC_INPUT) in state.tensors
+    return {} if group in (1, bits) or is_tadicodec else {"factorized_bits": (group,) * (bits // group)}
 
 
 def _descends(state: StateFile, name: str) -> bool:

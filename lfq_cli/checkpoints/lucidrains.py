@@ -16,11 +16,19 @@ from lfq_cli.checkpoints.statefile import StateFile
 from lfq_cli.errors import CheckpointError
 from lfq_cli.quantizer import Quantizer
 
-DESCRIPTION = "LFQ of vector-quantize-pytorch; magvit2-pytorch, O2-MAGVIT2, Seed-VC, ..."
+DESCRIPTION = "LFQ of vector-quantize-pytorch; magvit2-pytorch, O2-MAGVIT2, Seed-VC, SpeechBrain's FocalCodec, ..."
 ONLY_IF_NAMED = False
 WEIGHTS = ("project_in.weight", "project_in.bias", "project_out.weight", "project_out.bias", "orthogonal_rot")
 DEFAULTS = {"codebook_scale": 1.0, "spherical": False, "soft_clamp_input_value": None}
 """The reference constructor's, for what no state dict holds."""
+_TWO_READINGS = (
+    "plain LFQ with codes ±1: --no-spherical --codebook-scale 1; a binary spherical quantizer, BSQ, with codes"
+    " ±1/sqrt(D): --spherical --codebook-scale 1"
+)
+"""What a mask without projections may belong to: SpeechBrain's recipe for FocalCodec saves nothing else, and is BSQ.
+
+Read: speechbrain/speechbrain, speechbrain/lobes/models/bsq.py, recipes/LibriTTS/focalcodec/hparams/bsq.yaml.
+"""
 
 
 def find(state: StateFile) -> dict[str, list[str]]:
@@ -44,6 +52,8 @@ def build(state: StateFile, module: str, facts: Facts) -> Quantizer:
     cut = cut_codes(facts.codebook_dims, codebook_dim, told.get("num_codebooks", facts.num_codebooks))
     assumed = DEFAULTS | ({"cosine_sim_project_in_scale": None} if told["cosine_sim_project_in"] else {})
     config = settle(facts, told=told | cut, usual={"num_codebooks": 1}, assumed=assumed)
+    if not found and "spherical" in config["assumed"]:
+        config["usual_of"] = _TWO_READINGS
     refuse_other_projections(state, module, WEIGHTS)
     return Quantizer(
         dim=codebook_dim * config["num_codebooks"] if dim is None else dim,

@@ -104,8 +104,10 @@ SIGNS = (
     Sign(
         r"project_in\.weight",
         Reason(
-            "projections around a quantizer that left no buffer: FSQ, or LFQ of vector-quantize-pytorch 1.9.0 to 1.9.4",
-            "if it is LFQ: --family lucidrains-1.9",
+            "projections around a quantizer that left no buffer: FSQ, or LFQ of NVIDIA's cosmos-framework or of"
+            " vector-quantize-pytorch 1.9.0 to 1.9.4",
+            "if it is LFQ: --family lucidrains-1.9 (channel 0 is the highest bit)"
+            " or --family cosmos-framework (the lowest)",
         ),
     ),
     Sign(

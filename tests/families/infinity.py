@@ -1,14 +1,18 @@
-"""Infinity's visual tokenizer: one BSQ that is applied at every scale of a pyramid.
+"""Infinity's visual tokenizer: one BSQ that is applied at every scale of a pyramid. InfinityStar's: two.
 
 Read: FoundationVision/Infinity 4c27bbb, infinity/models/bsq_vae/{multiscale_bsq,flux_vqgan,vae}.py,
-tools/run_infinity.py, infinity/utils/load.py. Run: `2 ** torch.arange(63, -1, -1)` (its first entry is -2^63);
+tools/run_infinity.py, infinity/utils/load.py; FoundationVision/InfinityStar 0446330,
+infinity/models/videovae/modules/quantizer/multiscale_bsq_tp_absorb_patchify.py, infinity/models/videovae/models/
+wan_bsq_vae.py, infinity/utils/load.py. Run: `2 ** torch.arange(63, -1, -1)` (its first entry is -2^63);
 F.normalize at every width.
 
 In the file, under the key `vae` (or `ema`): `quantizer.lfq.mask` int64 [D] descending and, because the model has the
 same module under two names, `quantize.lfq.mask` with the same numbers (torch.save keeps both; a safetensors copy may
 keep only one). No `codebook`, no projections in any published setting (dim = D). Could stand before the sign, and is
 off in the published code: `quantizer.layernorm.*`, `quantizer.project_in`; after it: `quantizer.lfq.out_phi.*`,
-`out_phi_scale`.
+`out_phi_scale`. InfinityStar: `quantizer.lfq_semantic.mask` (16 bits, for scales of few tokens) and
+`quantizer.lfq_detail.mask` (64), each again under `quantize.`; with use_learnable_dim_proj, off in what is published,
+`quantizer.semantic_proj_down.{0,2}.*` before the one and `detail_proj_up.{0,2}.*` before the other.
 
 Not in the file: the scale schedule. Multi-scale tokens are signs of a residual that was resized; only one scale, of
 the input's own size, is a sign of the input. The twin knows that one.
@@ -72,14 +76,31 @@ def state_dict(seed: int = 0, *, bits: int = 32, layernorm: bool = False) -> Sta
     return randomize(AutoEncoder(bits, layernorm), seed)
 
 
+class Star(nn.Module):
+    """InfinityStar's; `projected`: with use_learnable_dim_proj."""
+
+    def __init__(self, semantic_bits: int, detail_bits: int, projected: bool) -> None:
+        super().__init__()
+        parts: dict[str, nn.Module] = {"lfq_semantic": Quantizer(semantic_bits), "lfq_detail": Quantizer(detail_bits)}
+        if projected:
+            parts["semantic_proj_down"] = nn.Sequential(nn.Linear(64, 8), nn.SiLU(), nn.Linear(8, semantic_bits))
+            parts["detail_proj_up"] = nn.Sequential(nn.Linear(64, 8), nn.SiLU(), nn.Linear(8, detail_bits))
+        self.quantizer = nn.ModuleDict(parts)
+        self.quantize = self.quantizer
+
+
+def star_state_dict(seed: int = 0, *, semantic_bits: int = 16, detail_bits: int = 64, projected: bool = False) -> State:
+    return randomize(Star(semantic_bits, detail_bits, projected), seed)
+
+
 def file(state: State) -> dict[str, State]:
     """The published .pth."""
     return {"vae": state}
 
 
-def encode(state: State, x: Array) -> Array:
+def encode(state: State, x: Array, *, part: str = "lfq") -> Array:
     """x [batch, D, ...] -> [batch, ...]; uint64 at D = 64."""
-    assert x.shape[1] == len(state["quantizer.lfq.mask"])
+    assert x.shape[1] == len(state[f"quantizer.{part}.mask"])
     return integers_of(bits_of(channel_last(x)), ORDER)
 
 
@@ -88,7 +109,7 @@ def encode_bits(x: Array) -> Array:
     return bits_of(channel_last(x)).astype("int32")
 
 
-def decode(state: State, indices: Array) -> Array:
+def decode(state: State, indices: Array, *, part: str = "lfq") -> Array:
     """indices [batch, ...] -> [batch, D, ...] float32."""
-    width = len(state["quantizer.lfq.mask"])
+    width = len(state[f"quantizer.{part}.mask"])
     return channel_first(signs_of(bits_from(indices, width, ORDER)) * inverse_root(width))

@@ -151,6 +151,15 @@ def infinity_out_phi(seed: int) -> dict[str, State]:
     return infinity.file({**state, **phi})
 
 
+def infinity_star(seed: int) -> dict[str, State]:
+    return infinity.file(infinity.star_state_dict(seed))
+
+
+def infinity_star_projected(seed: int) -> dict[str, State]:
+    state = infinity.star_state_dict(seed, semantic_bits=16, detail_bits=16, projected=True)
+    return infinity.file(state)
+
+
 def magvit2_saved(seed: int) -> dict[str, Any]:
     return lucidrains_save(lucidrains.state_dict(seed, dim=16, attribute="quantizers"))
 
@@ -244,6 +253,8 @@ CASES = {
     "infinity_one_name": Case(infinity_one_name, "`.lfq.mask` alone: Infinity (±1/√D) or EvoLFQ (±scale)", "ask"),
     "infinity_layernorm": Case(infinity_layernorm, "a layer norm over the channels stands before the sign", "refuse"),
     "infinity_out_phi": Case(infinity_out_phi, "a linear layer stands after the codes", "refuse"),
+    "infinity_star": Case(infinity_star, "two quantizers, of small and of large scales", "ask"),
+    "infinity_star_projected": Case(infinity_star_projected, "two layers stand before the sign", "refuse"),
     "magvit2_saved": Case(magvit2_saved, "`config` is pickled bytes: never loaded; spherical is asked for", "read"),
     "soundstream_saved": Case(soundstream_saved, "the same, under `model`", "read"),
     "genie_with_two": Case(genie_with_two, "two quantizers of different sizes", "ask"),

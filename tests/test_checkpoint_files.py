@@ -61,6 +61,38 @@ def test_a_folder_of_hugging_face(name: str, tmp_path: Path) -> None:
     assert checkpoints.load(tmp_path).digest == expected()
 
 
+@pytest.mark.parametrize("name", ["pytorch_model.safetensors", "magvitv2.safetensors", "tokenizer.bin"])
+def test_a_folder_with_a_config_and_one_file_of_tensors(name: str, tmp_path: Path) -> None:
+    """Show-o's and MMaDA's are called pytorch_model.safetensors."""
+    save_file(STATE, tmp_path / name) if name.endswith("safetensors") else torch.save(STATE, tmp_path / name)
+    (tmp_path / "README.md").write_text("a model")
+    with pytest.raises(CheckpointError, match="no checkpoint folder"):
+        checkpoints.load(tmp_path)
+    (tmp_path / "config.json").write_text('{"_class_name": "MAGVITv2"}')
+    assert checkpoints.load(tmp_path).digest == expected()
+    assert set(checkpoints.read_files(tmp_path)) == {tmp_path, tmp_path / name, tmp_path / "config.json"}
+
+
+def test_a_folder_with_several_files_of_tensors_lists_them(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    for name in ("vae.safetensors", "text.safetensors", "training_args.bin"):
+        save_file(STATE, tmp_path / name)
+    with pytest.raises(CheckpointError, match=r"text\.safetensors, training_args\.bin, vae\.safetensors") as told:
+        checkpoints.load(tmp_path)
+    assert told.value.hint == "name the file itself"
+    for k in range(20):
+        save_file(STATE, tmp_path / f"{k}.bin")
+    with pytest.raises(CheckpointError, match=r"\(23 in all\)"):
+        checkpoints.load(tmp_path)
+
+
+def test_a_name_that_is_known_goes_before_others(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    save_file(STATE, tmp_path / "model.safetensors")
+    (tmp_path / "another.safetensors").write_text("no safetensors file")
+    assert checkpoints.load(tmp_path).digest == expected()
+
+
 BROKEN = {
     "no JSON": ("{", "no JSON"),
     "a list": ("[]", "no weight_map"),

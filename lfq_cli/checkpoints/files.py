@@ -25,6 +25,8 @@ FOLDER_NAMES = (
     f"pytorch_model.bin{INDEX_SUFFIX}",
 )
 """The files in which folders of Hugging Face's libraries hold their tensors; the first that is there counts."""
+_TENSOR_SUFFIXES = (".safetensors", ".bin")
+_MOST_SHOWN = 8
 MAX_JSON_BYTES = 64 << 20
 
 
@@ -42,13 +44,33 @@ def checkpoint_files(path: Path) -> CheckpointFiles:
         raise CheckpointError(f"{path}: no such file or folder")
     if not path.is_dir():
         return CheckpointFiles(path, None)
-    for name in FOLDER_NAMES:
-        if (path / name).is_file():
-            config = path / native.CONFIG_NAME
-            return CheckpointFiles(path / name, config if config.is_file() else None)
-    raise CheckpointError(
-        f"{path}: no checkpoint folder: it has no {native.MODEL_NAME} or pytorch_model.bin", "name the file itself"
-    )
+    config = path / native.CONFIG_NAME
+    known = [path / name for name in FOLDER_NAMES if (path / name).is_file()]
+    tensors = known[0] if known else _only_tensors(path, config)
+    return CheckpointFiles(tensors, config if config.is_file() else None)
+
+
+def _only_tensors(folder: Path, config: Path) -> Path:
+    """The one file of tensors in a folder with a config.json, whatever its name. Raises CheckpointError for others."""
+    names = sorted(name for name in _listed(folder) if Path(name).suffix in _TENSOR_SUFFIXES)
+    if config.is_file() and len(names) == 1:
+        return folder / names[0]
+    if not names or not config.is_file():
+        raise CheckpointError(
+            f"{folder}: no checkpoint folder: it has no {native.MODEL_NAME} or pytorch_model.bin, nor a"
+            f" {native.CONFIG_NAME} with one .safetensors or .bin file",
+            "name the file itself",
+        )
+    shown = ", ".join(names[:_MOST_SHOWN]) + (f", ... ({len(names)} in all)" if len(names) > _MOST_SHOWN else "")
+    raise CheckpointError(f"{folder}: several files may be the checkpoint: {shown}", "name the file itself")
+
+
+def _listed(folder: Path) -> list[str]:
+    """The names in a folder. Raises CheckpointError where the system does not tell them."""
+    try:
+        return [path.name for path in folder.iterdir()]
+    except OSError as reason:
+        raise CheckpointError(f"{folder}: cannot be read: {reason.strerror or reason}") from reason
 
 
 def read_files(path: Path) -> list[Path]:

@@ -15,7 +15,6 @@ CONTAINERS = {
     ".tar": "lfq_cli.samples.tar",
     ".tar.gz": "lfq_cli.samples.tar",
     ".tgz": "lfq_cli.samples.tar",
-    ".parquet": "lfq_cli.samples.parquet",
 }
 """suffix -> module with `read(path, name) -> samples` of a file that holds many; imported when one is opened."""
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 from families import (
     bsq_vit,
+    dplm,
     infinity,
     kronos,
     lucidrains,
@@ -209,6 +210,8 @@ CASES = {
     "open-magvit2, before 2024-09": open_magvit2_case([18], order="msb", facts={"bit_order": "msb"}),
     "wetok": open_magvit2_case([8] * 8, facts={"codebook_dims": (8,) * 8}),
     "bitdance": open_magvit2_case([32] * 4, facts={"codebook_dims": (32,) * 4}),
+    "dplm-2": state_case("dplm-2", dplm, dplm.state_dict(SEED), (2, 40, 13)),
+    "dplm-2, 5 bits": state_case("dplm-2", dplm, dplm.state_dict(SEED, bits=5), (2, 40, 5)),
     "show-o": state_case("show-o", show_o, show_o.state_dict(SEED), (2, 13, 4, 4)),
     "bsq-vit": bsq_groups_case(18, 9),
     "bsq-vit, 36 bits": bsq_groups_case(36, 9),

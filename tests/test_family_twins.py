@@ -11,6 +11,7 @@ import torch
 import vector_quantize_pytorch as reference
 from families import (
     bsq_vit,
+    dplm,
     infinity,
     kronos,
     lucidrains,
@@ -89,6 +90,13 @@ PLAINLY_SIGNS = {
         lambda x: open_magvit2.encode_flowmo(x, bits=9),
         lambda i: open_magvit2.decode_flowmo(i, bits=9),
         (2, 5, 18),
+        -1,
+        1,
+    ),
+    "dplm-2": (
+        lambda x: dplm.encode(dplm.state_dict(bits=9), x),
+        lambda i: dplm.decode(dplm.state_dict(bits=9), i),
+        (2, 5, 9),
         -1,
         1,
     ),

@@ -11,6 +11,7 @@ from typing import Any
 from lfq_cli import native
 from lfq_cli.checkpoints import (
     bsq,
+    dplm,
     infinity,
     kronos,
     lucidrains,
@@ -40,6 +41,7 @@ FAMILIES: Mapping[str, Family] = {
     "show-o": stored_codebook.SHOW_O,
     "maskbit": stored_codebook.MASKBIT,
     "open-magvit2": open_magvit2,
+    "dplm-2": dplm,
     "qlip": unstored.QLIP,
     "focalcodec": unstored.FOCALCODEC,
     "ursa": unstored.URSA,

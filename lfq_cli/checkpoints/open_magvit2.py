@@ -1,4 +1,4 @@
-"""Family 2: Open-MAGVIT2, and WeTok, BitDance and 1xgpt, which follow it: nothing of the quantizer is in the file.
+"""Family 2: Open-MAGVIT2, and WeTok, UniWeTok, BitDance and 1xgpt after it: nothing of the quantizer is in the file.
 
 What shows it is the autoencoder: as many channels out of `encoder.conv_out` as into `decoder.adaptive`. All of them are
 bits of one code, ±1, unless `--codebook-dims` cuts it (WeTok 8,8,8,8; 1xgpt and the autoregressive models 9,9 or 6,12).
@@ -14,7 +14,7 @@ from lfq_cli.checkpoints.statefile import StateFile
 from lfq_cli.errors import CheckpointError
 from lfq_cli.quantizer import Quantizer
 
-DESCRIPTION = "Open-MAGVIT2, WeTok, BitDance, 1xgpt"
+DESCRIPTION = "Open-MAGVIT2, WeTok, UniWeTok, BitDance, 1xgpt"
 ONLY_IF_NAMED = False
 _OUT = {"encoder.conv_out.weight": 4, "encoder.conv_out.conv_1.weight": 5}
 """The last convolution of the image and of the video encoder, and its axes."""

@@ -72,6 +72,21 @@ SIGNS = (
         r"quantizers\.\d+\.in_project\.weight(_v)?",
         Reason("Amphion's quantizer, which rounds a sigmoid and has codes of 0 and 1", _ONLY_SIGNS),
     ),
+    Sign(
+        r"quantizer?\.proj\.0\.weight",
+        Reason(
+            "a binary autoencoder (BiGR, Instella-T2I): its bits are a sigmoid above 0.5, and its codes 0 and 1 times"
+            " learned vectors",
+            _ONLY_SIGNS,
+        ),
+    ),
+    Sign(
+        r"quantizes?(\.\d+)?\.scaler",
+        Reason(
+            "XQ-GAN's LFQ (ImageFolder), whose tokens are signs of residuals that the model resizes and convolves",
+            "lfq reads quantizers of a single scale",
+        ),
+    ),
     Sign(r"(quantize|quantizer|vq|codebook|_codebook)\.(embedding\.weight|embedding|embed|weight|embed_avg)", _LEARNED),
     Sign(r"_codebook\.embed", _LEARNED),
     Sign(

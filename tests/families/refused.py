@@ -5,7 +5,9 @@
 
 Read: TencentARC/SEED-Voken b9a17ea src/IBQ; vector-quantize-pytorch 1.32.0 (FSQ, run; EvoLFQ); OpenMOSS/MOSS-TTS
 f21e26d modeling_moss_audio_tokenizer.py; open-mmlab/Amphion d3de90f
-models/codec/amphion_codec/quantize/lookup_free_quantize.py; markweberdev/maskbit 5ea3d73 modeling/bert.py;
+models/codec/amphion_codec/quantize/lookup_free_quantize.py; haoosz/BiGR 196c734 bae/binaryae.py;
+AMD-AIG-AIMA/Instella-T2I 9a1a753 bae/bnl.py; lxa9867/ImageFolder 76ddfb9
+tokenizer/tokenizer_image/{lookup_free_quantize,xqgan_model}.py; markweberdev/maskbit 5ea3d73 modeling/bert.py;
 lucidrains/magvit2-pytorch a00519f. The classes here are this project's own.
 """
 
@@ -50,6 +52,25 @@ def vq_with_power_buffer(seed: int) -> State:
     state = show_o.state_dict(seed, bits=5)
     state["quantize.embedding"] = torch.randn(32, 5, generator=generator(seed))
     return state
+
+
+def binary_autoencoder(seed: int) -> State:
+    """BiGR's BinaryQuantizer; Instella-T2I's is linear, with a bare `embed`."""
+    quantize = nn.ModuleDict({"proj": nn.Sequential(nn.Conv2d(8, 24, 1), nn.Sigmoid()), "embed": nn.Embedding(24, 8)})
+    return randomize(model(quantize=quantize), seed)
+
+
+def instella(seed: int) -> State:
+    quantizer = nn.ModuleDict({"proj": nn.Sequential(nn.Linear(8, 64))})
+    return {**randomize(model(quantizer=quantizer), seed), "quantizer.embed": torch.zeros(64, 8)}
+
+
+def xq_gan(seed: int) -> dict[str, State]:
+    """ImageFolder's LFQ of 12 bits at ten scales, in its `quantizes`: mask and codebook are not persistent."""
+    parts = {"quant_resi": nn.ModuleDict({"qresi_ls": nn.ModuleList([nn.Conv2d(12, 12, 3)])})}
+    state = randomize(model(quantizes=nn.ModuleList([nn.ModuleDict(parts)]), post_quant_conv=nn.Conv2d(12, 8, 1)), seed)
+    buffers = {"ema_vocab_hit_SV": torch.zeros(10, 4096), "scaler": 0.5 ** torch.arange(10)}
+    return {"model": {**state, **prefixed(buffers, "quantizes.0.")}}
 
 
 def fsq(seed: int) -> State:
@@ -242,6 +263,9 @@ CASES = {
     "amphion_sigmoid": Case(
         amphion_sigmoid, "its bits are a rounded sigmoid: codes 0 and 1, 0.5 rounds to 0", "refuse"
     ),
+    "binary_autoencoder": Case(binary_autoencoder, "its codes are 0 and 1 times learned vectors", "refuse"),
+    "instella": Case(instella, "the same, in one dimension", "refuse"),
+    "xq_gan": Case(xq_gan, "signs of residuals at ten scales, resized and convolved", "refuse"),
     "maskbit_generator": Case(maskbit_generator, "a generator: bits_to_indices of one split, no codebook", "refuse"),
     "cast_mask": Case(cast_mask, "float16 has no 2^16, so the mask has infinities", "refuse"),
     "cast_small_mask": Case(cast_small_mask, "the mask is no integer tensor, the projections lost bits too", "ask"),

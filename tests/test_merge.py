@@ -469,8 +469,8 @@ def test_an_input_that_changes_after_the_plan(tmp_path: Path, change: str, limit
     paths = write_pieces(tmp_path / "in", [numbered(4), numbered(4, first=4)])
     last, real = paths[1], MERGE.SamplesJoiner.add
 
-    def add(self: object, codes: object, part: object) -> None:
-        if part.first == 0 and codes.path == paths[0]:
+    def add(self: object, source: object, part: object) -> None:
+        if part.first == 0 and source.file.path == paths[0]:
             if change == "is written to":
                 with last.open("r+b") as file:
                     file.seek(-1, 2)
@@ -482,7 +482,7 @@ def test_an_input_that_changes_after_the_plan(tmp_path: Path, change: str, limit
                     file.truncate(size_of(last) - 5)
             else:
                 last.unlink()
-        real(self, codes, part)
+        real(self, source, part)
 
     with mock.patch.object(MERGE.SamplesJoiner, "add", add):
         outcomes = list(merge(paths, Outputs(tmp_path / "out"), MergeOptions(Limits(limit))))
@@ -507,11 +507,11 @@ def test_an_input_that_is_written_to_behind_its_check(tmp_path: Path) -> None:
     (path,) = write_pieces(tmp_path / "in", [numbered(4)])
     real = MERGE.SamplesJoiner.add
 
-    def add(self: object, codes: object, part: object) -> None:
+    def add(self: object, source: object, part: object) -> None:
         with path.open("r+b") as file:
-            file.seek(codes.region("z").start)
+            file.seek(source.stored["z"].start)
             file.write(b"x")
-        real(self, codes, part)
+        real(self, source, part)
 
     with mock.patch.object(MERGE.SamplesJoiner, "add", add):
         outcomes = list(merge([path], Outputs(tmp_path / "out"), MergeOptions(Limits(2))))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import operator
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
 from math import prod
@@ -19,11 +20,20 @@ from lfq_cli.bits import MAX_INDEX_BITS, PACKINGS, Indices, Packed, cut_stream, 
 from lfq_cli.codesfile.columns import bad_key, check_offsets, texts_of
 from lfq_cli.codesfile.header import OFFSETS, CodesTensor
 from lfq_cli.codesfile.parse import parse_header
-from lfq_cli.container import DTYPES, read_header
+from lfq_cli.container import DTYPES, read_header, tensor_bytes
 from lfq_cli.errors import CodesFileError, CodesUnreadableError
 from lfq_cli.regions import FileRegion, InputFile, bytes_of
 
 _CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The bytes of a tensor's codes, or of a column; `start` counts from the beginning of the file."""
+
+    start: int
+    nbytes: int
+    sha256: str
 
 
 class CodesFile(Mapping[str, "TensorCodes"]):
@@ -55,6 +65,13 @@ class CodesFile(Mapping[str, "TensorCodes"]):
     def region(self, name: str) -> FileRegion:
         """The stored bytes of a tensor's codes, or of a column."""
         return FileRegion(self._file, self._starts[name])
+
+    @property
+    def stored(self) -> dict[str, Stored]:
+        """Where everything lies that the file stores, in the order of the header."""
+        digests = self.header.digests
+        sizes = {name: tensor_bytes(dtype, shape) for name, (dtype, shape) in self.header.stored.items()}
+        return {name: Stored(self._starts[name], size, digests[name]) for name, size in sizes.items()}
 
     def __getitem__(self, name: str) -> TensorCodes:
         return TensorCodes(self.header.tensors[name], self._file, self._starts[name])

@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 
 from lfq_cli import codesfile
-from lfq_cli.codesfile import CodesFile, CodesHeader, CodesTensor, MadeFrom
+from lfq_cli.codesfile import CodesHeader, CodesTensor, MadeFrom
 from lfq_cli.codesfile.header import Samples
 from lfq_cli.errors import CodesFileError, ExistsError, LfqError, OptionError
 from lfq_cli.jobs.draft import Limits
@@ -32,7 +32,7 @@ from lfq_cli.jobs.kinds import is_codes_file
 from lfq_cli.jobs.outcome import Outcome, clear_leftovers, outcome_of, settle_output, until_failure
 from lfq_cli.jobs.plan import Job, refuse_to_replace
 from lfq_cli.jobs.regroup import Group, opened, refuse_change, regroup
-from lfq_cli.pipeline import Progress, SamplesJoiner, StoredReader, start_workers
+from lfq_cli.pipeline import Progress, SamplesJoiner, StoredFile, StoredReader, start_workers
 from lfq_cli.samples import CONTAINERS
 from lfq_cli.tensors import FORMATS
 
@@ -157,22 +157,23 @@ class _Merger:
         with codesfile.create(path, header, overwrite=options.overwrite, durable=options.durable) as writer:
             joiner = SamplesJoiner(header, writer.side_by_side(), self._reader)
             for piece in group.pieces:
-                with opened(piece.member) as codes:
-                    if not piece.part.is_whole(codes.header):
-                        self._require_whole(codes)
-                    joiner.add(codes, piece.part)
-                    refuse_change(codes, piece.member)
+                with opened(piece.member) as source:
+                    if not piece.part.is_whole:
+                        self._require_whole(source)
+                    joiner.add(source, piece.part)
+                    refuse_change(source.file, piece.member)
             joiner.finish()
 
-    def _require_whole(self, codes: CodesFile) -> None:
+    def _require_whole(self, source: StoredFile) -> None:
         """Raises CodesFileError where a file of which not all is read for one output is damaged; reads it once."""
-        if codes.path not in self._checked:
+        path = source.file.path
+        if path not in self._checked:
             try:
-                self._reader.check(codes)
-                self._checked[codes.path] = None
+                self._reader.check(source)
+                self._checked[path] = None
             except LfqError as error:
-                self._checked[codes.path] = error
-        damage = self._checked[codes.path]
+                self._checked[path] = error
+        damage = self._checked[path]
         if damage is not None:
             raise damage
 

@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from lfq_cli import codesfile
 from lfq_cli.codesfile import CodesFile, CodesHeader, MadeFrom
 from lfq_cli.codesfile.header import HEADER_DIGEST
-from lfq_cli.errors import CodesFileError
+from lfq_cli.codesfile.reader import Stored
+from lfq_cli.errors import CodesFileError, CodesUnreadableError
 from lfq_cli.jobs.agreement import require_alike, require_samples
 from lfq_cli.jobs.draft import Limits
-from lfq_cli.pipeline import Part, key_at, sizes_of, survey
+from lfq_cli.pipeline import Part, StoredFile, key_at, sizes_of, survey
+from lfq_cli.regions import InputFile
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Member:
     digest: str
     count: int
     made_from: MadeFrom
+    stored: dict[str, Stored]
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ def regroup(paths: Sequence[Path], limits: Limits) -> list[Group]:
             if is_new:
                 groups.append(Group(like))
             extents = {name: (int(ends[first]), int(ends[last])) for name, ends in found.offsets.items()}
-            groups[-1].pieces.append(Piece(member, Part(first, last, extents)))
+            groups[-1].pieces.append(Piece(member, Part(first, last, member.count, extents)))
     _refuse_equal_keys(members, hashes)
     return groups
 
@@ -89,7 +92,7 @@ def _member_of(codes: CodesFile) -> Member:
     assert header.samples is not None
     assert header.made_from is not None
     digest = header.as_json()[HEADER_DIGEST]
-    return Member(codes.path, codes.state, codes.nbytes, digest, header.samples.count, header.made_from)
+    return Member(codes.path, codes.state, codes.nbytes, digest, header.samples.count, header.made_from, codes.stored)
 
 
 class _Cutter:
@@ -156,19 +159,23 @@ def _equal_keys(one: Path, other: Path, key: str, others: int) -> CodesFileError
 
 def _key_of(members: Sequence[Member], starts: NDArray[np.int64], index: int) -> tuple[Path, str]:
     number = int(np.searchsorted(starts, index, side="right")) - 1
-    with opened(members[number]) as codes:
+    with codesfile.open_codes(members[number].path) as codes:
+        refuse_change(codes, members[number])
         return codes.path, key_at(codes, index - int(starts[number]))
 
 
 @contextmanager
-def opened(member: Member) -> Iterator[CodesFile]:
+def opened(member: Member) -> Iterator[StoredFile]:
     """The input, open again. Raises CodesFileError where it is another than before."""
-    with codesfile.open_codes(member.path) as codes:
-        refuse_change(codes, member)
-        yield codes
+    file = InputFile(member.path, CodesFileError, CodesUnreadableError)
+    try:
+        refuse_change(file, member)
+        yield StoredFile(file, member.stored)
+    finally:
+        file.close()
 
 
-def refuse_change(codes: CodesFile, member: Member) -> None:
+def refuse_change(file: InputFile | CodesFile, member: Member) -> None:
     """Raises CodesFileError where the input was written to since it was first read, or replaced."""
-    if codes.state != member.state:
-        raise CodesFileError(f"{codes.path}: changed while it was read", "run again when nothing writes to it")
+    if file.state != member.state:
+        raise CodesFileError(f"{file.path}: changed while it was read", "run again when nothing writes to it")

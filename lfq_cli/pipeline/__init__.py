@@ -11,7 +11,7 @@ from lfq_cli.pipeline.compare import Comparison, check_indices, compare
 from lfq_cli.pipeline.count import count
 from lfq_cli.pipeline.decode import DecodeTask, write_decoded
 from lfq_cli.pipeline.encode import EncodeTask, Encoding
-from lfq_cli.pipeline.merge import Part, SamplesJoiner, StoredReader
+from lfq_cli.pipeline.merge import Part, SamplesJoiner, StoredFile, StoredReader
 from lfq_cli.pipeline.samples import Batch, Plan, SampleEncoder, SampleOptions
 from lfq_cli.pipeline.survey import key_at, sizes_of, survey
 from lfq_cli.pipeline.table import write_table
@@ -29,6 +29,7 @@ __all__ = [
     "SampleEncoder",
     "SampleOptions",
     "SamplesJoiner",
+    "StoredFile",
     "StoredReader",
     "Workers",
     "check_indices",

@@ -16,12 +16,14 @@ from typing import Protocol
 import numpy as np
 
 from lfq_cli.bits import Packed, StreamJoiner, cut_stream
-from lfq_cli.codesfile import CodesFile, CodesHeader
+from lfq_cli.codesfile import CodesHeader
 from lfq_cli.codesfile.header import OFFSETS
+from lfq_cli.codesfile.reader import Stored
 from lfq_cli.codesfile.writer import TensorWriter
 from lfq_cli.container import tensor_bytes
 from lfq_cli.errors import CodesFileError
 from lfq_cli.pipeline.workers import Progress, Workers
+from lfq_cli.regions import InputFile
 
 _RUN_BYTES = 1 << 20
 _BLOCK_BYTES = 1 << 16
@@ -32,18 +34,27 @@ _OFFSET = np.dtype("<i8")
 
 @dataclass(frozen=True)
 class Part:
-    """Samples `first` up to `last` of a codes file. `extents`, of ragged codes and of texts by their name: where these
-    samples begin and end, in vectors and bytes.
+    """Samples `first` up to `last` of the `count` of a codes file. `extents`, of ragged codes and of texts by their
+    name: where these samples begin and end, in vectors and bytes.
     """
 
     first: int
     last: int
+    count: int
     extents: Mapping[str, tuple[int, int]]
 
-    def is_whole(self, header: CodesHeader) -> bool:
-        """Whether these are all samples of a file with this header."""
-        assert header.samples is not None
-        return self.first == 0 and self.last == header.samples.count
+    @property
+    def is_whole(self) -> bool:
+        """Whether these are all samples of the file."""
+        return self.first == 0 and self.last == self.count
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """An open codes file, and where everything lies in it: its header is not read again."""
+
+    file: InputFile
+    stored: Mapping[str, Stored]
 
 
 class StoredReader:
@@ -54,33 +65,35 @@ class StoredReader:
         self.progress = progress
         self._buffers = [np.empty(_RUN_BYTES, np.uint8) for _ in range(2)]
 
-    def runs(self, codes: CodesFile, name: str, low: int, high: int, *, checked: bool) -> Generator[tuple[int, Packed]]:
+    def runs(
+        self, source: StoredFile, name: str, low: int, high: int, *, checked: bool
+    ) -> Generator[tuple[int, Packed]]:
         """(position, bytes) of one run after the other, from byte `low` of a stored tensor to `high`. The bytes are
         there until the next run is asked for.
 
         `checked`: low and high are its ends; raises CodesFileError at the end where its digest is not the header's.
         """
-        region, digest = codes.region(name), hashlib.sha256()
+        stored, digest = source.stored[name], hashlib.sha256()
 
         def read(start: int) -> tuple[int, Packed]:
             run = self._buffers[(start - low) // _RUN_BYTES % 2][: min(_RUN_BYTES, high - start)]
-            region.read_into(start, run.data)
+            source.file.read_into(stored.start + start, run.data)
             if checked:
                 digest.update(run.data)
             return start, run
 
         with closing(self._workers.one_ahead(read, range(low, high, _RUN_BYTES))) as runs:
             yield from runs
-        if checked and digest.hexdigest() != codes.header.digests[name]:
+        if checked and digest.hexdigest() != stored.sha256:
             raise CodesFileError(
-                f"{codes.path}: {name!r} is damaged: its bytes have another sha256 than the header says",
+                f"{source.file.path}: {name!r} is damaged: its bytes have another sha256 than the header says",
                 "encode its source again, or restore the file from a copy",
             )
 
-    def check(self, codes: CodesFile) -> None:
+    def check(self, source: StoredFile) -> None:
         """Raises CodesFileError unless all that the file stores has the header's digests."""
-        for name, (dtype, shape) in codes.header.stored.items():
-            for _, run in self.runs(codes, name, 0, tensor_bytes(dtype, shape), checked=True):
+        for name, stored in source.stored.items():
+            for _, run in self.runs(source, name, 0, stored.nbytes, checked=True):
                 self.progress(len(run) // 2)  # the other half when its samples are read
 
 
@@ -98,13 +111,13 @@ class SamplesJoiner:
             for name, writer in out.items()
         }
 
-    def add(self, codes: CodesFile, part: Part) -> None:
+    def add(self, source: StoredFile, part: Part) -> None:
         """Adds some samples of a file. Raises CodesFileError where all of them are added, and the file is damaged."""
-        whole = part.is_whole(codes.header)
+        whole = part.is_whole
         for name, stored in self._stored.items():
             first, end = stored.span(part)
             low, high = first // 8, -(-end // 8)
-            with closing(self._reader.runs(codes, name, low, high, checked=whole)) as runs:
+            with closing(self._reader.runs(source, name, low, high, checked=whole)) as runs:
                 for start, run in runs:
                     for block, skip, bits in _blocks(start, run, first, end):
                         stored.take(block, skip, bits)

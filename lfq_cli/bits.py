@@ -103,13 +103,12 @@ def cut_stream(stream: Packed, skip: int, count: int) -> Packed:
     return stream[:size]
 
 
-def _shifted_left(stream: Packed, count: int) -> Packed:
+def _shifted_left(stream: Packed, count: int, out: Packed | None = None) -> Packed:
     """Every byte by itself shifted `count` (1 to 7) bits to the left.
 
     As a product: 22 GB/s, where numpy's own shift of bytes to the left, not to the right, has 1 GB/s (numpy 2.4, EPYC).
     """
-    product: Packed = stream * np.uint8(1 << count)
-    return product
+    return np.multiply(stream, np.uint8(1 << count), out=out)
 
 
 class StreamJoiner:
@@ -118,7 +117,11 @@ class StreamJoiner:
     A run whose bits are no multiple of 8 leaves a rest, which the next run is shifted behind.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, scratch: Packed | None = None) -> None:
+        """scratch: memory for what `join` returns, which then is good until the memory is used again; twice as large as
+        a run, and a byte. Runs of 1 MiB: 6 GB/s with it, 0.3 without, of 64 KiB 6 and 5: large arrays are new pages.
+        """
+        self._scratch = scratch
         self._rest = np.uint8(0)
         self._rest_bits = 0
 
@@ -127,12 +130,13 @@ class StreamJoiner:
         if self._rest_bits == 0 and bits % 8 == 0:
             return run
         filled = self._rest_bits
-        shifted = np.empty(run.size + 1, np.uint8)
+        memory = np.empty(2 * run.size + 1, np.uint8) if self._scratch is None else self._scratch
+        shifted, left = memory[: run.size + 1], memory[run.size + 1 : 2 * run.size + 1]
         np.right_shift(run, np.uint8(filled), out=shifted[:-1])
         shifted[-1] = 0
         shifted[0] |= self._rest
         if filled:
-            shifted[1:] |= _shifted_left(run, 8 - filled)
+            shifted[1:] |= _shifted_left(run, 8 - filled, left)
         whole, self._rest_bits = divmod(filled + bits, 8)
         self._rest = shifted[whole]
         return shifted[:whole]

@@ -136,10 +136,11 @@ def test_pack_and_unpack(case):
     assert np.array_equal(again, unpacked)
 
 
+@pytest.mark.parametrize("scratch", [None, np.empty(2 * 40 + 1, np.uint8)])
 @given(st.lists(st.integers(0, 40) | st.integers(0, 40).map(lambda n: 8 * n), max_size=12), st.randoms())
-def test_joining_equals_packing_at_once(sizes, random):
+def test_joining_equals_packing_at_once(scratch, sizes, random):
     text = "".join(random.choice("01") for _ in range(sum(sizes)))
-    joiner, joined, position = bits.StreamJoiner(), b"", 0
+    joiner, joined, position = bits.StreamJoiner(scratch), b"", 0
     for twice in range(2):  # a joiner that has finished begins anew
         joined, position = b"", 0
         for size in sizes:

@@ -78,10 +78,8 @@ def plain(samples: list[Sample]) -> list[object]:
 
 
 def in_small_steps(draw: st.DrawFn) -> mock._patch_dict:
-    """The loops over data in runs and blocks of a few bytes or keys."""
-    block = 8 * draw(st.integers(1, 3))
-    sizes = {"_BLOCK_BYTES": block, "_RUN_BYTES": block * draw(st.integers(1, 3))}
-    return mock.patch.dict(MERGE.__dict__, sizes)
+    """The loops over data in runs of a few bytes."""
+    return mock.patch.dict(MERGE.__dict__, {"_RUN_BYTES": 8 * draw(st.integers(1, 9))})
 
 
 # what comes out

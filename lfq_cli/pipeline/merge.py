@@ -7,7 +7,7 @@ and the write of the same bytes, that is all the work there is.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from math import prod
@@ -26,9 +26,6 @@ from lfq_cli.pipeline.workers import Progress, Workers
 from lfq_cli.regions import InputFile
 
 _RUN_BYTES = 1 << 20
-_BLOCK_BYTES = 1 << 16
-"""What is joined at once. Arrays of this size are memory that was used before: 1.7 GB/s. New pages for each array of
-1 MiB: 0.3 GB/s."""
 _OFFSET = np.dtype("<i8")
 
 
@@ -106,8 +103,11 @@ class SamplesJoiner:
         self._reader = reader
         texts = (header.samples.keys, *header.samples.texts)
         offsets = {tensor.offsets for tensor in header.tensors.values()} | {name + OFFSETS for name in texts}
+        scratch = np.empty(2 * _RUN_BYTES + 1, np.uint8)
         self._stored: dict[str, _Stored] = {
-            name: _StoredOffsets(writer) if name in offsets else _StoredBits(name, unit_bits(header, name), writer)
+            name: _StoredOffsets(writer)
+            if name in offsets
+            else _StoredBits(name, unit_bits(header, name), writer, scratch)
             for name, writer in out.items()
         }
 
@@ -119,8 +119,8 @@ class SamplesJoiner:
             low, high = first // 8, -(-end // 8)
             with closing(self._reader.runs(source, name, low, high, checked=whole)) as runs:
                 for start, run in runs:
-                    for block, skip, bits in _blocks(start, run, first, end):
-                        stored.take(block, skip, bits)
+                    skip = max(first - 8 * start, 0)
+                    stored.take(run, skip, min(end - 8 * start, 8 * len(run)) - skip)
                     self._reader.progress(len(run) if whole else len(run) // 2)
             stored.end_part()
 
@@ -143,17 +143,6 @@ def unit_bits(header: CodesHeader, name: str) -> int:
     return 8 * tensor_bytes(column.dtype, column.shape[1:])
 
 
-def _blocks(start: int, run: Packed, first: int, end: int) -> Iterator[tuple[Packed, int, int]]:
-    """(bytes, skip, bits) of the blocks of a run from byte `start` on: of it count bits `first` up to `end`, counted as
-    its bytes are; those of a block begin at its bit `skip`.
-    """
-    for low in range(0, len(run), _BLOCK_BYTES):
-        block = run[low : low + _BLOCK_BYTES]
-        begin = 8 * (start + low)
-        skip = max(first - begin, 0)
-        yield block, skip, min(end - begin, 8 * len(block)) - skip
-
-
 class _Stored(Protocol):
     """One stored tensor of the file that is written."""
 
@@ -161,8 +150,8 @@ class _Stored(Protocol):
         """The bits of it that a part has, in the file that is read."""
         ...
 
-    def take(self, block: Packed, skip: int, bits: int) -> None:
-        """Adds the next bits of the part."""
+    def take(self, run: Packed, skip: int, bits: int) -> None:
+        """Adds the next bits of the part, which begin at bit `skip` of the run."""
         ...
 
     def end_part(self) -> None:
@@ -177,18 +166,19 @@ class _Stored(Protocol):
 class _StoredBits:
     """Codes, carried rows or text: one behind the other."""
 
-    def __init__(self, name: str, unit: int, out: TensorWriter) -> None:
+    def __init__(self, name: str, unit: int, out: TensorWriter, scratch: Packed) -> None:
+        """scratch: memory that all of them may use, for what was joined is written at once."""
         self._name = name
         self._unit = unit
         self._out = out
-        self._joiner = StreamJoiner()
+        self._joiner = StreamJoiner(scratch)
 
     def span(self, part: Part) -> tuple[int, int]:
         first, last = part.extents.get(self._name, (part.first, part.last))
         return first * self._unit, last * self._unit
 
-    def take(self, block: Packed, skip: int, bits: int) -> None:
-        self._out.append(self._joiner.join(cut_stream(block, skip, bits), bits))
+    def take(self, run: Packed, skip: int, bits: int) -> None:
+        self._out.append(self._joiner.join(cut_stream(run, skip, bits), bits))
 
     def end_part(self) -> None:
         pass
@@ -209,8 +199,8 @@ class _StoredOffsets:
     def span(self, part: Part) -> tuple[int, int]:
         return 64 * part.first, 64 * (part.last + 1)
 
-    def take(self, block: Packed, skip: int, bits: int) -> None:
-        offsets = block.view(_OFFSET)
+    def take(self, run: Packed, skip: int, bits: int) -> None:
+        offsets = run.view(_OFFSET)
         if self._moved_by is None:  # the first of a part is the last of the one before
             self._moved_by, offsets = self._end - int(offsets[0]), offsets[1:]
         if offsets.size:

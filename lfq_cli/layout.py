@@ -70,7 +70,12 @@ class Geometry:
 
 
 def usual_axis(ndim: int, channel_first: bool | None) -> int:
-    """The reference's rule: axis 1 as told, or from rank 4 on; else the last. Ranks 1 and 2 have features last."""
+    """The reference's rule: axis 1 as told, or from rank 4 on; else the last. Ranks 1 and 2 have features last.
+
+    Without any axis -1.
+    """
+    if not ndim:
+        return -1
     first = ndim >= 4 if channel_first is None else channel_first
     return axis_of(ndim, "channel-first" if first and ndim >= 2 else "channel-last")
 

@@ -152,5 +152,6 @@ def facts_of(options: tuple[str, ...]) -> dict[str, Any]:
         elif name in ("family", "bit_order", "soft_clamp"):
             facts[name] = words.pop(0)
         else:
-            facts[name] = float(words.pop(0))
+            number = words.pop(0)
+            facts[name] = int(number) if number.isdecimal() and name.startswith("num_") else float(number)
     return facts

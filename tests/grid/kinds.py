@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from families import (
     bsq_vit,
+    dplm,
     infinity,
     kronos,
     lucidrains,
@@ -459,6 +460,16 @@ FAMILIES = {
         "--family lucidrains-1.9",
         **LINEAR,
     ),
+    "cosmos-framework": foreign(
+        "cosmos-framework",
+        lambda: unstored.cosmos_state_dict(1, bits=3, codebooks=2, dim=9),
+        Config(9, (3, 3), bit_order="lsb"),
+        (2, 5, 9),
+        "--family cosmos-framework --num-codebooks 2",
+        prefix="quantizer.",
+        **LINEAR,
+    ),
+    "dplm-2": foreign("dplm-2", lambda: dplm.state_dict(1, bits=13), Config(13, (13,)), (2, 5, 13)),
 }
 
 KINDS = PLAIN | CUT | SHAPED | LEVELS | FAMILIES

@@ -103,7 +103,7 @@ class CodesFile(Mapping[str, "TensorCodes"]):
         return texts_of(self.column(name).tobytes(), self.column(name + OFFSETS), where)
 
     def column(self, name: str) -> NDArray[Any]:
-        """A tensor that is stored beside the codes, a row for each sample. Floats that numpy lacks come as bytes."""
+        """A tensor that is stored beside the codes, a row for each sample; bytes for a dtype that numpy lacks."""
         samples = self.header.samples
         if samples is None or name not in samples.columns:
             raise CodesUnreadableError(f"{self.path}: has no column {name!r}")
@@ -112,7 +112,8 @@ class CodesFile(Mapping[str, "TensorCodes"]):
         self._file.read_into(self._starts[name], memoryview(data))
         dtype = DTYPES.get(column.dtype)
         if dtype is None:
-            return np.frombuffer(data, np.uint8).reshape(*column.shape, -1)
+            rows = column.shape[0]
+            return np.frombuffer(data, np.uint8).reshape(rows, len(data) // max(rows, 1))
         return np.frombuffer(data, dtype).reshape(column.shape)
 
     def check_column(self, name: str) -> None:

@@ -13,7 +13,7 @@ from lfq_cli import backends, codesfile
 from lfq_cli.backends import Backend
 from lfq_cli.codesfile import CodesHeader, CodesTensor, MadeFrom, SourceInfo
 from lfq_cli.errors import TensorError
-from lfq_cli.fingerprint import fingerprint
+from lfq_cli.fingerprint import WHOLE_BYTES, fingerprint
 from lfq_cli.floats import FORMATS
 from lfq_cli.jobs.current import is_current
 from lfq_cli.jobs.outcome import Outcome, clear_leftovers, lost, outcome_of, settle_output, until_failure
@@ -128,7 +128,9 @@ def _write(
 ) -> None:
     nan_values = 0
     with codesfile.create(job.output, header, overwrite=options.overwrite, durable=options.durable) as writer:
-        found = workers.start(lambda: fingerprint(job.source, TensorError))
+        found: Callable[[], tuple[int, str]] = partial(fingerprint, job.source, TensorError)
+        if before is not None and before[2] > WHOLE_BYTES:  # a small file is not worth a thread's time
+            found = workers.start(found)
         for task in tasks:
             encoding = Encoding(task, header.tensors[task.tensor.name], workers, progress)
             with writer.tensor(task.tensor.name) as out, closing(encoding.runs()) as runs:

@@ -23,6 +23,7 @@ from lfq_cli.zipread import BROKEN, member_start
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 PROTOCOL_VERSION = 1001
 _PICKLE = "data.pkl"
+_ZIP_START = b"PK\x03\x04"
 _ENCRYPTED = 1
 
 
@@ -72,10 +73,10 @@ def _read_archive(file: InputFile, members: Mapping[str, zipfile.ZipInfo], error
 
 
 def _members(file: InputFile) -> dict[str, zipfile.ZipInfo] | None:
-    """The members of a zip archive by name; None where the file is none."""
+    """The members of a zip archive by name; None where the file does not begin as one, by which torch goes too."""
+    if file.read(0, min(file.size, len(_ZIP_START))) != _ZIP_START:
+        return None
     try:
-        if not zipfile.is_zipfile(file.file):
-            return None
         return {info.filename: info for info in zipfile.ZipFile(file.file).infolist()}
     except BROKEN as reason:
         raise BrokenError(f"its archive's directory is damaged ({reason})") from reason

@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -315,7 +316,7 @@ def test_pickled_code_does_not_run(lfq, write, role, folder):
     elif role == "checkpoint":
         assert_error(result, "evil.pt: holds no tensors by name; 'mask' is io.open", "state_dict()")
     else:
-        assert "'mask' is no tensor: io.open" in result.out
+        assert "'mask' is no plain tensor: io.open" in result.out
 
 
 def test_the_trap_works(folder):
@@ -338,6 +339,20 @@ def test_nothing_but_the_error_is_told_of_a_bare_pickle(folder):
     result = lfq_process("encode", checkpoint(), "evil.pt", "-o", "out")
     assert not (folder / "trap").exists()
     assert_error(result, "evil.pt: a pickle that torch.save did not write")
+
+
+def test_torchscript_and_sparse_tensors_are_called_what_they_are(lfq):
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.script(torch.nn.Linear(2, 3)), "program.pt")
+    for arguments in (("encode", checkpoint(), "program.pt"), ("encode", "program.pt", array())):
+        told = lfq(*arguments, "-o", "out")
+        assert_error(told, "program.pt: a TorchScript archive", "torch.jit.load('program.pt').state_dict()")
+    torch.save({"x": torch.eye(8).to_sparse()}, "x.pt")
+    told = lfq("encode", checkpoint(), "x.pt", "-o", "out")
+    assert_error(told, "x.pt: no float tensor to encode", "'x' (sparse tensor: save x.to_dense())")
 
 
 # tensors that do not fit

@@ -56,7 +56,7 @@ def _show_tensors(view: TensorsView) -> None:
         table.add_row(printable(tensor.name), tensor.dtype, shape(tensor.shape), *map(printable, told))
     stdout().print(table)
     for name, reason in view.left_alone.items():
-        heading(f"  {name!r} is no tensor: {reason}")
+        heading(f"  {name!r} is no plain tensor: {reason}")
 
 
 def _show_codes(view: CodesView) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.data import Tensor, checkpoint_file, random_codes, small_files, tensor_file
+from benchmarks.data import Tensor, checkpoint_file, random_codes, sample_files, small_files, tensor_file
 
 Call = tuple[str, dict[str, Any]]
 """A function of contenders.py and its arguments; or ("command", {"argv": [...]}) for a whole process."""
@@ -95,6 +95,17 @@ def stats_case(bits: int) -> Any:
         )
 
     return set_up
+
+
+def merge_case(folder: Path, nbytes: int) -> Contest:
+    """Join four codes files of samples at bits that are no bytes, digests checked and made, against copying them."""
+    tokens = sample_files(folder, files=4, nbytes=nbytes)
+    sizes = [path.stat().st_size for path in tokens.glob("*.safetensors")]
+    return Contest(
+        sum(sizes),
+        ("ours_merge", {"folder": str(tokens), "output": str(folder / "merged.codes.safetensors")}),
+        ("copy_floor", {"folder": str(tokens), "output": str(folder / "copied")}),
+    )
 
 
 def slices_case(folder: Path, nbytes: int) -> Contest:
@@ -201,6 +212,7 @@ CASES = (
         Case(f"stats D = {bits}", stats_case(bits), smoke=bits == 10, items_target=250e6 if bits == 18 else None)
         for bits in (10, 18, 24)
     ),
+    Case("merge", merge_case, target=0.3, smoke=True),
     Case("10,000 random slices", slices_case, smoke=True),
     Case("encode F32 [n, 64], faiss pack_bitstrings", faiss_case("faiss_pack"), target=0.5, smoke=True),
     Case("encode F32 [n, 64], faiss IndexLSH", faiss_case("faiss_lsh"), target=0.5),

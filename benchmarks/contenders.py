@@ -51,6 +51,21 @@ def write_floor(nbytes: int, path: str) -> Work:
     return work
 
 
+def copy_floor(folder: str, output: str) -> Work:
+    """Copies the codes files of the folder into one, through one buffer."""
+    _remove(output)
+
+    def work() -> None:
+        buffer = bytearray(READ_BYTES)
+        with Path(output).open("wb", buffering=0) as out:
+            for path in sorted(Path(folder).glob("*.safetensors")):
+                with path.open("rb", buffering=0) as file:
+                    while count := file.readinto(buffer):
+                        out.write(memoryview(buffer)[:count])
+
+    return work
+
+
 def linear_floor(path: str, checkpoint: str) -> Work:
     """The bare matrix product of project_in on the same vectors as float32, in blocks of ours; they are in memory.
 
@@ -104,6 +119,15 @@ def ours_decode(path: str, checkpoint: str, output: str, dtype: str = "F32") -> 
     options = DecodeOptions(dtype=dtype, durable=False)
     _remove(output)
     return lambda: _all_written(decode(quantizer, [Job(Path(path), Path(output))], options))
+
+
+def ours_merge(folder: str, output: str) -> Work:
+    """All codes files of the folder into one, as `lfq merge --no-fsync`."""
+    from lfq_cli.jobs.merge import MergeOptions, Outputs, merge
+
+    paths = sorted(Path(folder).glob("*.safetensors"))
+    _remove(output)
+    return lambda: _all_written(merge(paths, Outputs(Path(output), is_folder=False), MergeOptions(durable=False)))
 
 
 def ours_stats(path: str) -> Work:

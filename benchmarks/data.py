@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lfq_cli.codesfile import CodesHeader, CodesTensor, SourceInfo, create
+from lfq_cli.codesfile import CodesHeader, CodesTensor, Coding, MadeFrom, SamplesBuilder, SourceInfo, create
 from lfq_cli.container import header_bytes, tensor_bytes
 from lfq_cli.native import write
 from lfq_cli.quantizer import Quantizer
@@ -107,3 +107,28 @@ def random_codes(folder: Path, *, bits: int, nbytes: int) -> tuple[Path, int]:
                 size = min(CHUNK_BYTES, tensor.stored_bytes - first)
                 out.append(rng.integers(0, 256, size, dtype=np.uint8))
     return path, vectors
+
+
+def sample_files(folder: Path, *, files: int, nbytes: int) -> Path:
+    """A folder of codes files of about `nbytes` together, of samples of 273 vectors of 17 bits, an odd number in each:
+    no file but the first begins at a byte where all are joined.
+    """
+    bits, codebook = 273 * 17, Quantizer(dim=17, codebook_dim=17)
+    each = nbytes * 8 // bits // files | 1
+    tokens = folder / f"samples_{files}x{each}"
+    if (tokens / "done").exists():
+        return tokens
+    shutil.rmtree(tokens, ignore_errors=True)
+    tokens.mkdir(parents=True)
+    coding = Coding(codebook.config(), codebook.digest, "float32", {}, codebook.codebook_dims, (), codebook.bit_order)
+    rng = np.random.default_rng(5)
+    for number in range(files):
+        stream = rng.integers(0, 256, -(-each * bits // 8), dtype=np.uint8)
+        stream[-1] = 0
+        with SamplesBuilder(coding, {TENSOR: SourceInfo((17, 13, 21), "F16", 0)}, {}, [], tokens) as builder:
+            keys = [f"{number}/{k:08}" for k in range(each)]
+            builder.add(keys, {TENSOR: stream}, {TENSOR: [273] * each}, {}, {})
+            path = tokens / f"{number:05}.codes.safetensors"
+            builder.write(path, MadeFrom(0, "error"), overwrite=True, durable=False)
+    (tokens / "done").touch()
+    return tokens

@@ -9,6 +9,7 @@ import io
 import json
 import pickletools
 import random
+import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,9 +27,11 @@ from lfq_cli.jobs.decode import DecodeOptions, decode
 from lfq_cli.jobs.encode import EncodeOptions, encode
 from lfq_cli.jobs.inspect import as_json, inspect
 from lfq_cli.jobs.kinds import described_format
-from lfq_cli.jobs.plan import Job
+from lfq_cli.jobs.pack import PackOptions, pack
+from lfq_cli.jobs.plan import Job, name_samples
 from lfq_cli.jobs.stats import save_counts, stats
 from lfq_cli.jobs.verify import VerifyOptions, verify
+from lfq_cli.pipeline import SampleOptions
 from lfq_cli.quantizer import Quantizer
 from lfq_cli.stats import CountOptions
 
@@ -93,6 +96,45 @@ def codes_files(folder: Path) -> list[bytes]:
         assert outcome.error is None
         found.append(out.read_bytes())
     return found
+
+
+def tar_file(count: int) -> bytes:
+    """A shard with latents, labels and captions."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        for k in range(count):
+            members = {"npy": numpy_file(floats(3 + k, DIM)), "cls": b"%d" % k, "json": b'{"w": 1.5}', "txt": b"a"}
+            for suffix, data in members.items():
+                info = tarfile.TarInfo(f"k{k}.{suffix}")
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+    return file.getvalue()
+
+
+def packed(path: Path, out: Path) -> Path:
+    """The samples of a shard in one codes file. Raises LfqError for what is wrong with it."""
+    samples = SampleOptions(carry=("cls", "json.w"), carry_text=("txt",), ragged=True)
+    inputs, missed = name_samples([str(path)], out, stacked=False, inputs_kept=[])
+    for outcome in pack(PLAIN, inputs, out, PackOptions(samples, 99, durable=False, overwrite=True), missed=missed):
+        if outcome.error is not None:
+            raise outcome.error
+        return outcome.output
+    raise LfqError("no sample")
+
+
+def samples_files(folder: Path) -> list[bytes]:
+    found = []
+    for count in (1, 3):
+        (folder / "seed.tar").write_bytes(tar_file(count))
+        found.append(packed(folder / "seed.tar", folder / f"packed-{count}").read_bytes())
+    return found
+
+
+def read_tar(path: Path) -> None:
+    """Packs; what comes out is whole."""
+    (verdict,) = verify([packed(path, path.with_suffix(".packed"))], VerifyOptions())
+    if verdict.error is not None:
+        raise AssertionError(verdict.error)
 
 
 def read_tensors(path: Path) -> None:
@@ -185,6 +227,7 @@ def targets(folder: Path) -> dict[str, Target]:
         weights={"project_in.weight": floats(DIM, 6), "project_out.weight": floats(6, DIM)},
     )
     wholes = codes_files(folder)
+    samples = samples_files(folder)
     counts = [counts_file(folder, wholes[0])]
     states = [lucidrains.state_dict(1, dim=6), residual.state_dict(1), maskbit.state_dict(1, bits=4)]
     return {
@@ -210,6 +253,8 @@ def targets(folder: Path) -> dict[str, Target]:
             + [saved({"state_dict": states[0], "epoch": 1}, zipped=False)],
             read_checkpoint,
         ),
+        "tar": Target(".tar", [tar_file(2), tar_file(4)], read_tar),
+        "samples": Target(".codes.safetensors", samples, codes_reader(samples, folder)),
         "codes": Target(".codes.safetensors", wholes, codes_reader(wholes, folder)),
         "counts": Target(".safetensors", counts, counts_reader(counts, folder)),
     }

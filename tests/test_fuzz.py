@@ -17,14 +17,27 @@ from lfq_cli.errors import LfqError
 FILES = {"foreign pt": 1500, "pt": 1500}
 OTHERS = 3000
 SLICES = 4
-"""24,000 files in all, in slices that test workers share."""
+"""30,000 files in all, in slices that test workers share."""
 SECONDS_A_FILE = 5
 MEMORY_CAP = 300 << 20
 
 
 @pytest.mark.parametrize("part", range(SLICES))
 @pytest.mark.parametrize(
-    "name", ["safetensors", "npy", "npz", "pt", "native", "foreign safetensors", "foreign pt", "codes", "counts"]
+    "name",
+    [
+        "safetensors",
+        "npy",
+        "npz",
+        "pt",
+        "tar",
+        "native",
+        "foreign safetensors",
+        "foreign pt",
+        "codes",
+        "samples",
+        "counts",
+    ],
 )
 def test_a_broken_file_is_read_right_or_refused(name: str, part: int, tmp_path: Path) -> None:
     import mutations

@@ -16,7 +16,7 @@ PACKAGE = Path(lfq_cli.__file__).parent
 
 LAYERS = (
     ("cpus", "errors", "rename", "version"),
-    ("bits", "files", "floats", "layout", "regions"),
+    ("bits", "extras", "files", "floats", "layout", "regions"),
     ("container", "fingerprint", "quantizer", "stats", "zipread"),
     ("codesfile", "countsfile", "native", "torchfile"),
     ("checkpoints", "nn", "tensors"),

@@ -402,3 +402,11 @@ def test_keys_are_hashed_within_a_run_only() -> None:
     """A key that comes twice is told by its hash: of 64 bits, in this process."""
     assert hash("a") != hash("b")
     assert draft.Limits() == draft.Limits(None, None)
+
+
+def test_ragged_samples_of_as_many_vectors_as_features(tmp_path: Path) -> None:
+    """A sample [5, 5] of 5 features alone leaves its axis open; beside [n, 5] nothing about it is."""
+    save(tmp_path / "in", {f"k{n}": np.random.default_rng(n).standard_normal((n, 5)) for n in (3, 5, 7)})
+    (outcome,) = run(PLAIN, tmp_path / "in", tmp_path / "out", samples=SampleOptions(ragged=True), samples_per_file=9)
+    assert outcome.error is None
+    assert outcome.assumptions == []

@@ -9,6 +9,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -83,12 +84,18 @@ def save_numpy(path: Path, tensors: dict[str, tuple[str, Tensor]], *, compressed
     (np.savez_compressed if compressed else np.savez)(path, **arrays)
 
 
+def save_hdf5(path: Path, tensors: dict[str, Tensor]) -> None:
+    with h5py.File(path, "w") as file:
+        for name, x in tensors.items():
+            file[name] = x.numpy()
+
+
 # Every container and dtype
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".pth", ".npz", ".npy"])
+@pytest.mark.parametrize("suffix", FORMATS)
 def test_every_dtype(suffix: str, tmp_path: Path) -> None:
-    known = NUMPY if suffix in (".npy", ".npz") else DTYPES
+    known = NUMPY if suffix in (".npy", ".npz", ".h5", ".hdf5") else DTYPES
     tensors = {dtype.lower(): (dtype, values(dtype, 3, 5)) for dtype in known}
     tensors |= {f"empty.{dtype}": (dtype, values(dtype, 0, 5)) for dtype in known}
     path = tmp_path / f"x{suffix}"
@@ -100,6 +107,9 @@ def test_every_dtype(suffix: str, tmp_path: Path) -> None:
         return
     if suffix == ".npz":
         save_numpy(path, tensors)
+    elif suffix in (".h5", ".hdf5"):
+        save_hdf5(path, {name: x for name, (_, x) in tensors.items()})
+        tensors = dict(sorted(tensors.items()))
     elif suffix == ".safetensors":
         save_file({name: x for name, (_, x) in tensors.items()}, path)
         with open_source(path) as source:  # its own order: by dtype and name
@@ -113,7 +123,7 @@ def test_every_dtype(suffix: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (5,), (2, 3, 4, 5)])
-@pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".npz", ".npy"])
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".npz", ".npy", ".h5"])
 def test_every_rank(suffix: str, shape: tuple[int, ...], tmp_path: Path) -> None:
     x, path = values("F32", *shape), tmp_path / f"x{suffix}"
     if suffix == ".npy":
@@ -122,6 +132,8 @@ def test_every_rank(suffix: str, shape: tuple[int, ...], tmp_path: Path) -> None
         np.savez(path, data=x.numpy())
     elif suffix == ".pt":
         torch.save(x, path)
+    elif suffix == ".h5":
+        save_hdf5(path, {"data": x})
     else:
         save_file({"data": x}, path)
     with open_source(path) as source:
@@ -129,7 +141,7 @@ def test_every_rank(suffix: str, shape: tuple[int, ...], tmp_path: Path) -> None
 
 
 def test_every_registered_suffix_is_tested_here_in_any_case(tmp_path: Path) -> None:
-    assert set(FORMATS) == {".safetensors", ".npy", ".npz", ".pt", ".pth"}
+    assert set(FORMATS) == {".safetensors", ".npy", ".npz", ".pt", ".pth", ".h5", ".hdf5"}
     np.save(tmp_path / "x.npy", np.ones((2, 3)))
     (tmp_path / "x.npy").rename(tmp_path / "X.NPY")
     with open_source(tmp_path / "X.NPY") as source:
@@ -409,6 +421,8 @@ def test_a_system_that_reads_a_few_bytes_at_a_time(
         np.savez(path, data=x.numpy())
     elif suffix == ".safetensors":
         save_file({"data": x}, path)
+    elif suffix in (".h5", ".hdf5"):
+        save_hdf5(path, {"data": x})
     else:
         torch.save(x, path)
     monkeypatch.setattr(os, "preadv", lambda file, views, position: preadv(file, [views[0][:5]], position))
@@ -474,6 +488,8 @@ def test_a_file_cut_off_anywhere_is_an_error(suffix: str, tmp_path: Path) -> Non
         np.savez(path, data=x.numpy())
     elif suffix == ".safetensors":
         save_file({"data": x}, path)
+    elif suffix in (".h5", ".hdf5"):
+        save_hdf5(path, {"data": x})
     else:
         torch.save(x, path)
     content = path.read_bytes()

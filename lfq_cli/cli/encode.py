@@ -108,10 +108,10 @@ def encode(
 ) -> None:
     """Encode float tensors to packed indices, a codes file for every input, or for so many samples.
 
-    Inputs are .safetensors, .npy, .npz, .pt and .pth files, and tar shards of samples. A folder's tree is mirrored
-    under OUT: `lfq encode CHECKPOINT latents -o OUT` makes OUT/a/b.codes.safetensors from latents/a/b.npy.
-    `lfq encode CHECKPOINT latents -o OUT --samples-per-file 10000` packs all of them, each with its key "a/b", into
-    OUT/00000.codes.safetensors and so on.
+    Inputs are .safetensors, .npy, .npz, .pt, .pth and .h5 files, and tar shards and .parquet files of samples. A
+    folder's tree is mirrored under OUT: `lfq encode CHECKPOINT latents -o OUT` makes OUT/a/b.codes.safetensors from
+    latents/a/b.npy. `lfq encode CHECKPOINT latents -o OUT --samples-per-file 10000` packs all of them, each with its key
+    "a/b", into OUT/00000.codes.safetensors and so on.
     """
     from lfq_cli import checkpoints
     from lfq_cli.cli.render.checkpoints import tell_assumptions

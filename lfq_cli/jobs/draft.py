@@ -122,7 +122,7 @@ class Draft:
             self.bad.append(content.error)
             return
         progress(sum(content.sizes))
-        if self._plan is not None and content.plan != self._plan:
+        if self._plan is not None and not content.plan.is_like(self._plan):
             reasons: list[str | None] = [_difference(content.plan, self._plan)] * len(content)
         else:
             reasons = [self._reason_against(key) for key in content.keys]

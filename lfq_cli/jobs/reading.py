@@ -171,7 +171,7 @@ def _read_many(inputs: Sequence[SampleInput], run: range, encoder: SampleEncoder
     try:
         before = fingerprint(item.path, TensorError)
         yield _Read(index, *before)
-        for content in encoder.batches(samples_in(item.path, item.name)):
+        for content in encoder.batches(samples_in(item.path, item.name, encoder.options)):
             yield Piece(content, [index] * len(content))
         if fingerprint(item.path, TensorError) != before:
             raise TensorError(f"{item.path}: changed while it was read", "run again when nothing writes to it")

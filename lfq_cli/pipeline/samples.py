@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
 
 import numpy as np
 
@@ -15,21 +14,19 @@ from lfq_cli.errors import LfqError, TensorError
 from lfq_cli.floats import FORMATS
 from lfq_cli.layout import Layout, geometry_of
 from lfq_cli.matching import ChannelAxis, fitting_axis
-from lfq_cli.samples import BadSample, Sample
+from lfq_cli.samples import BadSample, Sample, Selection
 from lfq_cli.samples.sample import data_of
+from lfq_cli.samples.selection import matches
 from lfq_cli.tensors import StoredTensor
 
 BATCH_SAMPLES = 256
 
 
 @dataclass(frozen=True)
-class SampleOptions:
-    """What is taken of each sample: tensors to encode, tensors and texts to carry along, as globs of their names."""
+class SampleOptions(Selection):
+    """What is taken of each sample, and how it is encoded."""
 
-    tensors: tuple[str, ...] = ()
     layout: Layout | int | None = None
-    carry: tuple[str, ...] = ()
-    carry_text: tuple[str, ...] = ()
     ragged: bool = False
     """Whether samples may differ in their first axis without features."""
     zero_nan: bool = False
@@ -51,6 +48,14 @@ class Plan:
     encoded: Mapping[str, EncodedShape]
     carried: Mapping[str, tuple[str, tuple[int, ...]]]
     texts: tuple[str, ...]
+
+    def is_like(self, other: Plan) -> bool:
+        """Whether samples of both can be in one file: an axis that is assumed of one may be certain of the other."""
+        return self._facts() == other._facts()
+
+    def _facts(self) -> tuple[object, ...]:
+        encoded = {name: (each.shape, each.dtype, each.axis.number) for name, each in self.encoded.items()}
+        return encoded, self.carried, self.texts
 
 
 @dataclass
@@ -98,7 +103,7 @@ class SampleEncoder:
 
     def __init__(self, backend: Backend, options: SampleOptions) -> None:
         self._backend = backend
-        self._options = options
+        self.options = options
         self._plans: dict[tuple[object, ...], Plan] = {}
 
     def batches(self, samples: Iterable[Sample | BadSample]) -> Iterator[Batch | BadSample]:
@@ -138,34 +143,28 @@ class SampleEncoder:
         return plan
 
     def _plan(self, sample: Sample) -> Plan:
-        options = self._options
-        carried = {name: t for name, t in sample.tensors.items() if _matches(name, options.carry)}
+        options = self.options
+        carried = {name: t for name, t in sample.tensors.items() if options.carries(name)}
         encoded = {
             name: self._encoded_shape(sample, name, tensor)
             for name, tensor in sample.tensors.items()
-            if name not in carried and self._is_wanted(name, tensor)
+            if options.encodes(name, tensor.dtype, is_number=tensor.shape == ())
         }
         if not encoded:
             held = ", ".join(f"{name!r} ({t.dtype} {list(t.shape)})" for name, t in sample.tensors.items())
             raise TensorError(f"{sample.where}: no float tensor to encode", f"it holds {held or 'no tensor'}")
-        texts = tuple(name for name in sample.texts if _matches(name, options.carry_text))
+        texts = tuple(name for name in sample.texts if options.carries_text(name))
         for option, globs, found in (("--carry", options.carry, carried), ("--carry-text", options.carry_text, texts)):
-            missing = [glob for glob in globs if not any(fnmatchcase(name, glob) for name in found)]
+            missing = [glob for glob in globs if not any(matches(name, [glob]) for name in found)]
             if missing:
                 raise TensorError(f"{sample.where}: has nothing that {option} {missing[0]} names", _held(sample))
         return Plan(encoded, {name: (t.dtype, t.shape) for name, t in carried.items()}, texts)
 
-    def _is_wanted(self, name: str, tensor: StoredTensor) -> bool:
-        """Whether a tensor is to be encoded: of floats; a single one is a label, unless it was asked for."""
-        if self._options.tensors:
-            return tensor.dtype in FORMATS and _matches(name, self._options.tensors)
-        return tensor.dtype in FORMATS and tensor.shape != ()
-
     def _encoded_shape(self, sample: Sample, name: str, tensor: StoredTensor) -> EncodedShape:
         where = f"{sample.where}: {name!r}"
-        axis = fitting_axis(where, tensor.shape, self._backend.quantizer, self._options.layout)
+        axis = fitting_axis(where, tensor.shape, self._backend.quantizer, self.options.layout)
         shape: tuple[int | None, ...] = tensor.shape
-        if self._options.ragged:
+        if self.options.ragged:
             if len(shape) < 2:
                 raise TensorError(f"{where} has no axis but that of its features, so that none can be ragged")
             differing = 1 if axis.number == 0 else 0
@@ -218,7 +217,7 @@ class SampleEncoder:
                 raw = np.empty((outer, self._backend.quantizer.dim, geometries[first].inner), spec.storage)
             stream, has_nan = self._backend.encode(raw, spec)
             if has_nan:
-                if not self._options.zero_nan:
+                if not self.options.zero_nan:
                     raise _NanFoundError
                 for k in range(first, last):
                     nan_values[k] += int(floats.is_nan(np.frombuffer(data_of(tensors[k]), spec.storage), spec).sum())
@@ -247,10 +246,6 @@ class _NanFoundError(Exception):
 def _ends_of_alike(values: Sequence[int]) -> list[int]:
     """Where runs of equal values end."""
     return [k for k in range(1, len(values) + 1) if k == len(values) or values[k] != values[k - 1]]
-
-
-def _matches(name: str, globs: Sequence[str]) -> bool:
-    return any(fnmatchcase(name, glob) for glob in globs)
 
 
 def _held(sample: Sample) -> str:

@@ -8,15 +8,27 @@ from importlib import import_module
 from pathlib import Path
 
 from lfq_cli.samples.sample import BadSample, Sample, sample_of, small_sample_of
+from lfq_cli.samples.selection import Selection
 
-__all__ = ["CONTAINERS", "BadSample", "Sample", "container_of", "sample_of", "samples_in", "small_sample_of", "stem_of"]
+__all__ = [
+    "CONTAINERS",
+    "BadSample",
+    "Sample",
+    "Selection",
+    "container_of",
+    "sample_of",
+    "samples_in",
+    "small_sample_of",
+    "stem_of",
+]
 
 CONTAINERS = {
     ".tar": "lfq_cli.samples.tar",
     ".tar.gz": "lfq_cli.samples.tar",
     ".tgz": "lfq_cli.samples.tar",
+    ".parquet": "lfq_cli.samples.parquet",
 }
-"""suffix -> module with `read(path, name) -> samples` of a file that holds many; imported when one is opened."""
+"""suffix -> module with `read(path, name, selection) -> samples` of a file that holds many; imported when needed."""
 
 
 _SUFFIXES = tuple(CONTAINERS)
@@ -37,12 +49,13 @@ def stem_of(name: str) -> str:
     return name[: -len(container_of(Path(name)) or "")]
 
 
-def samples_in(path: Path, name: str) -> Generator[Sample | BadSample]:
+def samples_in(path: Path, name: str, selection: Selection) -> Generator[Sample | BadSample]:
     """The samples of a file that holds many, in its order; one that cannot be read is a BadSample.
 
     Of a container's each has its own key. Axis 0 of the tensors in any other file counts samples, which are called
-    `name/0`, `name/1`, .... Raises TensorError for what is wrong with the file as a whole.
+    `name/0`, `name/1`, .... What is not in the selection may be left out. Raises TensorError for what is wrong with the
+    file as a whole.
     """
     suffix = container_of(path)
     module = "lfq_cli.samples.stacked" if suffix is None else CONTAINERS[suffix]
-    yield from import_module(module).read(path, name)
+    yield from import_module(module).read(path, name, selection)

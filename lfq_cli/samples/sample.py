@@ -54,12 +54,17 @@ def small_sample_of(path: Path, key: str, data: bytes) -> Sample | BadSample:
     """The one sample of a tensor file whose bytes are in memory already."""
     try:
         where = str(path)
-        if where.endswith(".npy"):  # most data sets of small files; the general way takes twice as long
-            return Sample(key, where, {SOLE_TENSOR: array_in(data, where)})
-        with open_bytes(path, data) as source:
-            return Sample(key, str(path), in_memory(source))
+        return Sample(key, where, small_tensors(where, data))
     except LfqError as error:
         return BadSample(key, error)
+
+
+def small_tensors(where: str, data: bytes) -> dict[str, StoredTensor]:
+    """The tensors of a file called `where` whose bytes are in memory."""
+    if where.endswith(".npy"):  # most data sets of small files; the general way takes twice as long
+        return {SOLE_TENSOR: array_in(data, where)}
+    with open_bytes(Path(where), data) as source:
+        return in_memory(source)
 
 
 def in_memory(source: Source) -> dict[str, StoredTensor]:

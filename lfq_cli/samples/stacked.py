@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from pathlib import Path
 
 from lfq_cli.container import tensor_bytes
 from lfq_cli.errors import TensorError
 from lfq_cli.regions import MemoryRegion
 from lfq_cli.samples.sample import MAX_SAMPLE_BYTES, Sample
+from lfq_cli.samples.selection import Selection
 from lfq_cli.tensors import Source, StoredTensor, open_source
 
 _RUN_BYTES = 1 << 22
 
 
-def read(path: Path, key: str) -> Generator[Sample]:
+def read(path: Path, key: str, selection: Selection) -> Generator[Sample]:
     """A sample for every item of axis 0, called `key/0`, .... Raises TensorError where tensors differ in length."""
     with open_source(path) as source:
-        count = _count(source)
-        item_bytes = {name: _item_bytes(source, tensor, count) for name, tensor in source.tensors.items()}
+        selected = _selected(source, selection)
+        count = _count(source.path, selected)
+        item_bytes = {name: _item_bytes(source, tensor, count) for name, tensor in selected.items()}
         at_once = max(1, _RUN_BYTES // max(sum(item_bytes.values()), 1))
         for first in range(0, count, at_once):
             last = min(first + at_once, count)
-            runs = {name: _run(source.tensors[name], nbytes, first, last) for name, nbytes in item_bytes.items()}
+            runs = {name: _run(selected[name], nbytes, first, last) for name, nbytes in item_bytes.items()}
             for index in range(last - first):
                 tensors = {
                     name: StoredTensor(
                         name,
-                        source.tensors[name].dtype,
-                        source.tensors[name].shape[1:],
+                        selected[name].dtype,
+                        selected[name].shape[1:],
                         MemoryRegion(run[index * item_bytes[name] : (index + 1) * item_bytes[name]]),
                     )
                     for name, run in runs.items()
@@ -37,12 +39,22 @@ def read(path: Path, key: str) -> Generator[Sample]:
                 yield Sample(f"{key}/{number}", f"{path}: sample {number}", tensors)
 
 
-def _count(source: Source) -> int:
-    lengths = {name: tensor.shape[:1] for name, tensor in source.tensors.items()}
+def _selected(source: Source, selection: Selection) -> dict[str, StoredTensor]:
+    """The tensors that are encoded or carried; all where none is, so that the sample's error can name them."""
+    selected = {
+        name: tensor
+        for name, tensor in source.tensors.items()
+        if selection.carries(name) or selection.encodes(name, tensor.dtype, is_number=False)
+    }
+    return selected or source.tensors
+
+
+def _count(path: Path, tensors: Mapping[str, StoredTensor]) -> int:
+    lengths = {name: tensor.shape[:1] for name, tensor in tensors.items()}
     if len(set(lengths.values())) > 1 or () in lengths.values():
-        told = ", ".join(f"{name!r} {list(tensor.shape)}" for name, tensor in source.tensors.items())
+        told = ", ".join(f"{name!r} {list(tensor.shape)}" for name, tensor in tensors.items())
         raise TensorError(
-            f"{source.path}: its tensors have different numbers of samples on axis 0: {told}",
+            f"{path}: its tensors have different numbers of samples on axis 0: {told}",
             "--tensor and --carry choose among them; without --stacked the file is one sample",
         )
     return next(iter(lengths.values()))[0] if lengths else 0

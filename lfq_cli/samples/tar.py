@@ -8,82 +8,112 @@ Source: github.com/webdataset/webdataset, README, "The WebDataset Format".
 
 from __future__ import annotations
 
+import gzip
 import json
+import os
 import tarfile
 import zlib
-from collections.abc import Generator, Iterator
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Generator, Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from lfq_cli.errors import LfqError, TensorError
 from lfq_cli.regions import InputFile
-from lfq_cli.samples.sample import MAX_SAMPLE_BYTES, BadSample, Sample, in_memory, number
-from lfq_cli.tensors import FORMATS, SOLE_TENSOR, StoredTensor, open_bytes
+from lfq_cli.samples.sample import MAX_SAMPLE_BYTES, BadSample, Sample, number, small_tensors
+from lfq_cli.samples.selection import Selection
+from lfq_cli.tensors import FORMATS, SOLE_TENSOR, StoredTensor
 
 TEXTS = frozenset({"txt", "text", "caption", "transcript", "json", "cls"})
 _BROKEN = (tarfile.TarError, zlib.error, EOFError, OSError, ValueError, OverflowError)
 """What tarfile and gzip raise for damaged archives."""
 _BLOCK = 512
+_READ_BYTES = 1 << 20
 
 
 class _BadMemberError(LfqError):
     """A member that is no part of a sample, or a damaged one; the text does not name the file."""
 
 
-def read(path: Path, _: str) -> Generator[Sample | BadSample]:
+_Bytes = Callable[[tarfile.TarInfo], bytes]
+
+
+def read(path: Path, _: str, selection: Selection) -> Generator[Sample | BadSample]:
     """The samples in the order of the archive. Raises TensorError where it ends early or is damaged."""
     file = InputFile(path, TensorError)
-    compressed = not path.name.lower().endswith(".tar")
+    samples = _of_plain if path.name.lower().endswith(".tar") else _of_gzip
     try:
-        with tarfile.open(fileobj=file.file, mode="r|gz" if compressed else "r:") as archive:
-            yield from _samples(path, archive)
-            _require_end(path, archive, file, compressed=compressed)
+        yield from samples(file, takes_labels=selection.takes_labels)
     except _BROKEN as reason:
         raise _damaged(path, reason) from reason
     finally:
         file.close()
 
 
+def _of_plain(file: InputFile, *, takes_labels: bool) -> Iterator[Sample | BadSample]:
+    with tarfile.open(fileobj=file.file, mode="r:") as archive:
+        # the member's own file object would take longer than the bytes
+        yield from _samples(
+            file.path, archive, lambda member: file.read(member.offset_data, member.size), takes_labels=takes_labels
+        )
+        end = file.read(archive.offset, min(_BLOCK, max(file.size - archive.offset, 0)))
+        _require_end(file.path, end)
+
+
+def _of_gzip(file: InputFile, *, takes_labels: bool) -> Iterator[Sample | BadSample]:
+    with gzip.GzipFile(fileobj=file.file) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
+        yield from _samples(file.path, archive, partial(_member_bytes, archive), takes_labels=takes_labels)
+        inner: Any = archive.fileobj  # tarfile's own, which counts what was read of it
+        _require_end(file.path, bytes(_BLOCK) if inner.tell() >= archive.offset + _BLOCK else b"")
+        while stream.read(_READ_BYTES):
+            pass  # to where gzip compares its checksum
+
+
+def _member_bytes(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = archive.extractfile(member)
+    return b"" if file is None else file.read()
+
+
 def _damaged(path: Path, reason: object) -> TensorError:
     return TensorError(f"{path}: not a whole tar archive: {reason}", "copy or make it again; it may be cut off")
 
 
-def _require_end(path: Path, archive: tarfile.TarFile, file: InputFile, *, compressed: bool) -> None:
+def _require_end(path: Path, end: bytes) -> None:
     """Raises TensorError unless a block of zeros marks the end: without it members may be missing."""
-    if compressed:
-        stream: Any = archive.fileobj  # tarfile's own, which counts what was read of it
-        ended = stream.tell() >= archive.offset + _BLOCK
-    else:
-        block = file.read(archive.offset, min(_BLOCK, max(file.size - archive.offset, 0)))
-        ended = len(block) == _BLOCK and not any(block)
-    if not ended:
+    if len(end) != _BLOCK or any(end):
         raise _damaged(path, "it ends without a mark of its end")
 
 
-def _samples(path: Path, archive: tarfile.TarFile) -> Iterator[Sample | BadSample]:
-    """The members that follow each other and have one key are a sample."""
+def _samples(
+    path: Path, archive: tarfile.TarFile, bytes_of: _Bytes, *, takes_labels: bool
+) -> Iterator[Sample | BadSample]:
+    """The members that follow each other and have one key are a sample; labels are read only where they are carried."""
     builder: _Builder | None = None
-    for member in archive:
+    while (member := archive.next()) is not None:
+        archive.members = []  # type: ignore[attr-defined]  # it keeps all it has seen
         if member.isdir():
             continue
         key, name = _split(member.name)
-        if not name or PurePosixPath(member.name).name.startswith(".") or member.name.startswith("__"):
+        if not name or os.path.basename(member.name).startswith(".") or member.name.startswith("__"):  # noqa: PTH119
             continue  # no extension, hidden, or a note of WebDataset's to itself
+        if not takes_labels and name.rpartition(".")[2].lower() in TEXTS:
+            continue
         if builder is None or builder.key != key:
             if builder is not None:
                 yield builder.done()
             builder = _Builder(path, key)
-        builder.add(name, member, archive)
+        builder.add(name, member, bytes_of)
     if builder is not None:
         yield builder.done()
 
 
 def _split(path: str) -> tuple[str, str]:
     """(key, what follows its dot): "a/b.c.npy" -> "a/b", "c.npy"."""
-    member = PurePosixPath(path)
-    stem, _, name = member.name.partition(".")
-    folder = str(member.parent)
-    return (stem if folder == "." else f"{folder}/{stem}"), name
+    folder, base = os.path.split(path)  # as a path object it takes longer than to read the member
+    if folder:
+        folder = os.path.normpath(folder).replace("//", "/")
+    stem, _, name = base.partition(".")
+    return (f"{folder}/{stem}" if folder not in ("", ".") else stem), name
 
 
 class _Builder:
@@ -102,14 +132,14 @@ class _Builder:
             return BadSample(self.key, self._error)
         return Sample(self.key, self._where, self._tensors, self._texts)
 
-    def add(self, name: str, member: tarfile.TarInfo, archive: tarfile.TarFile) -> None:
+    def add(self, name: str, member: tarfile.TarInfo, bytes_of: _Bytes) -> None:
         try:
-            self._add(name, member, archive)
+            self._add(name, member, bytes_of)
         except LfqError as error:
             text = error.message if error.message.startswith(f"{self._path}: ") else f"{self._where}: {error.message}"
             self._error = self._error or TensorError(text, error.hint)
 
-    def _add(self, name: str, member: tarfile.TarInfo, archive: tarfile.TarFile) -> None:
+    def _add(self, name: str, member: tarfile.TarInfo, bytes_of: _Bytes) -> None:
         if not member.isreg() or member.issparse():
             raise _BadMemberError(f"{member.name!r} is {_kind(member)}, expected a plain file")
         suffix = name.rpartition(".")[2].lower()
@@ -117,8 +147,7 @@ class _Builder:
             return
         if member.size > MAX_SAMPLE_BYTES:
             raise _BadMemberError(f"{member.name!r} has {member.size / 2**30:.3g} GiB, a sample has 1 GiB at most")
-        file = archive.extractfile(member)
-        data = b"" if file is None else file.read()
+        data = bytes_of(member)
         if f".{suffix}" in FORMATS:
             self._add_tensors(name, member.name, data)
         else:
@@ -126,10 +155,9 @@ class _Builder:
 
     def _add_tensors(self, name: str, member: str, data: bytes) -> None:
         prefix = name.rpartition(".")[0]
-        with open_bytes(Path(f"{self._path}: {member}"), data) as source:
-            for found, tensor in in_memory(source).items():
-                parts = [prefix] if found == SOLE_TENSOR and prefix else [prefix, found] if prefix else [found]
-                self._put(self._tensors, ".".join(parts), tensor)
+        for found, tensor in small_tensors(f"{self._path}: {member}", data).items():
+            parts = [prefix] if found == SOLE_TENSOR and prefix else [prefix, found] if prefix else [found]
+            self._put(self._tensors, ".".join(parts), tensor)
 
     def _add_text(self, name: str, suffix: str, data: bytes) -> None:
         try:

@@ -20,6 +20,8 @@ FORMATS = {
     ".npz": "lfq_cli.tensors.npz",
     ".pt": "lfq_cli.tensors.torchfile",
     ".pth": "lfq_cli.tensors.torchfile",
+    ".h5": "lfq_cli.tensors.hdf5",
+    ".hdf5": "lfq_cli.tensors.hdf5",
 }
 """suffix -> module with `open_file(file) -> Source`; imported when a file of its kind is opened."""
 

@@ -110,8 +110,8 @@ def encode(
 
     Inputs are .safetensors, .npy, .npz, .pt, .pth and .h5 files, and tar shards and .parquet files of samples. A
     folder's tree is mirrored under OUT: `lfq encode CHECKPOINT latents -o OUT` makes OUT/a/b.codes.safetensors from
-    latents/a/b.npy. `lfq encode CHECKPOINT latents -o OUT --samples-per-file 10000` packs all of them, each with its key
-    "a/b", into OUT/00000.codes.safetensors and so on.
+    latents/a/b.npy. `lfq encode CHECKPOINT latents -o OUT --samples-per-file 10000` packs all of them into
+    OUT/00000.codes.safetensors and so on, each with its key "a/b".
     """
     from lfq_cli import checkpoints
     from lfq_cli.cli.render.checkpoints import tell_assumptions

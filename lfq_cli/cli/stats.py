@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,6 +30,12 @@ Joint = Annotated[
 ByPosition = Annotated[
     bool,
     typer.Option("--by-position", help="Report also each position of the sequence or image: all axes but the first."),
+]
+By = Annotated[
+    str | None,
+    typer.Option(
+        "--by", metavar="NAME", help="Count samples apart by what they carry, over all files: a label, a flag, a text."
+    ),
 ]
 Memory = Annotated[
     int,
@@ -86,6 +93,7 @@ def stats(
     min_count: MinCount = 1,
     joint: Joint = True,
     by_position: ByPosition = False,
+    by: By = None,
     memory: Memory = 1024,
     compare: Compare = None,
     save: Save = None,
@@ -110,7 +118,7 @@ def stats(
     from lfq_cli.jobs.inputs import find_inputs, sorted_out
     from lfq_cli.jobs.kinds import is_counted_file
     from lfq_cli.jobs.plan import refuse_to_replace
-    from lfq_cli.jobs.stats import compare_stats
+    from lfq_cli.jobs.stats import compare_stats, stats_by
     from lfq_cli.jobs.stats import stats as count_stats
     from lfq_cli.stats import CountOptions
 
@@ -124,7 +132,8 @@ def stats(
     refuse_to_replace([output for output in (save, csv, plot, html) if output is not None], paths)
     chosen = CountOptions(joint=joint, by_position=by_position, min_count=min_count, memory_bytes=memory << 20)
     with progress_bar("stats", total_size(paths), display) as progress:
-        reports = [count_stats(found, tuple(tensor or ()), chosen, progress, missed) for found, missed in groups]
+        counting = count_stats if by is None else partial(stats_by, by)
+        reports = [counting(found, tuple(tensor or ()), chosen, progress, missed) for found, missed in groups]
     refused = _write_outputs(reports[0], save, csv, plot, html, overwrite=overwrite)
     if compare:
         if any((save, csv, plot, html)):
@@ -191,7 +200,7 @@ def _draw(report: Report, plot: Path | None, html: Path | None, *, overwrite: bo
     from lfq_cli.report.plot import write_plot
     from lfq_cli.stats.advice import advice
 
-    items = [(f"{item.file.name}: {item.name}", item.usage) for item in report.tensors]
+    items = [(f"{item.file.name}: {item.label}", item.usage) for item in report.tensors]
     if report.overall is not None and len(items) != 1:
         items.insert(0, (f"all {len(items)}", report.overall))
     if plot is not None:

@@ -57,8 +57,8 @@ def verify(
 
     Shows the share of indices and bits that differ, and the margin: the share of |z| below 1e-6 to 1e-2, which tells
     how far tokens depend on hardware and precision. One source belongs to one codes file; folders are paired as
-    `lfq encode SOURCES -o CODES` pairs them. Exit code 4 where something is damaged or differs; a file that cannot be
-    read, or that another checkpoint made, is an error.
+    `lfq encode SOURCES -o CODES` pairs them; samples of many inputs are found by key. Exit code 4 where something is
+    damaged or differs; a file that cannot be read, or that another checkpoint made, is an error.
     """
     from lfq_cli import checkpoints
     from lfq_cli.cli.render.outcomes import total_size
@@ -66,8 +66,7 @@ def verify(
     from lfq_cli.cli.render.verdicts import show_verdicts
     from lfq_cli.errors import CodesFileError, OptionError
     from lfq_cli.jobs.inputs import find_inputs, sorted_out
-    from lfq_cli.jobs.kinds import is_codes_file, is_tensor_file
-    from lfq_cli.jobs.plan import source_jobs
+    from lfq_cli.jobs.kinds import is_codes_file
     from lfq_cli.jobs.verify import VerifyOptions, sources_of
     from lfq_cli.jobs.verify import verify as verify_files
 
@@ -77,7 +76,7 @@ def verify(
         raise OptionError("--sample belongs to --source", "leave it out, or name what to encode again")
     paths, missed = sorted_out(find_inputs(inputs, is_codes_file, CodesFileError))
     quantizer = None if checkpoint is None else checkpoints.load(checkpoint, facts)
-    sources = sources_of(source_jobs(source, inputs, paths, is_tensor_file)) if source else None
+    sources = sources_of(source, inputs, paths) if source else None
     chosen = VerifyOptions(tensors=tuple(tensor or ()), sample=sample, device=device, compute_dtype=compute_dtype)
     with progress_bar("verify", total_size(paths), display) as progress:
         verdicts = list(verify_files(paths, chosen, quantizer, sources, progress, missed))

@@ -75,21 +75,31 @@ def name_samples(
         raise OptionError(f"{output}: is a file, expected a folder for files of samples")
     if output.suffix in (*FORMATS, *CONTAINERS):
         raise OptionError(f"{output}: is the name of a file, expected a folder for files of samples")
+    inputs, missed = sample_inputs(arguments, stacked=stacked)
+    folder = Path(os.path.realpath(output))
+    for item in inputs:
+        if item.path.name.endswith(SUFFIX) and real_path(item.path).parent == folder:
+            raise OptionError(
+                f"{item.path}: is an input of this command and lies where it writes", "name another output"
+            )
+    missed = [replace(job, output=output) for job in missed]
+    refuse_to_replace([path for path in inputs_kept if path.name.endswith(SUFFIX)], [output])
+    return inputs, missed
+
+
+def sample_inputs(arguments: Sequence[str], *, stacked: bool) -> tuple[list[SampleInput], list[Job]]:
+    """The files with samples that the arguments name, each with its place in the tree as its name; and what cannot be
+    read, as jobs that have failed.
+    """
     found = find_inputs(arguments, is_tensor_file, TensorError)
     inputs, missed = [], []
     for item, folder in zip(found, _places(found), strict=True):
         if item.error is not None:
-            missed.append(Job(item.path, output, item.error))
+            missed.append(Job(item.path, item.path, item.error))
             continue
-        file = item.path.name
-        if file.endswith(SUFFIX) and real_path(item.path).parent == Path(os.path.realpath(output)):
-            raise OptionError(
-                f"{item.path}: is an input of this command and lies where it writes", "name another output"
-            )
-        name = stem_of(file)
+        name = stem_of(item.path.name)
         many = stacked or container_of(item.path) is not None
         inputs.append(SampleInput(item.path, f"{folder}/{name}" if folder else name, many))
-    refuse_to_replace([path for path in inputs_kept if path.name.endswith(SUFFIX)], [output])
     return inputs, missed
 
 

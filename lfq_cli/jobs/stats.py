@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -12,6 +13,7 @@ from types import MappingProxyType
 from lfq_cli import codesfile, countsfile
 from lfq_cli.errors import LfqError, LfqNote, OptionError, OutputError
 from lfq_cli.files import atomic_output, refuse_existing, write_all
+from lfq_cli.jobs.groups import Group, counts_by
 from lfq_cli.jobs.kinds import described_format
 from lfq_cli.jobs.outcome import Outcome
 from lfq_cli.jobs.plan import refuse_to_replace
@@ -29,6 +31,13 @@ class TensorUsage:
     file: Path
     name: str
     usage: TokenUsage
+    group: Group | None = None
+    """Where samples were counted apart: which of them these are; `file` is then the folder of all."""
+
+    @property
+    def label(self) -> str:
+        """The tensor's name, and the group."""
+        return self.name if self.group is None else f"{self.name}, {self.group.by} {self.group.value}"
 
 
 @dataclass(frozen=True)
@@ -76,6 +85,27 @@ def stats(
             except LfqError as error:
                 failed[path] = error
     return Report(tensors, _overall(tensors, totals), failed, totals)
+
+
+def stats_by(
+    by: str,
+    paths: Sequence[Path],
+    patterns: Sequence[str] = (),
+    options: CountOptions = DEFAULTS,
+    progress: Progress = lambda _: None,
+    missed: Mapping[Path, LfqError] = MappingProxyType({}),
+) -> Report:
+    """As `stats`, with the samples counted apart by their value in the carried column `by`, over all files."""
+    with start_workers() as workers:
+        groups, failed = counts_by(by, paths, patterns, options, workers, progress)
+    counted = [path for path in paths if path not in failed]
+    totals: list[TokenCounts] = []
+    tensors = []
+    for group, counts in groups:
+        place = counted[0] if len(counted) == 1 else Path(os.path.commonpath([path.parent for path in counted]))
+        tensors.append(TensorUsage(place, group.tensor, counts.usage(), group))
+        _add(totals, counts)
+    return Report(tensors, _overall(tensors, totals), dict(missed) | failed, totals)
 
 
 def with_counts(

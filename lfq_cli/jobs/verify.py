@@ -13,7 +13,9 @@ from lfq_cli.backends import Backend
 from lfq_cli.codesfile import CodesFile, CodesTensor
 from lfq_cli.errors import CodesFileError, CodesUnreadableError, LfqError, OtherCheckpointError
 from lfq_cli.jobs.decode import matching_quantizer
-from lfq_cli.jobs.plan import Job, real_path
+from lfq_cli.jobs.kinds import is_tensor_file
+from lfq_cli.jobs.plan import real_path, source_jobs
+from lfq_cli.jobs.verify_samples import SampleSources, compare_samples
 from lfq_cli.pipeline import Comparison, EncodeTask, Progress, check_indices, compare
 from lfq_cli.quantizer import Quantizer
 from lfq_cli.tensors import Source, StoredTensor, open_source
@@ -28,6 +30,17 @@ class VerifyOptions:
     device: str = "auto"
     compute_dtype: str | None = None
     """None: as the file says."""
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What codes were made from. paired: codes file, as `real_path` names it -> the file encoded into it alone."""
+
+    paired: Mapping[Path, Path]
+    samples: SampleSources
+    """Samples of many inputs together, by key."""
+    all_are_paired: bool
+    """Whether every source has a codes file of its own, so that one that is not there is missed."""
 
 
 @dataclass(frozen=True)
@@ -48,16 +61,16 @@ def verify(
     paths: Sequence[Path],
     options: VerifyOptions,
     quantizer: Quantizer | None = None,
-    sources: Mapping[Path, Path] | None = None,
+    sources: Sources | None = None,
     progress: Progress = lambda _: None,
     missed: Mapping[Path, LfqError] = MappingProxyType({}),
 ) -> Iterator[Verdict]:
-    """The verdict on every codes file: structure and sha256; with a quantizer, that it is the file's; with sources
-    (codes file -> tensor file), that it makes the same codes of them. What was `missed` on the way has failed.
+    """The verdict on every codes file: structure and sha256; with a quantizer, that it is the file's; with sources,
+    that it makes the same codes of them. What was `missed` on the way has failed.
     """
     for path, error in missed.items():
         yield Verdict(path, "failed", error=error)
-    for path, source in sorted((sources or {}).items()):
+    for path, source in sorted(sources.paired.items()) if sources and sources.all_are_paired else ():
         if not path.exists():
             yield Verdict(path, "failed", error=LfqError(f"{path}: is not there, but its source {source} is"))
     for path in paths:
@@ -68,7 +81,7 @@ def _verdict(
     path: Path,
     options: VerifyOptions,
     quantizer: Quantizer | None,
-    sources: Mapping[Path, Path] | None,
+    sources: Sources | None,
     progress: Progress,
 ) -> Verdict:
     try:
@@ -84,16 +97,19 @@ def _verdict(
         return Verdict(path, "failed", error=refused)
 
 
-def sources_of(jobs: Sequence[Job]) -> dict[Path, Path]:
-    """Codes file, as `real_path` names it -> its source."""
-    return {job.output: job.source for job in jobs if job.error is None}
+def sources_of(arguments: Sequence[str], inputs: Sequence[str], paths: Sequence[Path]) -> Sources:
+    """The sources that the arguments name, of the codes files `paths`, which `inputs` named."""
+    jobs = source_jobs(arguments, inputs, paths, is_tensor_file)
+    paired = {job.output: job.source for job in jobs if job.error is None}
+    found = [path for path in paths if real_path(path) in paired]
+    return Sources(paired, SampleSources(arguments), all_are_paired=bool(found) or not any(map(_holds_samples, paths)))
 
 
 def _verify_file(
     path: Path,
     options: VerifyOptions,
     quantizer: Quantizer | None,
-    sources: Mapping[Path, Path] | None,
+    sources: Sources | None,
     progress: Progress,
 ) -> Verdict:
     with codesfile.open_codes(path) as codes:
@@ -107,9 +123,11 @@ def _verify_file(
         source = None
         if quantizer is not None:
             quantizer = matching_quantizer(codes, quantizer)
-            if sources is not None:
+            if sources is not None and codes.header.samples is None:
                 source = _source_of(path, sources)
                 comparisons = _compare(codes, infos, source, quantizer, options)
+            elif sources is not None:
+                comparisons = _compare_samples(codes, infos, sources, quantizer, options)
         same = all(not comparison.differing_bits for comparison in comparisons.values())
         return Verdict(
             path,
@@ -136,8 +154,16 @@ def check_samples(codes: CodesFile) -> None:
         codes.bounds(name)
 
 
-def _source_of(path: Path, sources: Mapping[Path, Path]) -> Path:
-    source = sources.get(real_path(path))
+def _holds_samples(path: Path) -> bool:
+    try:
+        with codesfile.open_codes(path) as codes:
+            return codes.header.samples is not None
+    except LfqError:  # its own verdict will say so
+        return False
+
+
+def _source_of(path: Path, sources: Sources) -> Path:
+    source = sources.paired.get(real_path(path))
     if source is None:
         raise LfqError(f"{path}: none of the sources would be encoded into it", "name the folder that it was made from")
     return source
@@ -146,10 +172,24 @@ def _source_of(path: Path, sources: Mapping[Path, Path]) -> Path:
 def _compare(
     codes: CodesFile, infos: Sequence[CodesTensor], path: Path, quantizer: Quantizer, options: VerifyOptions
 ) -> dict[str, Comparison]:
-    compute_dtype = options.compute_dtype or codes.header.compute_dtype
-    backend = backends.select(options.device, quantizer, compute_dtype, decoding=False)
+    backend = _backend(codes, quantizer, options)
     with open_source(path) as source, backend.working():
         return {info.name: compare(_task(source, info, backend), codes[info.name], options.sample) for info in infos}
+
+
+def _compare_samples(
+    codes: CodesFile, infos: Sequence[CodesTensor], sources: Sources, quantizer: Quantizer, options: VerifyOptions
+) -> dict[str, Comparison]:
+    backend = _backend(codes, quantizer, options)
+    own = sources.paired.get(real_path(codes.path))
+    samples = sources.samples if own is None else sources.samples.of_file(own)
+    with backend.working():
+        return compare_samples(codes, infos, samples, backend, options.sample)
+
+
+def _backend(codes: CodesFile, quantizer: Quantizer, options: VerifyOptions) -> Backend:
+    compute_dtype = options.compute_dtype or codes.header.compute_dtype
+    return backends.select(options.device, quantizer, compute_dtype, decoding=False)
 
 
 def _task(source: Source, info: CodesTensor, backend: Backend) -> EncodeTask:
@@ -182,6 +222,7 @@ def as_json(verdict: Verdict) -> dict[str, Any]:
     }
     if verdict.source is not None:
         told["source"] = str(verdict.source)
+    if verdict.comparisons:
         told["comparisons"] = {name: comparison.figures() for name, comparison in verdict.comparisons.items()}
     if verdict.error is not None:
         told |= {"error": verdict.error.message, "hint": verdict.error.hint}

@@ -7,8 +7,8 @@ reading, computing and writing overlap. Knows blocks and backends; files are ope
 
 from __future__ import annotations
 
-from lfq_cli.pipeline.compare import Comparison, check_indices, compare
-from lfq_cli.pipeline.count import count
+from lfq_cli.pipeline.compare import Comparison, check_indices, compare, compare_item
+from lfq_cli.pipeline.count import count, count_ranges
 from lfq_cli.pipeline.decode import DecodeTask, write_decoded
 from lfq_cli.pipeline.encode import EncodeTask, Encoding
 from lfq_cli.pipeline.merge import Part, SamplesJoiner, StoredFile, StoredReader
@@ -34,7 +34,9 @@ __all__ = [
     "Workers",
     "check_indices",
     "compare",
+    "compare_item",
     "count",
+    "count_ranges",
     "key_at",
     "sizes_of",
     "start_workers",

@@ -32,6 +32,12 @@ class Comparison:
     close_by_bit: NDArray[np.int64]
     """How often |z| is below each of MARGINS: [len(MARGINS), B]."""
 
+    @classmethod
+    def nothing(cls, dims: tuple[int, ...]) -> Comparison:
+        """Of no vector yet."""
+        bits = sum(dims)
+        return cls(dims, 0, 0, np.zeros(bits, np.int64), np.zeros((len(MARGINS), bits), np.int64))
+
     @property
     def differing_bits(self) -> int:
         """Bits that differ, of all."""
@@ -56,23 +62,30 @@ class Comparison:
 
 def compare(task: EncodeTask, codes: TensorCodes, sample: int | None) -> Comparison:
     """Encodes the task's tensor again, or about `sample` vectors of it, and compares."""
-    dims = codes.info.codebook_dims
-    bits = sum(dims)
-    counts = np.zeros(bits, np.int64)
-    total = Comparison(dims, 0, 0, counts, np.zeros((len(MARGINS), bits), np.int64))
+    total = Comparison.nothing(codes.info.codebook_dims)
     for block in _sampled(task, sample):
-        raw = read_block(task.tensor, task.geometry, block, task.spec)
-        start = block.outer.start * task.geometry.inner + block.inner.start
-        stored = codes.stream(start, start + block.vectors)
-        made, _ = task.backend.encode(raw, task.spec)
-        differ = unpack(stored ^ made, block.vectors, bits)
-        total.vectors += block.vectors
-        total.differing_bits_by_bit += differ.sum(axis=0)
-        total.differing_indices += sum(int(field.any(axis=1).sum()) for field in _fields(differ, dims))
-        near = np.abs(task.backend.latents(raw, task.spec))
-        for k, margin in enumerate(MARGINS):
-            total.close_by_bit[k] += (near < np.float32(margin)).sum(axis=0)
+        _compare_block(task, block, codes, 0, total)
     return total
+
+
+def compare_item(task: EncodeTask, codes: TensorCodes, start: int, total: Comparison) -> None:
+    """Adds to `total` what the task's tensor, of which the codes begin at vector `start`, comes to."""
+    for block in task.blocks():
+        _compare_block(task, block, codes, start, total)
+
+
+def _compare_block(task: EncodeTask, block: Block, codes: TensorCodes, start: int, total: Comparison) -> None:
+    raw = read_block(task.tensor, task.geometry, block, task.spec)
+    start += block.outer.start * task.geometry.inner + block.inner.start
+    stored = codes.stream(start, start + block.vectors)
+    made, _ = task.backend.encode(raw, task.spec)
+    differ = unpack(stored ^ made, block.vectors, sum(total.dims))
+    total.vectors += block.vectors
+    total.differing_bits_by_bit += differ.sum(axis=0)
+    total.differing_indices += sum(int(field.any(axis=1).sum()) for field in _fields(differ, total.dims))
+    near = np.abs(task.backend.latents(raw, task.spec))
+    for k, margin in enumerate(MARGINS):
+        total.close_by_bit[k] += (near < np.float32(margin)).sum(axis=0)
 
 
 def _fields(bits: Bools, dims: tuple[int, ...]) -> list[Bools]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from functools import partial
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lfq_cli.bits import Indices
+from lfq_cli.bits import Indices, StreamJoiner, stream_to_indices
 from lfq_cli.codesfile import TensorCodes
 from lfq_cli.pipeline.workers import Progress, Workers
 
@@ -33,6 +34,42 @@ def count(codes: TensorCodes, counts: TokenCounts, workers: Workers, progress: P
         for vectors, tallies in done:
             counts.take(tallies)
             progress(vectors * info.bits_per_vector // 8)
+
+
+def count_ranges(
+    codes: TensorCodes, counts: TokenCounts, ranges: Sequence[range], workers: Workers, progress: Progress
+) -> None:
+    """Feeds the counters with these vectors of the tensor alone. Each range is of whole items of the first axis."""
+    info = codes.info
+    runs = _in_runs(ranges, prod(info.positions[1:]), max(1, _COUNTED_INDICES // len(info.codebook_dims)))
+    with closing(workers.in_order(partial(_tally_ranges, codes, counts), runs)) as done:
+        for vectors, tallies in done:
+            counts.take(tallies)
+            progress(vectors * info.bits_per_vector // 8)
+
+
+def _in_runs(ranges: Sequence[range], item: int, at_once: int) -> Iterator[list[range]]:
+    """The ranges, those that are long in parts of whole items, in runs of about `at_once` vectors."""
+    run: list[range] = []
+    vectors = 0
+    step = max(at_once // max(item, 1), 1) * max(item, 1)
+    for each in ranges:
+        for first in range(each.start, each.stop, step):
+            run.append(range(first, min(first + step, each.stop)))
+            vectors += len(run[-1])
+            if vectors >= at_once:
+                yield run
+                run, vectors = [], 0
+    if run:
+        yield run
+
+
+def _tally_ranges(codes: TensorCodes, counts: TokenCounts, run: list[range]) -> tuple[int, list[Tally]]:
+    info, joiner = codes.info, StreamJoiner()
+    parts = [joiner.join(codes.stream(each.start, each.stop), len(each) * info.bits_per_vector) for each in run]
+    stream, vectors = np.concatenate([*parts, joiner.finish()]), sum(map(len, run))
+    indices = stream_to_indices(stream, vectors, info.codebook_dims, info.bit_order, codes.dtype)
+    return vectors, counts.tally(indices, lambda: stream, 0)
 
 
 def _tally(codes: TensorCodes, counts: TokenCounts, run: range) -> tuple[int, list[Tally]]:

@@ -15,7 +15,7 @@ from lfq_cli.cli.render.grid import WIDTH, grid, width_of
 from lfq_cli.cli.render.numbers import whole
 from lfq_cli.cli.render.usage import CODES_TITLES, codes_figures, describe, named, spaced, usage_lines
 from lfq_cli.errors import LfqError
-from lfq_cli.jobs.stats import Report
+from lfq_cli.jobs.stats import Report, TensorUsage
 from lfq_cli.stats.advice import advice, faults
 from lfq_cli.stats.usage import TokenUsage, Usage
 
@@ -46,11 +46,16 @@ def stats_json(report: Report) -> dict[str, Any]:
     """The JSON object of a report (docs/statistics.md)."""
     return {
         "tensors": [
-            {"file": str(item.file), "tensor": item.name, **_usage_json(item.usage)} for item in report.tensors
+            {"file": str(item.file), "tensor": item.name, **_group_json(item), **_usage_json(item.usage)}
+            for item in report.tensors
         ],
         "overall": None if report.overall is None else _usage_json(report.overall),
         "failed": {str(path): error.message for path, error in report.failed.items()},
     }
+
+
+def _group_json(item: TensorUsage) -> dict[str, Any]:
+    return {} if item.group is None else {"by": item.group.by, "value": item.group.value}
 
 
 def _usage_json(usage: TokenUsage) -> dict[str, Any]:
@@ -73,13 +78,13 @@ def labels_of(report: Report) -> list[str]:
     """The tensors' names, and where there are several files their files' from their common folder on."""
     files = {item.file: item.file.absolute() for item in report.tensors}
     if len(files) <= 1:
-        return [printable(item.name) for item in report.tensors]
+        return [printable(item.label) for item in report.tensors]
     folder = os.path.commonpath([file.parent for file in files.values()])
     named = {
         file: os.path.relpath(absolute, folder).removesuffix(".safetensors").removesuffix(".codes")
         for file, absolute in files.items()
     }
-    return [printable(f"{named[item.file]}: {item.name}") for item in report.tensors]
+    return [printable(f"{named[item.file]}: {item.label}") for item in report.tensors]
 
 
 def _in_full(report: Report, labels: Sequence[str], *, verbose: bool) -> list[tuple[str, TokenUsage]]:
@@ -88,7 +93,11 @@ def _in_full(report: Report, labels: Sequence[str], *, verbose: bool) -> list[tu
     if len(single) == 1:
         return single
     shown = single if verbose or (report.overall is None and len(single) <= _FEW_APART) else []
-    return shown if report.overall is None else [*shown, (f"all {len(single)} tensors", report.overall)]
+    return shown if report.overall is None else [*shown, (f"all {len(single)} {_what(report)}", report.overall)]
+
+
+def _what(report: Report) -> str:
+    return "groups" if any(item.group is not None for item in report.tensors) else "tensors"
 
 
 def _notes(report: Report, display: Display) -> list[str]:
@@ -99,7 +108,7 @@ def _notes(report: Report, display: Display) -> list[str]:
         told.append("the files have different codebooks: no overall figures")
     few = len(report.tensors) <= (MOST_ROWS if report.overall is not None else _FEW_APART)
     if not few and not display.verbose:
-        told.append("-v shows every tensor")
+        told.append(f"-v shows every {_what(report)[:-1]}")
     return told
 
 

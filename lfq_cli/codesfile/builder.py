@@ -50,6 +50,16 @@ class Coding:
         """B, the sum of `codebook_dims`."""
         return sum(self.codebook_dims)
 
+    @property
+    def stored_bits_per_vector(self) -> int:
+        """Bits that one vector takes in the file."""
+        if self.packing == "bits":
+            return self.bits_per_vector
+        if self.packing == "rows":
+            return -(-self.bits_per_vector // 8) * 8
+        dtype = stored_dtype(self.packing, self.codebook_dims, self.index_dtype)
+        return 8 * DTYPES[dtype].itemsize * len(self.codebook_dims)
+
 
 def _integers() -> array[int]:
     return array("q")

@@ -12,10 +12,8 @@ from lfq_cli.codesfile.columns import bad_key
 from lfq_cli.errors import LfqError, TensorError
 from lfq_cli.jobs.outcome import Outcome
 from lfq_cli.jobs.reading import Cursor, Ended, Piece, SampleInput, Stream
-from lfq_cli.pipeline import Batch, Plan, Progress
+from lfq_cli.pipeline import SAMPLE_BYTES, Batch, Plan, Progress
 from lfq_cli.samples import BadSample
-
-_OFFSET_BYTES = 8
 
 
 @dataclass(frozen=True)
@@ -110,11 +108,20 @@ class Draft:
         if self._limits.nbytes is None or isinstance(piece.content, BadSample):
             return count
         nbytes = self._nbytes
-        for k, size in enumerate(_sizes(piece.content)[:count]):
+        for k, size in enumerate(self._sizes(piece.content)[:count]):
             nbytes += size
             if nbytes > self._limits.nbytes and self._taken + k > 0:
                 return k
         return count
+
+    def _sizes(self, batch: Batch) -> list[int]:
+        """The bytes that each sample of the batch takes in a file, about."""
+        sizes = []
+        for k, key in enumerate(batch.keys):
+            bits = sum(lengths[k] for lengths in batch.lengths.values()) * self._coding.stored_bits_per_vector
+            columns = sum(len(rows[k]) for rows in (*batch.carried.values(), *batch.texts.values()))
+            sizes.append(-(-bits // 8) + len(key.encode("utf-8", "surrogatepass")) + columns + SAMPLE_BYTES)
+        return sizes
 
     def _take(self, content: Batch | BadSample, progress: Progress) -> None:
         self._taken += len(content)
@@ -146,7 +153,7 @@ class Draft:
             self._builder = self._opened.enter_context(self._new_builder(batch.plan))
         self._builder.add(batch.keys, batch.streams, batch.lengths, batch.carried, batch.texts)
         if self._limits.nbytes is not None:
-            self._nbytes += sum(_sizes(batch))
+            self._nbytes += sum(self._sizes(batch))
         self._bytes_in += sum(batch.sizes)
         self._vectors += sum(map(sum, batch.lengths.values()))
         self.zeroed += sum(batch.nan_values)
@@ -170,16 +177,6 @@ def _behind(place: Cursor, origins: Sequence[int], inputs: Sequence[SampleInput]
     if not inputs[last].many:
         return Cursor(last + 1)
     return Cursor(last, len(origins) + (place.offset if place.index == last else 0))
-
-
-def _sizes(batch: Batch) -> list[int]:
-    """The bytes that each sample of the batch takes in a file, about."""
-    sizes = []
-    for k, key in enumerate(batch.keys):
-        bits = sum(lengths[k] for lengths in batch.lengths.values()) * batch.bits_per_vector
-        columns = sum(len(rows[k]) for rows in (*batch.carried.values(), *batch.texts.values()))
-        sizes.append(-(-bits // 8) + len(key.encode("utf-8", "surrogatepass")) + columns + _OFFSET_BYTES)
-    return sizes
 
 
 def _runs_of_good(reasons: Sequence[str | None]) -> list[tuple[int, int]]:

@@ -13,11 +13,12 @@ from lfq_cli.pipeline.decode import DecodeTask, write_decoded
 from lfq_cli.pipeline.encode import EncodeTask, Encoding
 from lfq_cli.pipeline.merge import Part, SamplesJoiner, StoredFile, StoredReader
 from lfq_cli.pipeline.samples import Batch, Plan, SampleEncoder, SampleOptions
-from lfq_cli.pipeline.survey import key_at, sizes_of, survey
+from lfq_cli.pipeline.survey import SAMPLE_BYTES, key_at, sizes_of, survey
 from lfq_cli.pipeline.table import write_table
 from lfq_cli.pipeline.workers import Progress, Workers, start_workers
 
 __all__ = [
+    "SAMPLE_BYTES",
     "Batch",
     "Comparison",
     "DecodeTask",

@@ -1,0 +1,69 @@
+"""The files that samples come from, kept as names: there may be millions."""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import NamedTuple, overload
+
+from lfq_cli.samples import container_of, stem_of
+
+
+class SampleInput(NamedTuple):
+    """A file with one sample, whose key is `name`; or with `many`, whose keys may begin with it."""
+
+    where: str
+    name: str
+    many: bool = False
+
+    @property
+    def path(self) -> Path:
+        """Where it lies."""
+        return Path(self.where)
+
+
+class SampleInputs(Sequence[SampleInput]):
+    """Inputs of samples in order: names by folder, of which there may be millions."""
+
+    def __init__(self, folders: Sequence[tuple[str, str, list[str]]], *, stacked: bool) -> None:
+        """folders: (where it lies, what its names are prefixed with as keys, names of files)."""
+        self._folders = [("" if folder == "." else folder, place, names) for folder, place, names in folders]
+        self._stacked = stacked
+        self._ends = list(accumulate(len(names) for *_, names in folders))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    @overload
+    def __getitem__(self, index: int) -> SampleInput: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[SampleInput]: ...
+
+    def __getitem__(self, index: int | slice) -> SampleInput | list[SampleInput]:
+        if isinstance(index, slice):
+            return [self[k] for k in range(*index.indices(len(self)))]
+        number = bisect_right(self._ends, index)
+        folder, place, names = self._folders[number]
+        return self._input(folder, place, names[index - self._ends[number] + len(names)])
+
+    def __iter__(self) -> Iterator[SampleInput]:
+        for folder, place, names in self._folders:
+            for name in names:
+                yield self._input(folder, place, name)
+
+    def _input(self, folder: str, place: str, file: str) -> SampleInput:
+        name, many = stem_of(file), self._stacked or container_of(file) is not None
+        return SampleInput(os.path.join(folder, file), f"{place}/{name}" if place else name, many)  # noqa: PTH118
+
+    def paths(self) -> Iterator[Path]:
+        """Where they lie."""
+        return (item.path for item in self)
+
+    def named(self, suffix: str) -> Iterator[Path]:
+        """The paths of those whose names end in `suffix`."""
+        for folder, _, names in self._folders:
+            yield from (Path(folder, name) for name in names if name.endswith(suffix))

@@ -104,7 +104,7 @@ class InputFile:
             raise
 
 
-def read_small(path: Path, most: int, error: type[LfqError]) -> bytes | None:
+def read_small(path: str, most: int, error: type[LfqError]) -> bytes | None:
     """All bytes of a regular file of at most `most` bytes; None for a larger one. Raises `error`, as InputFile does.
 
     Three calls of the system instead of InputFile's seven, for the many small files of a data set.
@@ -112,7 +112,7 @@ def read_small(path: Path, most: int, error: type[LfqError]) -> bytes | None:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # does not wait for a FIFO's writer
     except OSError:
-        InputFile(path, error).close()  # says what is the matter
+        InputFile(Path(path), error).close()  # says what is the matter
         raise
     try:
         told = os.fstat(descriptor)

@@ -27,7 +27,7 @@ def tree(tmp_path, monkeypatch):
 
 
 def found(*arguments):
-    paths, missed = sorted_out(find_inputs(arguments, lambda path: path.suffix == ".x", TensorError))
+    paths, missed = sorted_out(find_inputs(arguments, lambda path: path.endswith(".x"), TensorError))
     assert missed == {}
     return [str(path) for path in paths]
 
@@ -87,7 +87,7 @@ def test_a_folder_that_cannot_be_read_is_told(tree, monkeypatch, argument, numbe
         return scandir(folder)
 
     monkeypatch.setattr(inputs.os, "scandir", refusing)
-    paths, missed = sorted_out(find_inputs([argument], lambda path: path.suffix == ".x", TensorError))
+    paths, missed = sorted_out(find_inputs([argument], lambda path: path.endswith(".x"), TensorError))
     assert [str(path) for path in paths] == ["in/a/1.x", "in/z/3.x"]
     assert list(missed) == [Path("in/locked")]
     assert f"in/locked: cannot be read: {os.strerror(number)}" in missed[Path("in/locked")].message
@@ -98,7 +98,7 @@ def test_a_folder_without_permission(tree):
     tree("in/a.x", "in/locked/2.x")
     Path("in/locked").chmod(0)
     try:
-        _, missed = sorted_out(find_inputs(["in"], lambda path: path.suffix == ".x", TensorError))
+        _, missed = sorted_out(find_inputs(["in"], lambda path: path.endswith(".x"), TensorError))
     finally:
         Path("in/locked").chmod(0o700)
     assert "Permission denied" in missed[Path("in/locked")].message

@@ -24,7 +24,8 @@ from safetensors import safe_open
 from lfq_cli.codesfile import SUFFIX, open_codes
 from lfq_cli.cpus import use_threads
 from lfq_cli.errors import OptionError
-from lfq_cli.jobs import draft, processes, reading
+from lfq_cli.jobs import processes, reading
+from lfq_cli.jobs.keys import KeySet
 from lfq_cli.jobs.outcome import Outcome
 from lfq_cli.jobs.pack import PackOptions, pack
 from lfq_cli.jobs.plan import name_samples
@@ -399,10 +400,15 @@ def test_the_size_of_a_file_is_kept_to(tmp_path: Path, packing: str) -> None:
     assert all(9_000 < size < 12_000 for size in sizes[:-1])
 
 
-def test_keys_are_hashed_within_a_run_only() -> None:
-    """A key that comes twice is told by its hash: of 64 bits, in this process."""
-    assert hash("a") != hash("b")
-    assert draft.Limits() == draft.Limits(None, None)
+@given(st.lists(st.lists(st.text(max_size=2), max_size=9), max_size=20))
+def test_a_set_of_keys_is_a_set(batches: list[list[str]]) -> None:
+    keys, seen = KeySet(), set[str]()
+    for batch in batches:
+        expected = []
+        for key in batch:
+            expected.append(key in seen)
+            seen.add(key)
+        assert keys.add(batch) == expected
 
 
 def test_ragged_samples_of_as_many_vectors_as_features(tmp_path: Path) -> None:

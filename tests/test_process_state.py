@@ -17,8 +17,8 @@ from lfq_cli.jobs.encode import EncodeOptions, encode
 from lfq_cli.jobs.export import export_codebook, plan_export
 from lfq_cli.jobs.pack import PackOptions, pack
 from lfq_cli.jobs.plan import Job
-from lfq_cli.jobs.reading import SampleInput
-from lfq_cli.jobs.verify import VerifyOptions, verify
+from lfq_cli.jobs.sample_inputs import SampleInput
+from lfq_cli.jobs.verify import VerifyOptions, sources_of, verify
 from lfq_cli.quantizer import Quantizer
 
 
@@ -70,7 +70,7 @@ def encode_it():
 def verify_it():
     encode_it()
     path = Path("x.codes.safetensors")
-    list(verify([path], VerifyOptions(), PROJECTED, {path.absolute(): Path("x.npy")}))
+    list(verify([path], VerifyOptions(), PROJECTED, sources_of(["x.npy"], [str(path)], [path])))
 
 
 def decode_it():
@@ -98,7 +98,7 @@ def fail_within():
 
 
 def pack_it():
-    list(pack(PROJECTED, [SampleInput(Path("x.npy"), "x")], Path("out"), PackOptions(samples_per_file=3)))
+    list(pack(PROJECTED, [SampleInput("x.npy", "x")], Path("out"), PackOptions(samples_per_file=3)))
 
 
 def export_it():

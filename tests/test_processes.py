@@ -68,7 +68,7 @@ def paths_of(tree: Path) -> list[Path]:
 
 def test_the_outputs_and_outcomes_are_those_of_one_process(forked: list[int], tree: Path, tmp_path: Path) -> None:
     with use_threads(1):
-        assert not processes.are_many_and_small(paths_of(tree))
+        assert not processes.are_many_and_small(len(paths_of(tree)), paths_of(tree))
         one = list(encode(PLAIN, jobs_of(tree, tmp_path / "one"), EncodeOptions(durable=False)))
     done: list[int] = []
     with use_threads(3):
@@ -90,10 +90,10 @@ def test_the_outputs_and_outcomes_are_those_of_one_process(forked: list[int], tr
 
 def test_few_or_large_files_are_left_to_one_process(tree: Path) -> None:
     with use_threads(3):
-        assert processes.are_many_and_small(paths_of(tree))
-        assert not processes.are_many_and_small(paths_of(tree)[: processes.MANY_JOBS - 1])
+        assert processes.are_many_and_small(len(paths_of(tree)), paths_of(tree))
+        assert not processes.are_many_and_small(processes.MANY_JOBS - 1, paths_of(tree))
         with patch.object(processes, "SMALL_BYTES", 100):
-            assert not processes.are_many_and_small(paths_of(tree))
+            assert not processes.are_many_and_small(len(paths_of(tree)), paths_of(tree))
 
 
 @contextmanager

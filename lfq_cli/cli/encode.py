@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
@@ -163,13 +163,12 @@ def encode(
     kept = checkpoints.read_files(checkpoint)
     if together:
         found, missed = name_samples(inputs, output, stacked=stacked, inputs_kept=kept)
-        paths = [item.path for item in found]
 
         def run_pack(progress: Callable[[int], None]) -> Generator[Outcome]:
             return pack(quantizer, found, output, packed, progress, missed)
 
-        counted = _counting(run_pack, paths, stats, expected=None, overwrite=overwrite, dry_run=dry_run)
-        run_packing("encode", paths, counted, display)
+        counted = _counting(run_pack, found.paths(), stats, expected=None, overwrite=overwrite, dry_run=dry_run)
+        run_packing("encode", found.paths(), counted, display)
         return
     jobs = plan_encoding(inputs, output, inputs_kept=kept)
 
@@ -182,7 +181,7 @@ def encode(
 
 
 def _counting(
-    run: Run, files: Sequence[Path], stats: Path | None, *, expected: int | None, overwrite: bool, dry_run: bool
+    run: Run, files: Iterable[Path], stats: Path | None, *, expected: int | None, overwrite: bool, dry_run: bool
 ) -> Run:
     """The run, which saves the counts of its codes at `stats` if that was asked for."""
     if stats is None:

@@ -10,8 +10,10 @@ from pathlib import Path
 from lfq_cli.codesfile import Coding, MadeFrom, SamplesBuilder, SourceInfo
 from lfq_cli.codesfile.columns import bad_key
 from lfq_cli.errors import LfqError, TensorError
+from lfq_cli.jobs.keys import KeySet
 from lfq_cli.jobs.outcome import Outcome
-from lfq_cli.jobs.reading import Cursor, Ended, Piece, SampleInput, Stream
+from lfq_cli.jobs.reading import Cursor, Ended, Piece, Stream
+from lfq_cli.jobs.sample_inputs import SampleInput
 from lfq_cli.pipeline import SAMPLE_BYTES, Batch, Plan, Progress
 from lfq_cli.samples import BadSample
 
@@ -27,10 +29,10 @@ class Limits:
 class Draft:
     """One file under way. `bad`: the samples that could not be taken; `zeroed`: values that were NaN and count as zero.
 
-    keys: hashes of the keys of all samples so far, in this file and those before it.
+    keys: those of all samples so far, in this file and those before it.
     """
 
-    def __init__(self, coding: Coding, path: Path, source: Path, limits: Limits, keys: set[int]) -> None:
+    def __init__(self, coding: Coding, path: Path, source: Path, limits: Limits, keys: KeySet) -> None:
         self.bad: list[LfqError] = []
         self.zeroed = 0
         self._coding = coding
@@ -132,20 +134,16 @@ class Draft:
         if self._plan is not None and not content.plan.is_like(self._plan):
             reasons: list[str | None] = [_difference(content.plan, self._plan)] * len(content)
         else:
-            reasons = [self._reason_against(key) for key in content.keys]
+            reasons = self._reasons_against(content.keys)
         for first, last in _runs_of_good(reasons):
             self._add(content.part(first, last))
         self.bad += [TensorError(f"{content.wheres[k]}: {reason}") for k, reason in enumerate(reasons) if reason]
 
-    def _reason_against(self, key: str) -> str | None:
-        """Why a sample of this key cannot be in the file; None if it can."""
-        wrong = bad_key(key)
-        if wrong is not None:
-            return f"its key {wrong}"
-        if hash(key) in self._keys:
-            return "a sample with the same key came before"
-        self._keys.add(hash(key))
-        return None
+    def _reasons_against(self, keys: Sequence[str]) -> list[str | None]:
+        """Of each key why a sample of it cannot be in the file; None if it can."""
+        wrong = [None if (reason := bad_key(key)) is None else f"its key {reason}" for key in keys]
+        twice = iter(self._keys.add([key for key, reason in zip(keys, wrong, strict=True) if reason is None]))
+        return [reason or ("a sample with the same key came before" if next(twice) else None) for reason in wrong]
 
     def _add(self, batch: Batch) -> None:
         if self._builder is None:

@@ -18,7 +18,7 @@ from lfq_cli.floats import FORMATS
 from lfq_cli.jobs.current import is_current
 from lfq_cli.jobs.outcome import Outcome, clear_leftovers, lost, outcome_of, settle_output, until_failure
 from lfq_cli.jobs.plan import Job
-from lfq_cli.jobs.processes import are_many_and_small, in_processes
+from lfq_cli.jobs.processes import LOOKED_AT, are_many_and_small, in_processes
 from lfq_cli.layout import Layout, positions_shape
 from lfq_cli.matching import ChannelAxis, select_tensors
 from lfq_cli.pipeline import EncodeTask, Encoding, Progress, Workers, start_workers
@@ -68,6 +68,10 @@ def encode(
         yield from _encode(backend, jobs, options, progress)
 
 
+def _are_many_and_small(jobs: Sequence[Job]) -> bool:
+    return are_many_and_small(len(jobs), [job.source for job in jobs[:: max(1, len(jobs) // LOOKED_AT)]])
+
+
 def _encode(backend: Backend, jobs: Sequence[Job], options: EncodeOptions, progress: Progress) -> Generator[Outcome]:
 
     @contextmanager
@@ -75,7 +79,7 @@ def _encode(backend: Backend, jobs: Sequence[Job], options: EncodeOptions, progr
         with start_workers() as workers:
             yield lambda job: [outcome_of(job, lambda job: _encode_file(job, options, backend, workers, progress))]
 
-    if not (backend.forks and are_many_and_small([job.source for job in jobs])):
+    if not (backend.forks and _are_many_and_small(jobs)):
         with working(progress) as work:
             yield from until_failure((outcome for job in jobs for outcome in work(job)), fail_fast=options.fail_fast)
         return

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import glob
 import os
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
+from itertools import accumulate
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 from lfq_cli.errors import LfqError, OptionError
 
-Accepts = Callable[[Path], bool]
+Accepts = Callable[[str], bool]
+"""Whether a file of a folder, by its path, is one to read."""
 
 
 class Input(NamedTuple):
@@ -33,18 +36,67 @@ class Input(NamedTuple):
     error: LfqError | None = None
 
 
-def find_inputs(arguments: Sequence[str], accepts: Accepts, error: type[LfqError]) -> list[Input]:
+class Folder(NamedTuple):
+    """Inputs that lie in one folder, as in Input. A name is all that is kept of each: there may be millions."""
+
+    path: Path
+    root: Path
+    names: list[str]
+    below: str = ""
+    named: bool = False
+    error: LfqError | None = None
+
+
+class Inputs(Sequence[Input]):
+    """Inputs in order, kept by folder; an Input is made of one where it is asked for."""
+
+    def __init__(self, folders: Sequence[Folder]) -> None:
+        self.folders = folders
+        self._ends = list(accumulate(len(folder.names) for folder in folders))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    @overload
+    def __getitem__(self, index: int) -> Input: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Input]: ...
+
+    def __getitem__(self, index: int | slice) -> Input | list[Input]:
+        if isinstance(index, slice):
+            return [self[k] for k in range(*index.indices(len(self)))]
+        number, place = self.locate(index)
+        folder = self.folders[number]
+        return Input(folder.path / folder.names[place], folder.root, folder.below, folder.named, folder.error)
+
+    def locate(self, index: int) -> tuple[int, int]:
+        """(number of its folder, place among the folder's names) of an input."""
+        index = range(len(self))[index]
+        number = bisect_right(self._ends, index)
+        return number, index - (self._ends[number - 1] if number else 0)
+
+
+def find_inputs(arguments: Sequence[str], accepts: Accepts, error: type[LfqError]) -> Inputs:
     """The files that the arguments name, in order, each once. `accepts` chooses among the files of a folder.
 
     Raises `error` where an argument names a folder or glob without any such file.
     """
-    found: dict[str, Input] = {}
+    folders: list[Folder] = []
+    seen: dict[str, set[str]] = {}
     for argument in arguments:
-        for folder, items in _expand(argument, accepts, error):
-            real = os.path.realpath(folder)
-            for item in items:
-                found.setdefault(f"{real}/{item.path.name}", item)
-    return list(found.values())
+        for folder in _expand(argument, accepts, error):
+            real = os.path.realpath(folder.path)
+            before = seen.get(real)
+            if before is None:
+                is_seen_once = len(arguments) == 1 and not glob.has_magic(argument)
+                seen[real] = set() if is_seen_once else set(folder.names)
+            else:
+                folder = folder._replace(names=[name for name in folder.names if name not in before])  # noqa: PLW2901
+                before.update(folder.names)
+            if folder.names:
+                folders.append(folder)
+    return Inputs(folders)
 
 
 def sorted_out(found: Sequence[Input]) -> tuple[list[Path], dict[Path, LfqError]]:
@@ -53,8 +105,8 @@ def sorted_out(found: Sequence[Input]) -> tuple[list[Path], dict[Path, LfqError]
     return paths, {item.path: item.error for item in found if item.error is not None}
 
 
-def _expand(argument: str, accepts: Accepts, error: type[LfqError]) -> Iterator[tuple[Path, list[Input]]]:
-    """The folders in which the argument names files, and those files."""
+def _expand(argument: str, accepts: Accepts, error: type[LfqError]) -> Iterator[Folder]:
+    """The folders in which the argument names files."""
     path = Path(argument)
     if not argument:
         raise OptionError("an input is named '', which is no path")
@@ -63,7 +115,7 @@ def _expand(argument: str, accepts: Accepts, error: type[LfqError]) -> Iterator[
         walk = _Walk(error)
         found = walk.folders(path)
     elif os.path.lexists(argument) or not glob.has_magic(argument):
-        yield path.parent, [Input(path, path.parent, named=True)]  # if it is not there, its own job says so
+        yield Folder(path.parent, path.parent, [path.name], named=True)  # if it is not there, its own job says so
         return
     else:
         root, nothing = _static_part(argument), error(f"{argument}: no file matches")
@@ -72,13 +124,14 @@ def _expand(argument: str, accepts: Accepts, error: type[LfqError]) -> Iterator[
     any_found = False
     for folder, files in found:
         below = os.path.relpath(folder, root)
-        items = [Input(file, root, "" if below == "." else below) for file in files if accepts(file)]
-        any_found = any_found or bool(items)
-        yield folder, items
+        prefix = "" if folder == Path() else os.path.join(folder, "")  # noqa: PTH118
+        names = [name for name in files if accepts(prefix + name)]
+        any_found = any_found or bool(names)
+        yield Folder(folder, root, names, "" if below == "." else below)
     if not any_found and not walk.unread:
         raise nothing
     for folder, reason in walk.unread.items():
-        yield folder.parent, [Input(folder, root, error=reason)]
+        yield Folder(folder.parent, root, [folder.name], error=reason)
 
 
 class _Walk:
@@ -89,8 +142,8 @@ class _Walk:
         self._seen: set[tuple[int, int]] = set()
         self.unread: dict[Path, LfqError] = {} if unread is None else unread
 
-    def folders(self, top: Path) -> Iterator[tuple[Path, list[Path]]]:
-        """`top` and every folder below it, with the files in it; links are followed once all others were walked."""
+    def folders(self, top: Path) -> Iterator[tuple[Path, list[str]]]:
+        """`top` and every folder below, with the names of its files; links are followed once all others were walked."""
         links = [top]
         while links:
             pending = [links.pop(0)]
@@ -103,8 +156,8 @@ class _Walk:
                 pending += [each for each in reversed(below) if not each.is_symlink()]
                 links += [each for each in below if each.is_symlink()]
 
-    def matching(self, folder: Path, pattern: Sequence[str]) -> Iterator[tuple[Path, list[Path]]]:
-        """The folders below `folder`, and those files in them whose path matches the parts of a glob.
+    def matching(self, folder: Path, pattern: Sequence[str]) -> Iterator[tuple[Path, list[str]]]:
+        """The folders below `folder`, and the names of the files in them whose path matches the parts of a glob.
 
         `**` stands for any folders, or none.
         """
@@ -118,7 +171,7 @@ class _Walk:
             return
         folders, files = self._split(folder, hidden=part.startswith("."))
         if not rest:
-            yield folder, [each for each in files if fnmatchcase(each.name, part)]
+            yield folder, [name for name in files if fnmatchcase(name, part)]
             return
         for each in folders:
             if fnmatchcase(each.name, part):
@@ -135,34 +188,30 @@ class _Walk:
         self._seen.add(key)
         return new
 
-    def _split(self, folder: Path, *, hidden: bool = False) -> tuple[list[Path], list[Path]]:
-        """(folders, files) in a folder, sorted; those whose names begin with a dot only if they are `hidden` files."""
-        folders: list[Path] = []
-        files: list[Path] = []
+    def _split(self, folder: Path, *, hidden: bool = False) -> tuple[list[Path], list[str]]:
+        """(folders, names of files) in a folder, sorted; those that begin with a dot if they are `hidden` files."""
+        folders: list[str] = []
+        files: list[str] = []
         try:
             with os.scandir(folder) as entries:
-                found = sorted((entry for entry in entries if entry.name.startswith(".") == hidden), key=_name)
+                for entry in entries:
+                    if entry.name.startswith(".") != hidden:
+                        continue
+                    try:
+                        (folders if entry.is_dir() else files).append(entry.name)
+                    except OSError as reason:  # a link to where we may not look
+                        self._miss(folder / entry.name, reason)
         except (FileNotFoundError, NotADirectoryError):  # nothing there, so nothing missed
-            return folders, files
+            return [], []
         except OSError as reason:
             self._miss(folder, reason)
-            return folders, files
-        for entry in found:
-            path = folder / entry.name
-            try:
-                (folders if entry.is_dir() else files).append(path)
-            except OSError as reason:  # a link to where we may not look
-                self._miss(path, reason)
-        return folders, files
+            return [], []
+        return [folder / name for name in sorted(folders)], sorted(files)
 
     def _miss(self, folder: Path, reason: OSError) -> None:
         self.unread[folder] = self._error(
             f"{folder}: cannot be read: {reason.strerror or reason}", "nothing that lies in it was read"
         )
-
-
-def _name(entry: os.DirEntry[str]) -> str:
-    return entry.name
 
 
 def _static_part(pattern: str) -> Path:

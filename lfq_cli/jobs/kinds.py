@@ -12,27 +12,29 @@ from lfq_cli.samples import container_of
 from lfq_cli.tensors import FORMATS
 
 
-def is_tensor_file(path: Path) -> bool:
+def is_tensor_file(path: str) -> bool:
     """Whether a folder's file is one to encode: a container lfq knows that calls itself nothing else of lfq's."""
-    name = path.name.lower()
+    name = path.lower()
     suffix = name[max(name.rfind("."), 0) :]
     if suffix != ".safetensors":
-        return suffix in FORMATS or container_of(path) is not None
-    if path.name.endswith(codesfile.SUFFIX):
+        return suffix in FORMATS or container_of(name) is not None
+    if path.endswith(codesfile.SUFFIX):
         return False
-    return described_format(path) not in (codesfile.FORMAT, native.FORMAT, countsfile.FORMAT)
+    return described_format(Path(path)) not in (codesfile.FORMAT, native.FORMAT, countsfile.FORMAT)
 
 
-def is_codes_file(path: Path) -> bool:
+def is_codes_file(path: str) -> bool:
     """Whether a folder's file is one to decode or count. A damaged one is, if its name says so."""
-    if path.name.endswith(codesfile.SUFFIX):
+    if path.endswith(codesfile.SUFFIX):
         return True
-    return path.suffix == ".safetensors" and described_format(path) == codesfile.FORMAT
+    return path.endswith(".safetensors") and described_format(Path(path)) == codesfile.FORMAT
 
 
-def is_counted_file(path: Path) -> bool:
+def is_counted_file(path: str) -> bool:
     """Whether a folder's file is one to take statistics of: codes, or counts that were saved."""
-    return is_codes_file(path) or (path.suffix == ".safetensors" and described_format(path) == countsfile.FORMAT)
+    if is_codes_file(path):
+        return True
+    return path.endswith(".safetensors") and described_format(Path(path)) == countsfile.FORMAT
 
 
 def described_format(path: Path) -> str | None:

@@ -7,9 +7,10 @@ Each says which inputs it was made from; a run that is repeated skips those that
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,17 @@ from lfq_cli.files import remove_leftovers
 from lfq_cli.fingerprint import fingerprint
 from lfq_cli.jobs.draft import Draft, Limits
 from lfq_cli.jobs.encode import EncodeOptions, encode
+from lfq_cli.jobs.keys import KeySet
 from lfq_cli.jobs.outcome import Outcome, clear_leftovers
 from lfq_cli.jobs.plan import Job
-from lfq_cli.jobs.reading import Cursor, SampleInput, Stream
+from lfq_cli.jobs.reading import Cursor, Known, Stream
+from lfq_cli.jobs.sample_inputs import SampleInput
 from lfq_cli.pipeline import Progress, SampleOptions
 from lfq_cli.quantizer import Quantizer
 from lfq_cli.samples import container_of, stem_of
 
 _REPLACES = "--overwrite replaces it"
+_NAMES_AT_ONCE = 1 << 12
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,7 @@ def encode_each(
 
     Raises OptionError where options of samples are given and no input holds many.
     """
-    many = [job for job in jobs if job.error is None and (packed.stacked or container_of(job.source) is not None)]
+    many = [job for job in jobs if job.error is None and (packed.stacked or container_of(job.source.name) is not None)]
     told = packed.recorded().keys() & {"carry", "carry_text", "ragged", "skip_bad"}
     if told and not many:
         option = f"--{min(told).replace('_', '-')}"
@@ -114,7 +118,7 @@ def encode_each(
         clear_leftovers([] if packed.dry_run else many)
         packed = replace(packed, samples_per_file=None, file_bytes=None)
     for job in many:
-        item = SampleInput(job.source, stem_of(job.source.name), many=True)
+        item = SampleInput(str(job.source), stem_of(job.source.name), many=True)
         for outcome in _Packer(quantizer, [item], packed, progress).run(_always(job.output)):
             yield outcome
             if packed.fail_fast and outcome.error is not None:
@@ -127,14 +131,16 @@ def _always(path: Path) -> Callable[[int], Path]:
 
 def _refuse_equal_names(inputs: Sequence[SampleInput]) -> None:
     """Raises OptionError for two files of one sample whose keys would be the same."""
-    seen: dict[str, Path] = {}
-    for item in inputs:
-        if not item.many:
-            other = seen.setdefault(item.name, item.path)
-            if other != item.path:
-                raise OptionError(
-                    f"{other} and {item.path} would both have the key {item.name!r}", "rename one of them"
-                )
+    seen = KeySet()
+    items = (item for item in inputs if not item.many)
+    while some := list(islice(items, _NAMES_AT_ONCE)):
+        twice = seen.add([item.name for item in some])
+        if any(twice):
+            second = some[twice.index(True)]
+            first = next(item for item in inputs if item.name == second.name)
+            raise OptionError(
+                f"{first.where} and {second.where} would both have the key {second.name!r}", "rename one of them"
+            )
 
 
 class _Packer:
@@ -148,7 +154,7 @@ class _Packer:
         self.progress = progress
         self._backend = backends.select(options.device, quantizer, options.compute_dtype, decoding=False)
         backends.tell_unused(options.compute_dtype, quantizer)
-        self._keys: set[int] = set()
+        self._keys = KeySet()
         self._stream: Stream | None = None
         self.coding = Coding(
             quantizer.config(),
@@ -192,6 +198,7 @@ class _Packer:
             if draft.is_empty:
                 return None, end
             made_from = self._made_from(cursor, end, self._stream.known, draft)
+            self._stream.known.forget(end.index)
             outcome = draft.finish(
                 made_from,
                 skip_bad=options.skip_bad,
@@ -206,7 +213,7 @@ class _Packer:
             self._stream.close()
             self._stream = None
 
-    def _made_from(self, begin: Cursor, end: Cursor, known: Mapping[int, tuple[int, str]], draft: Draft) -> MadeFrom:
+    def _made_from(self, begin: Cursor, end: Cursor, known: Known, draft: Draft) -> MadeFrom:
         """What the file between two cursors is made from."""
         last = end.index + (end.offset > 0)
         nbytes, digest = self._digest(range(begin.index, last), known)
@@ -222,18 +229,18 @@ class _Packer:
             options=self.options.recorded(),
         )
 
-    def _digest(self, indices: range, known: Mapping[int, tuple[int, str]]) -> tuple[int, str]:
+    def _digest(self, indices: range, known: Known) -> tuple[int, str]:
         """(bytes, digest) of the inputs: sha256 of a line for each with its name, size and fingerprint."""
-        total, lines = 0, []
+        total, digest = 0, hashlib.sha256()
         for index in indices:
             item = self.inputs[index]
             try:
-                nbytes, own = known[index] if index in known else fingerprint(item.path, TensorError)
+                nbytes, own = known.get(index) or fingerprint(item.path, TensorError)
             except TensorError:
                 nbytes, own = 0, "unreadable"
             total += nbytes
-            lines.append(f"{item.name}\0{nbytes}\0{own}\n")
-        return total, hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+            digest.update(f"{item.name}\0{nbytes}\0{own}\n".encode("utf-8", "surrogateescape"))
+        return total, digest.hexdigest()
 
     # what is there already
 
@@ -269,7 +276,7 @@ class _Packer:
             last = cursor.index + made_from.inputs
             if made_from.begin != cursor.offset or last > len(self.inputs):
                 difference = "made from other samples"
-            elif self._digest(range(cursor.index, last), {})[1] != made_from.fingerprint:
+            elif self._digest(range(cursor.index, last), Known())[1] != made_from.fingerprint:
                 difference = "made from inputs of other names or with other content"
             elif last < len(self.inputs) and made_from.end is None and self._could_hold_more(header):
                 difference = "made when there were fewer inputs"

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from lfq_cli.codesfile import SUFFIX
 from lfq_cli.errors import LfqError, OptionError, TensorError
-from lfq_cli.jobs.inputs import Accepts, Input, find_inputs
+from lfq_cli.jobs.inputs import Accepts, Folder, Inputs, find_inputs
 from lfq_cli.jobs.kinds import is_tensor_file
-from lfq_cli.jobs.reading import SampleInput
-from lfq_cli.samples import CONTAINERS, container_of, stem_of
+from lfq_cli.jobs.sample_inputs import SampleInputs
+from lfq_cli.samples import CONTAINERS, stem_of
 from lfq_cli.tensors import FORMATS
 
 
@@ -64,7 +64,7 @@ def plan_encoding(arguments: Sequence[str], output: Path, *, inputs_kept: Sequen
 
 def name_samples(
     arguments: Sequence[str], output: Path, *, stacked: bool, inputs_kept: Sequence[Path]
-) -> tuple[list[SampleInput], list[Job]]:
+) -> tuple[SampleInputs, list[Job]]:
     """The files with samples that the arguments name, each with its place in the tree as its name, to be packed in the
     folder `output`; and what cannot be read, as jobs that have failed.
 
@@ -76,31 +76,27 @@ def name_samples(
     if output.suffix in (*FORMATS, *CONTAINERS):
         raise OptionError(f"{output}: is the name of a file, expected a folder for files of samples")
     inputs, missed = sample_inputs(arguments, stacked=stacked)
-    folder = Path(os.path.realpath(output))
-    for item in inputs:
-        if item.path.name.endswith(SUFFIX) and real_path(item.path).parent == folder:
-            raise OptionError(
-                f"{item.path}: is an input of this command and lies where it writes", "name another output"
-            )
+    folder = os.path.realpath(output)
+    for path in inputs.named(SUFFIX):
+        if os.path.realpath(path.parent) == folder:
+            raise OptionError(f"{path}: is an input of this command and lies where it writes", "name another output")
     missed = [replace(job, output=output) for job in missed]
     refuse_to_replace([path for path in inputs_kept if path.name.endswith(SUFFIX)], [output])
     return inputs, missed
 
 
-def sample_inputs(arguments: Sequence[str], *, stacked: bool) -> tuple[list[SampleInput], list[Job]]:
+def sample_inputs(arguments: Sequence[str], *, stacked: bool) -> tuple[SampleInputs, list[Job]]:
     """The files with samples that the arguments name, each with its place in the tree as its name; and what cannot be
     read, as jobs that have failed.
     """
-    found = find_inputs(arguments, is_tensor_file, TensorError)
-    inputs, missed = [], []
-    for item, folder in zip(found, _places(found), strict=True):
-        if item.error is not None:
-            missed.append(Job(item.path, item.path, item.error))
-            continue
-        name = stem_of(item.path.name)
-        many = stacked or container_of(item.path) is not None
-        inputs.append(SampleInput(item.path, f"{folder}/{name}" if folder else name, many))
-    return inputs, missed
+    folders = find_inputs(arguments, is_tensor_file, TensorError).folders
+    found, missed = [], []
+    for folder, place in zip(folders, _places(folders), strict=True):
+        if folder.error is None:
+            found.append((str(folder.path), place, folder.names))
+        else:
+            missed += [Job(folder.path / name, folder.path / name, folder.error) for name in folder.names]
+    return SampleInputs(found, stacked=stacked), missed
 
 
 def source_jobs(sources: Sequence[str], arguments: Sequence[str], codes: Sequence[Path], accepts: Accepts) -> list[Job]:
@@ -132,13 +128,14 @@ def refuse_to_replace(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
     def real(path: Path) -> str:
         return os.path.realpath(path) if path.is_symlink() else os.path.join(real_folder(path.parent), path.name)  # noqa: PTH118
 
-    read = {real(path) for path in inputs}
-    for output in outputs:
-        if real(output) in read:
+    written = {real(output): output for output in outputs}
+    for path in inputs:
+        output = written.get(real(path))
+        if output is not None:
             raise OptionError(f"{output}: is an input of this command and would be replaced", "name another output")
 
 
-def _one_job(found: list[Input], output: Path, file_suffixes: Sequence[str]) -> list[Job]:
+def _one_job(found: Inputs, output: Path, file_suffixes: Sequence[str]) -> list[Job]:
     """The job of a single input that names its output file; empty where `output` is a folder."""
     single = len(found) == 1 and found[0].named
     is_folder = os.path.isdir(output)  # noqa: PTH112 - Path.is_dir raises for a name that is too long
@@ -152,31 +149,23 @@ def _one_job(found: list[Input], output: Path, file_suffixes: Sequence[str]) -> 
     return []
 
 
-def _mirrored(found: list[Input], output: Path, rename: Callable[[str], str]) -> list[Job]:
+def _mirrored(found: Inputs, output: Path, rename: Callable[[str], str]) -> list[Job]:
     """Jobs whose outputs lie under `output` as their inputs lie under the deepest folder that holds all roots."""
-    folders = _places(found)
-    places = {folder: output / folder for folder in set(folders)}
-    return [
-        Job(item.path, places[folder] / rename(item.path.name), item.error)
-        for item, folder in zip(found, folders, strict=True)
-    ]
+    jobs = []
+    for folder, place in zip(found.folders, _places(found.folders), strict=True):
+        mirrored = output / place
+        jobs += [Job(folder.path / name, mirrored / rename(name), folder.error) for name in folder.names]
+    return jobs
 
 
-def _places(found: list[Input]) -> list[str]:
-    """The folder of each input, seen from the deepest folder that holds all roots; "" for that itself."""
-    if not found:
+def _places(folders: Sequence[Folder]) -> list[str]:
+    """Each folder, seen from the deepest that holds all roots; "" for that itself."""
+    if not folders:
         return []
-    roots = {str(root) for root in {id(item.root): item.root for item in found}.values()}
+    roots = {str(folder.root) for folder in folders}
     top = os.path.commonpath([os.path.abspath(root) for root in roots])  # noqa: PTH100 - resolves ".."
-    known: dict[tuple[int, str], str] = {}
-    places = []
-    for item in found:
-        key = id(item.root), item.below
-        if key not in known:
-            place = os.path.relpath(item.root / item.below, top)
-            known[key] = "" if place == "." else place
-        places.append(known[key])
-    return places
+    places = [os.path.relpath(folder.root / folder.below, top) for folder in folders]
+    return ["" if place == "." else place for place in places]
 
 
 def _refuse_collisions(jobs: list[Job]) -> None:

@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import NamedTuple
 
 from lfq_cli.backends import Backend
 from lfq_cli.errors import LfqError, TensorError
 from lfq_cli.fingerprint import WHOLE_BYTES, fingerprint, whole_fingerprint
-from lfq_cli.jobs.processes import are_many_and_small, in_processes
+from lfq_cli.jobs.processes import LOOKED_AT, are_many_and_small, in_processes
+from lfq_cli.jobs.sample_inputs import SampleInput
 from lfq_cli.pipeline import Batch, SampleEncoder, SampleOptions
 from lfq_cli.regions import read_small
 from lfq_cli.samples import BadSample, Sample, sample_of, samples_in, small_sample_of
 
+_DIGEST_BYTES = 32
 _RUN_INPUTS = 256
 """Small files that a process reads before it reports: 10,000 of 9 KiB take as long with 64, and longer with 1024."""
-
-
-class SampleInput(NamedTuple):
-    """A file with one sample, whose key is `name`; or with `many`, whose keys may begin with it."""
-
-    path: Path
-    name: str
-    many: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,8 +67,37 @@ class Piece:
 _Message = _Read | Ended | Piece
 
 
+class Known:
+    """Sizes and fingerprints of inputs, in 40 bytes each. Those of inputs before `forget` are not kept."""
+
+    def __init__(self) -> None:
+        self._first = 0
+        self._sizes = array("q")
+        self._digests = bytearray()
+
+    def add(self, index: int, nbytes: int, digest: str) -> None:
+        """Of an input that follows all that were added."""
+        gap = index - self._first - len(self._sizes)
+        self._sizes.extend([-1] * gap + [nbytes])
+        self._digests += bytes(_DIGEST_BYTES * gap) + bytes.fromhex(digest)
+
+    def get(self, index: int) -> tuple[int, str] | None:
+        """(size in bytes, fingerprint); None for an input that was not read, or was forgotten."""
+        place = index - self._first
+        if not 0 <= place < len(self._sizes) or self._sizes[place] < 0:
+            return None
+        return self._sizes[place], self._digests[_DIGEST_BYTES * place : _DIGEST_BYTES * (place + 1)].hex()
+
+    def forget(self, index: int) -> None:
+        """Those before this input are not asked for any more."""
+        count = min(max(index - self._first, 0), len(self._sizes))
+        del self._sizes[:count]
+        del self._digests[: _DIGEST_BYTES * count]
+        self._first += count
+
+
 class Stream:
-    """The samples from a place of the data set on. `known`: size and fingerprint of the inputs that were read."""
+    """The samples from a place of the data set on. `known`: what the inputs were that were read."""
 
     def __init__(
         self,
@@ -86,13 +109,15 @@ class Stream:
         each: int | None,
     ) -> None:
         """each: after so many inputs of one sample a file ends, so that none is read in vain."""
-        self.known: dict[int, tuple[int, str]] = {}
+        self.known = Known()
         self._to_skip = begin.offset
         self._ahead: deque[Ended | Piece] = deque()
-        runs = list(_runs(begin.index, [item.many for item in inputs], each))
+        runs = list(_runs(begin.index, bytes(item.many for item in inputs), each))
+        looked_at = inputs[begin.index :: max(1, (len(inputs) - begin.index) // LOOKED_AT)]
         reading = partial(_reading, inputs, backend, options)
         self._messages: Generator[_Message]
-        if backend.forks and len(runs) > 1 and are_many_and_small([item.path for item in inputs[begin.index :]]):
+        are_small = are_many_and_small(len(inputs) - begin.index, [item.path for item in looked_at])
+        if backend.forks and len(runs) > 1 and are_small:
             self._messages = in_processes(runs, reading, partial(_lost, inputs), waits=False)
         else:
             self._messages = _in_this_process(runs, reading)
@@ -103,7 +128,7 @@ class Stream:
             return self._ahead.popleft()
         for message in self._messages:
             if isinstance(message, _Read):
-                self.known[message.place] = message.nbytes, message.digest
+                self.known.add(message.place, message.nbytes, message.digest)
             elif not isinstance(message, Piece) or not self._to_skip:
                 return message
             else:
@@ -129,7 +154,7 @@ class Stream:
         return piece.split(count)[1]
 
 
-def _runs(first: int, many: Sequence[bool], each: int | None) -> Iterator[range]:
+def _runs(first: int, many: Sequence[int], each: int | None) -> Iterator[range]:
     """Runs of inputs that are read together: those of many samples alone, others some at a time."""
     begin = first
     for index in range(first, len(many)):
@@ -194,10 +219,10 @@ def _read_single(inputs: Sequence[SampleInput], run: range, encoder: SampleEncod
 def _sample_of(item: SampleInput, index: int, reads: list[_Read]) -> Sample | BadSample:
     """The input's sample; adds to `reads` what it was read from."""
     try:
-        data = read_small(item.path, WHOLE_BYTES, TensorError)
+        data = read_small(item.where, WHOLE_BYTES, TensorError)
         if data is not None:
             reads.append(_Read(index, len(data), whole_fingerprint(data)))
-            return small_sample_of(item.path, item.name, data)
+            return small_sample_of(item.where, item.name, data)
         before = fingerprint(item.path, TensorError)
         reads.append(_Read(index, *before))
         sample = sample_of(item.path, item.name)

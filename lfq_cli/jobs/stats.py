@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -138,7 +138,7 @@ def with_counts(
         warnings.warn(f"{path}: not saved: the codes of {left} output(s) are missing", LfqNote, stacklevel=2)
 
 
-def refuse_other_file(path: Path, files: Sequence[Path], *, overwrite: bool) -> None:
+def refuse_other_file(path: Path, files: Iterable[Path], *, overwrite: bool) -> None:
     """Raises where counts cannot be saved at `path`: the name of something else, or one of the `files` of the run."""
     if path.suffix != ".safetensors":
         raise OptionError(f"{path}: expected a name that ends in .safetensors")

@@ -11,7 +11,7 @@ from lfq_cli.backends import Backend
 from lfq_cli.codesfile import CodesFile, CodesTensor
 from lfq_cli.errors import LfqError
 from lfq_cli.jobs.plan import sample_inputs
-from lfq_cli.jobs.reading import SampleInput
+from lfq_cli.jobs.sample_inputs import SampleInput
 from lfq_cli.pipeline import Comparison, EncodeTask, compare_item
 from lfq_cli.samples import BadSample, Sample, Selection, sample_of, samples_in, stem_of
 from lfq_cli.tensors import StoredTensor
@@ -34,7 +34,7 @@ class SampleSources:
     def of_file(path: Path) -> SampleSources:
         """The samples of one file of many, called as they are where it is encoded alone."""
         sources = SampleSources(())
-        sources._many = [SampleInput(path, stem_of(path.name), many=True)]
+        sources._many = [SampleInput(str(path), stem_of(path.name), many=True)]
         return sources
 
     def find(self, keys: Collection[str], selection: Selection, *, stacked: bool) -> Iterator[Sample | BadSample]:

@@ -34,9 +34,9 @@ CONTAINERS = {
 _SUFFIXES = tuple(CONTAINERS)
 
 
-def container_of(path: Path) -> str | None:
-    """The suffix in CONTAINERS that the file's name ends in; None for any other file."""
-    name = path.name.lower()
+def container_of(name: str) -> str | None:
+    """The suffix in CONTAINERS that a file's name ends in; None for any other file."""
+    name = name.lower()
     if not name.endswith(_SUFFIXES):
         return None
     return next(suffix for suffix in CONTAINERS if name.endswith(suffix))
@@ -46,7 +46,7 @@ def stem_of(name: str) -> str:
     """A file's name without its suffix, of a container all of it: "a.tar.gz" -> "a"."""
     if not name.lower().endswith(_SUFFIXES):
         return os.path.splitext(name)[0]  # noqa: PTH122 - a path for each of a million names takes seconds
-    return name[: -len(container_of(Path(name)) or "")]
+    return name[: -len(container_of(name) or "")]
 
 
 def samples_in(path: Path, name: str, selection: Selection) -> Generator[Sample | BadSample]:
@@ -56,6 +56,6 @@ def samples_in(path: Path, name: str, selection: Selection) -> Generator[Sample 
     `name/0`, `name/1`, .... What is not in the selection may be left out. Raises TensorError for what is wrong with the
     file as a whole.
     """
-    suffix = container_of(path)
+    suffix = container_of(path.name)
     module = "lfq_cli.samples.stacked" if suffix is None else CONTAINERS[suffix]
     yield from import_module(module).read(path, name, selection)

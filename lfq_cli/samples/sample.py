@@ -50,10 +50,9 @@ def sample_of(path: Path, key: str) -> Sample | BadSample:
         return BadSample(key, error)
 
 
-def small_sample_of(path: Path, key: str, data: bytes) -> Sample | BadSample:
-    """The one sample of a tensor file whose bytes are in memory already."""
+def small_sample_of(where: str, key: str, data: bytes) -> Sample | BadSample:
+    """The one sample of a tensor file at `where` whose bytes are in memory already."""
     try:
-        where = str(path)
         return Sample(key, where, small_tensors(where, data))
     except LfqError as error:
         return BadSample(key, error)

@@ -29,12 +29,12 @@ def run_jobs(title: str, jobs: Sequence[Job], run: Run, display: Display) -> Non
     _run(title, [job.source for job in jobs], run, display, expected=len(jobs))
 
 
-def run_packing(title: str, paths: Sequence[Path], run: Run, display: Display) -> None:
+def run_packing(title: str, paths: Iterable[Path], run: Run, display: Display) -> None:
     """The same where it shows only on the way how many outputs there are; `paths`: what is read."""
     _run(title, paths, run, display, expected=None)
 
 
-def _run(title: str, paths: Sequence[Path], run: Run, display: Display, *, expected: int | None) -> None:
+def _run(title: str, paths: Iterable[Path], run: Run, display: Display, *, expected: int | None) -> None:
     started = time.perf_counter()
     outcomes: list[Outcome] = []
     with progress_bar(title, lambda: total_size(paths), display) as progress, closing(run(progress)) as running:

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from sample_files import KINDS, Kind, Sample, cut_anywhere, read, read_container, samples_of, write
 
 import lfq_cli.pipeline.merge  # noqa: F401 - whose numbers are set smaller below
-from lfq_cli.codesfile import CodesHeader, CodesTensor, MadeFrom, SourceInfo, create, open_codes
+from lfq_cli.codesfile import FROM_CODES, CodesHeader, CodesTensor, MadeFrom, SourceInfo, create, open_codes
 from lfq_cli.errors import CodesFileError, ExistsError, LfqError, OptionError
 from lfq_cli.files import PARTIAL_PREFIX
 from lfq_cli.jobs.draft import Limits
-from lfq_cli.jobs.merge import FROM_CODES, MergeOptions, Outputs, merge
+from lfq_cli.jobs.merge import MergeOptions, Outputs, merge
 from lfq_cli.jobs.outcome import Outcome
 from lfq_cli.jobs.verify import VerifyOptions, verify
 

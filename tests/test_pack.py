@@ -25,7 +25,9 @@ from lfq_cli.codesfile import SUFFIX, open_codes
 from lfq_cli.cpus import use_threads
 from lfq_cli.errors import OptionError
 from lfq_cli.jobs import processes, reading
+from lfq_cli.jobs.draft import Limits
 from lfq_cli.jobs.keys import KeySet
+from lfq_cli.jobs.merge import MergeOptions, merge, name_codes
 from lfq_cli.jobs.outcome import Outcome
 from lfq_cli.jobs.pack import PackOptions, pack
 from lfq_cli.jobs.plan import name_samples
@@ -334,6 +336,39 @@ def test_append_adds_what_is_new_and_changes_nothing(tmp_path: Path) -> None:
     assert {name: after[name] for name in before} == before
     assert unpacked(tmp_path / "out") == {key: {"data": bits_of(x, 0, PLAIN)} for key, x in everything.items()}
     assert run(PLAIN, tmp_path / "in", tmp_path / "out", samples=AXIS_0, samples_per_file=15, append=True) == []
+
+
+def test_append_takes_of_shards_what_is_in_no_file_yet(tmp_path: Path) -> None:
+    everything = {f"k{n:02}": x for n, x in enumerate(grid(30).values())}
+    some = dict(list(everything.items())[:13])
+    options: dict[str, Any] = {"samples": AXIS_0, "samples_per_file": 6, "append": True}
+    shard(tmp_path / "in" / "a.tar", some)
+    run(PLAIN, tmp_path / "in", tmp_path / "out", **options)
+    before = held(tmp_path / "out")
+    shard(tmp_path / "in" / "a.tar", everything)
+    shard(tmp_path / "in" / "b.tar", {"other": next(iter(everything.values()))})
+    outcomes = run(PLAIN, tmp_path / "in", tmp_path / "out", **options)
+    assert [(o.status, o.samples) for o in outcomes] == [("written", 6), ("written", 6), ("written", 6)]
+    after = held(tmp_path / "out")
+    assert {name: after[name] for name in before} == before
+    assert unpacked(tmp_path / "out").keys() == everything.keys() | {"other"}
+    assert run(PLAIN, tmp_path / "in", tmp_path / "out", **options) == []
+    (tmp_path / "out" / f"00005{SUFFIX}").unlink()  # as if that run had been killed before its last file
+    run(PLAIN, tmp_path / "in", tmp_path / "out", **options)
+    assert held(tmp_path / "out").keys() == after.keys()
+    assert unpacked(tmp_path / "out").keys() == everything.keys() | {"other"}
+
+
+def test_append_to_what_was_merged_and_with_another_number_of_samples(tmp_path: Path) -> None:
+    everything = grid(20)
+    save(tmp_path / "in", dict(list(everything.items())[:9]))
+    run(PLAIN, tmp_path / "in", tmp_path / "parts", samples=AXIS_0, samples_per_file=4)
+    paths, outputs = name_codes([str(tmp_path / "parts")], tmp_path / "out", Limits(samples=7))
+    assert [outcome.error for outcome in merge(paths, outputs, MergeOptions(limits=Limits(samples=7)))] == [None, None]
+    save(tmp_path / "in", everything)
+    outcomes = run(PLAIN, tmp_path / "in", tmp_path / "out", samples=AXIS_0, samples_per_file=50, append=True)
+    assert [(o.status, o.samples) for o in outcomes] == [("written", 11)]
+    assert unpacked(tmp_path / "out") == {key: {"data": bits_of(x, 0, PLAIN)} for key, x in everything.items()}
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,22 @@ digests, and nothing of how codes are computed.
 """
 
 from lfq_cli.codesfile.builder import Coding, SamplesBuilder
-from lfq_cli.codesfile.header import FORMAT, SUFFIX, CodesHeader, CodesTensor, MadeFrom, SourceInfo, stored_dtype
+from lfq_cli.codesfile.header import (
+    FORMAT,
+    FROM_CODES,
+    SUFFIX,
+    CodesHeader,
+    CodesTensor,
+    MadeFrom,
+    SourceInfo,
+    stored_dtype,
+)
 from lfq_cli.codesfile.reader import CodesFile, TensorCodes, open_codes
 from lfq_cli.codesfile.writer import Writer, create
 
 __all__ = [
     "FORMAT",
+    "FROM_CODES",
     "SUFFIX",
     "CodesFile",
     "CodesHeader",

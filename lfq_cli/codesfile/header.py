@@ -62,6 +62,10 @@ class SourceInfo:
         return told | {"axis_is_assumed": True} if self.axis_is_assumed else told
 
 
+FROM_CODES = {"from": "codes"}
+"""The options of a file that was made of others, without encoding."""
+
+
 @dataclass(frozen=True)
 class MadeFrom:
     """What the codes were made from: one file, or the samples of several.

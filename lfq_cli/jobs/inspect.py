@@ -13,6 +13,7 @@ from lfq_cli.errors import CheckpointError, LfqError, TensorError
 from lfq_cli.floats import FORMATS
 from lfq_cli.jobs.kinds import described_format
 from lfq_cli.matching import fitting_axis
+from lfq_cli.pipeline import key_at
 from lfq_cli.quantizer import Quantizer
 from lfq_cli.tensors import FORMATS as TENSOR_FORMATS
 from lfq_cli.tensors import Source, open_source
@@ -120,7 +121,7 @@ def _samples(codes: CodesFile) -> SamplesView | None:
     columns = {name: samples.columns[name] for name in samples.carried}
     return SamplesView(
         samples.count,
-        codes.keys_of_samples[:_FIRST_KEYS],
+        [key_at(codes, k) for k in range(min(samples.count, _FIRST_KEYS))],
         {name: (column.dtype, column.shape) for name, column in columns.items()},
         samples.texts,
         0 if made_from is None else made_from.inputs,

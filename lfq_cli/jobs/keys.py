@@ -33,6 +33,10 @@ class KeySet:
         self._append(new)
         return [not each for each in is_new.tolist()]
 
+    def __contains__(self, key: str) -> bool:
+        hashes = np.array([hash(key)], np.int64)
+        return any(bool(_are_in(hashes, run)[0]) for run in self._runs)
+
     def _append(self, hashes: _Hashes) -> None:
         """Keeps the runs sorted, each at least twice as long as the next: there are few of them to look in."""
         while self._runs and len(self._runs[-1]) < 2 * len(hashes):

@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 
 from lfq_cli import codesfile
-from lfq_cli.codesfile import CodesHeader, CodesTensor, MadeFrom
+from lfq_cli.codesfile import FROM_CODES, CodesHeader, CodesTensor, MadeFrom
 from lfq_cli.codesfile.header import Samples
 from lfq_cli.errors import CodesFileError, ExistsError, LfqError, OptionError
 from lfq_cli.jobs.draft import Limits
@@ -36,8 +36,6 @@ from lfq_cli.pipeline import Progress, SamplesJoiner, StoredFile, StoredReader, 
 from lfq_cli.samples import CONTAINERS
 from lfq_cli.tensors import FORMATS
 
-FROM_CODES = {"from": "codes"}
-"""`options` in what a file that was merged or split says of its making."""
 _REPLACES = "--overwrite replaces it"
 
 

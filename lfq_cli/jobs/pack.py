@@ -7,7 +7,7 @@ Each says which inputs it was made from; a run that is repeated skips those that
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lfq_cli import backends, codesfile
-from lfq_cli.codesfile import CodesHeader, Coding, MadeFrom
+from lfq_cli.codesfile import FROM_CODES, CodesHeader, Coding, MadeFrom
 from lfq_cli.errors import CodesFileError, ExistsError, OptionError, TensorError
 from lfq_cli.files import remove_leftovers
 from lfq_cli.fingerprint import fingerprint
@@ -84,11 +84,11 @@ def pack(
     for job in missed:
         yield Outcome(job.source, folder, "failed", error=job.error)
     number = 0
+    packer = _Packer(quantizer, inputs, options, progress)
     if options.append:
-        number, inputs = _left_to_append(_Packer(quantizer, inputs, options, progress), folder)
+        number = packer.append_to(folder)
     if not options.dry_run:
         remove_leftovers([folder])
-    packer = _Packer(quantizer, inputs, options, progress)
     yield from packer.run(lambda k: folder / f"{number + k:05}{codesfile.SUFFIX}")
 
 
@@ -155,6 +155,8 @@ class _Packer:
         self._backend = backends.select(options.device, quantizer, options.compute_dtype, decoding=False)
         backends.tell_unused(options.compute_dtype, quantizer)
         self._keys = KeySet()
+        self._there = KeySet()
+        """Keys of samples that are in files already, to which others are added."""
         self._stream: Stream | None = None
         self.coding = Coding(
             quantizer.config(),
@@ -167,6 +169,23 @@ class _Packer:
             options.packing,
             options.index_dtype,
         )
+
+    def append_to(self, folder: Path) -> int:
+        """Leaves out the samples that are in the folder's files; the number of the first file to add.
+
+        Raises ExistsError where a file that is there was made otherwise.
+        """
+        number = 0
+        for path in sorted(folder.glob(f"*{codesfile.SUFFIX}")):
+            difference = self.difference(_header_at(path), beside=True)
+            if difference is not None:
+                raise ExistsError(f"{path}: exists, {difference}", "append with the checkpoint and options of then")
+            with codesfile.open_codes(path) as codes:
+                self._there.add(codes.keys_of_samples)
+            stem = path.name.removesuffix(codesfile.SUFFIX)
+            number = max(number, int(stem) + 1 if stem.isdecimal() else 0)
+        self.inputs = [item for item in self.inputs if item.many or item.name not in self._there]
+        return number
 
     def run(self, path_of: Callable[[int], Path]) -> Generator[Outcome]:
         """The files one after the other; path_of: number -> where it goes."""
@@ -190,7 +209,9 @@ class _Packer:
             return self._there_already(path, cursor)
         if self._stream is None:
             each = self.options.samples_per_file
-            self._stream = Stream(self.inputs, cursor, self._backend, self.options.samples, each=each)
+            self._stream = Stream(
+                self.inputs, cursor, self._backend, self.options.samples, each=each, passed_over=self._there
+            )
         options = self.options
         limits = Limits(options.samples_per_file, options.file_bytes)
         with Draft(self.coding, path, self.inputs[cursor.index].path, limits, self._keys) as draft:
@@ -291,8 +312,11 @@ class _Packer:
         each = self.options.samples_per_file
         return each is not None and header.samples.count + header.made_from.skipped < each
 
-    def difference(self, header: CodesHeader) -> str | None:
-        """In what a file is not one that this run would write, whatever is in it; None for nothing."""
+    def difference(self, header: CodesHeader, *, beside: bool = False) -> str | None:
+        """In what a file is not one that this run would write, whatever is in it; None for nothing.
+
+        beside: it stays, and others are added to it: it may be larger or smaller, or have been merged.
+        """
         coding, made_from = self.coding, header.made_from
         if made_from is None or header.samples is None:
             return "and holds no samples"
@@ -302,17 +326,24 @@ class _Packer:
             "--compute-dtype": header.compute_dtype,
             "--nan": made_from.nan,
             "--packing": {(tensor.packing, tensor.dtype) for tensor in header.tensors.values()},
-            "other options": made_from.options,
+            "other options": _of_samples(made_from.options) if beside else made_from.options,
         }
         wanted = {
             "the checkpoint, or what was told of it": (coding.checkpoint_sha256, dict(coding.assumed)),
             "--compute-dtype": coding.compute_dtype,
             "--nan": self.options.nan_policy,
             "--packing": {(coding.packing, dtype)},
-            "other options": self.options.recorded(),
+            "other options": _of_samples(self.options.recorded()) if beside else self.options.recorded(),
         }
+        if beside and made_from.options == FROM_CODES:
+            del wanted["other options"]
         other = [name for name in wanted if found[name] != wanted[name]]
         return f"made with another value of {', '.join(other)}" if other else None
+
+
+def _of_samples(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that say what becomes of a sample, without those that say how many are in a file."""
+    return {name: value for name, value in options.items() if name not in ("samples_per_file", "file_bytes")}
 
 
 def _header_at(path: Path) -> CodesHeader:
@@ -321,26 +352,3 @@ def _header_at(path: Path) -> CodesHeader:
             return codes.header
     except CodesFileError as error:
         raise ExistsError(f"{path}: exists and is no whole codes file", _REPLACES) from error
-
-
-def _left_to_append(packer: _Packer, folder: Path) -> tuple[int, list[SampleInput]]:
-    """The number of the next file, and the inputs whose samples are in none of the files that are there.
-
-    An input with many samples is left out where the sample that its name begins is there. Raises ExistsError where a
-    file that is there was made otherwise.
-    """
-    names: set[str] = set()
-    number = 0
-    for path in sorted(folder.glob(f"*{codesfile.SUFFIX}")):
-        difference = packer.difference(_header_at(path))
-        if difference is not None:
-            raise ExistsError(f"{path}: exists, {difference}", "append with the checkpoint and options of then")
-        with codesfile.open_codes(path) as codes:
-            names |= set(codes.keys_of_samples)
-        stem = path.name.removesuffix(codesfile.SUFFIX)
-        number = max(number, int(stem) + 1 if stem.isdecimal() else 0)
-    return number, [item for item in packer.inputs if not _is_there(item, names)]
-
-
-def _is_there(item: SampleInput, names: set[str]) -> bool:
-    return item.name in names or f"{item.name}/0" in names

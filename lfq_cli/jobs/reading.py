@@ -14,6 +14,7 @@ from typing import NamedTuple
 from lfq_cli.backends import Backend
 from lfq_cli.errors import LfqError, TensorError
 from lfq_cli.fingerprint import WHOLE_BYTES, fingerprint, whole_fingerprint
+from lfq_cli.jobs.keys import KeySet
 from lfq_cli.jobs.processes import LOOKED_AT, are_many_and_small, in_processes
 from lfq_cli.jobs.sample_inputs import SampleInput
 from lfq_cli.pipeline import Batch, SampleEncoder, SampleOptions
@@ -107,14 +108,17 @@ class Stream:
         options: SampleOptions,
         *,
         each: int | None,
+        passed_over: KeySet | None = None,
     ) -> None:
-        """each: after so many inputs of one sample a file ends, so that none is read in vain."""
+        """each: after so many inputs of one sample a file ends, so that none is read in vain. passed_over: keys of
+        samples in inputs of many that are as if they were not there.
+        """
         self.known = Known()
         self._to_skip = begin.offset
         self._ahead: deque[Ended | Piece] = deque()
         runs = list(_runs(begin.index, bytes(item.many for item in inputs), each))
         looked_at = inputs[begin.index :: max(1, (len(inputs) - begin.index) // LOOKED_AT)]
-        reading = partial(_reading, inputs, backend, options)
+        reading = partial(_reading, inputs, backend, options, passed_over or KeySet())
         self._messages: Generator[_Message]
         are_small = are_many_and_small(len(inputs) - begin.index, [item.path for item in looked_at])
         if backend.forks and len(runs) > 1 and are_small:
@@ -183,20 +187,29 @@ def _lost(inputs: Sequence[SampleInput], run: range) -> _Message:
 
 @contextmanager
 def _reading(
-    inputs: Sequence[SampleInput], backend: Backend, options: SampleOptions
+    inputs: Sequence[SampleInput], backend: Backend, options: SampleOptions, passed_over: KeySet
 ) -> Iterator[Callable[[range], Iterator[_Message]]]:
     encoder = SampleEncoder(backend, options)
-    yield lambda run: (_read_many if inputs[run[0]].many else _read_single)(inputs, run, encoder)
+
+    def read(run: range) -> Iterator[_Message]:
+        if inputs[run[0]].many:
+            return _read_many(inputs, run, encoder, passed_over)
+        return _read_single(inputs, run, encoder)
+
+    yield read
 
 
-def _read_many(inputs: Sequence[SampleInput], run: range, encoder: SampleEncoder) -> Iterator[_Message]:
+def _read_many(
+    inputs: Sequence[SampleInput], run: range, encoder: SampleEncoder, passed_over: KeySet
+) -> Iterator[_Message]:
     """The samples of one input."""
     (index,) = run
     item, error = inputs[index], None
     try:
         before = fingerprint(item.path, TensorError)
         yield _Read(index, *before)
-        for content in encoder.batches(samples_in(item.path, item.name, encoder.options)):
+        samples = samples_in(item.path, item.name, encoder.options)
+        for content in encoder.batches(sample for sample in samples if sample.key not in passed_over):
             yield Piece(content, [index] * len(content))
         if fingerprint(item.path, TensorError) != before:
             raise TensorError(f"{item.path}: changed while it was read", "run again when nothing writes to it")

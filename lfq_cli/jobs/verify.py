@@ -16,7 +16,7 @@ from lfq_cli.jobs.decode import matching_quantizer
 from lfq_cli.jobs.kinds import is_tensor_file
 from lfq_cli.jobs.plan import real_path, source_jobs
 from lfq_cli.jobs.verify_samples import SampleSources, compare_samples
-from lfq_cli.pipeline import Comparison, EncodeTask, Progress, check_indices, compare
+from lfq_cli.pipeline import Comparison, EncodeTask, Progress, check_indices, check_keys, check_texts, compare
 from lfq_cli.quantizer import Quantizer
 from lfq_cli.tensors import Source, StoredTensor, open_source
 
@@ -147,9 +147,9 @@ def check_samples(codes: CodesFile) -> None:
         return
     for name in samples.columns:
         codes.check_column(name)
-    _ = codes.keys_of_samples
+    check_keys(codes)
     for name in samples.texts:
-        codes.texts(name)
+        check_texts(codes, name)
     for name in codes:
         codes.bounds(name)
 

@@ -13,7 +13,7 @@ from lfq_cli.pipeline.decode import DecodeTask, write_decoded
 from lfq_cli.pipeline.encode import EncodeTask, Encoding
 from lfq_cli.pipeline.merge import Part, SamplesJoiner, StoredFile, StoredReader
 from lfq_cli.pipeline.samples import Batch, Plan, SampleEncoder, SampleOptions
-from lfq_cli.pipeline.survey import SAMPLE_BYTES, key_at, sizes_of, survey
+from lfq_cli.pipeline.survey import SAMPLE_BYTES, check_keys, check_texts, key_at, sizes_of, survey
 from lfq_cli.pipeline.table import write_table
 from lfq_cli.pipeline.workers import Progress, Workers, start_workers
 
@@ -34,6 +34,8 @@ __all__ = [
     "StoredReader",
     "Workers",
     "check_indices",
+    "check_keys",
+    "check_texts",
     "compare",
     "compare_item",
     "count",

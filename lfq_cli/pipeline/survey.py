@@ -60,13 +60,35 @@ def sizes_of(codes: CodesFile, offsets: dict[str, Offsets]) -> NDArray[np.int64]
 
 
 def key_at(codes: CodesFile, index: int) -> str:
-    """The key of one sample of a file that was surveyed."""
+    """The key of one sample, as far as it can be read. Raises CodesFileError where its place makes no sense."""
     assert codes.header.samples is not None
     name = codes.header.samples.keys
     first, last = codes.column(name + OFFSETS)[index : index + 2].tolist()
+    if not 0 <= first <= last <= codes.header.samples.columns[name].nbytes:
+        raise CodesFileError(f"{codes.path}: the offsets of its keys are damaged", "encode the samples again")
     key = bytearray(last - first)
     codes.region(name).read_into(first, memoryview(key))
-    return key.decode("utf-8")
+    return key.decode("utf-8", "replace")
+
+
+def check_keys(codes: CodesFile) -> None:
+    """Raises CodesFileError unless keys are whole, and no two the same."""
+    hashes = np.sort(survey(codes).key_hashes)
+    if (hashes[1:] == hashes[:-1]).any():
+        _ = codes.keys_of_samples  # which compares the keys themselves
+
+
+def check_texts(codes: CodesFile, name: str) -> None:
+    """Raises CodesFileError unless every text of a column is UTF-8."""
+    data, ends = codes.column(name), codes.column(name + OFFSETS)
+    check_offsets(ends, len(data), f"{codes.path}: {name!r}")
+    begins = ends[:-1][np.diff(ends) > 0]
+    try:
+        str(data.data, "utf-8")
+    except UnicodeDecodeError as reason:
+        raise CodesFileError(f"{codes.path}: {name!r} is no UTF-8: {reason}", "encode the samples again") from reason
+    if (data[begins] & 0xC0 == 0x80).any():
+        raise CodesFileError(f"{codes.path}: {name!r} is cut within a letter", "encode the samples again")
 
 
 def _hashes(codes: CodesFile, samples: Samples, offsets: Offsets) -> NDArray[np.uint64]:
@@ -103,6 +125,8 @@ def _are_good(letters: NDArray[np.uint8], ends: Offsets) -> bool:
     if (np.diff(ends) == 0).any() or (letters < 32).any() or (letters == 127).any():
         return False
     if (letters[ends[:-1]] & 0xC0 == 0x80).any():  # begins within a letter
+        return False
+    if ((letters[:-1] == 0xC2) & (letters[1:] < 0xA0)).any():  # control characters beyond ASCII
         return False
     try:
         str(letters.data, "utf-8")

@@ -82,6 +82,6 @@ def _show_samples(samples: SamplesView) -> None:
     for name in samples.texts:
         heading(f"  carried text: {name!r}")
     heading(
-        f"  made from {samples.inputs:,} inputs"
+        f"  made from {samples.inputs:,} input{'s' if samples.inputs != 1 else ''}"
         + (f", {samples.skipped:,} bad samples left out" if samples.skipped else "")
     )

@@ -300,6 +300,15 @@ def test_a_bad_sample_is_named_and_the_rest_done(tmp_path: Path, kind: str, skip
     assert told in text
 
 
+def test_a_file_of_bad_samples_alone_is_empty_and_not_there(tmp_path: Path) -> None:
+    save(tmp_path / "in", grid(3))
+    for path in (tmp_path / "in").rglob("*.npy"):
+        path.write_text("no array")
+    (outcome,) = run(PLAIN, tmp_path / "in", tmp_path / "out", samples=AXIS_0, samples_per_file=9, skip_bad=True)
+    assert (outcome.status, outcome.samples, outcome.skipped, len(outcome.notes)) == ("empty", 0, 3, 3)
+    assert held(tmp_path / "out") == {}
+
+
 @pytest.mark.parametrize("key", ["a\nb", "a\x1b[31mb", "tab\tb"])
 def test_keys_that_a_terminal_would_obey_are_refused(tmp_path: Path, key: str) -> None:
     save(tmp_path / "in", {"good": np.ones((5, 1, 1), np.float32), key: np.ones((5, 1, 1), np.float32)})

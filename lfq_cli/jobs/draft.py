@@ -86,7 +86,7 @@ class Draft:
         outcome = Outcome(
             self._source,
             self._path,
-            "failed" if errors else "planned" if dry_run else "written",
+            "failed" if errors else "empty" if self._builder is None else "planned" if dry_run else "written",
             tensors=0 if self._plan is None else len(self._plan.encoded),
             vectors=self._vectors,
             bytes_in=self._bytes_in,

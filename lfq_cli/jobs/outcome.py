@@ -20,7 +20,8 @@ class Outcome:
 
     source: Path
     output: Path
-    status: Literal["written", "up to date", "planned", "refused", "failed"]
+    status: Literal["written", "up to date", "planned", "refused", "failed", "empty"]
+    """empty: no file was made, since all of its samples were bad and left out."""
     tensors: int = 0
     vectors: int = 0
     bytes_in: int = 0

@@ -130,6 +130,7 @@ def with_counts(
                     counted += 1
                 except LfqError as error:
                     told = replace(outcome, status="failed", error=error)
+            counted += outcome.status == "empty"
             yield told
     left = (seen if expected is None else expected) - counted
     if not left:

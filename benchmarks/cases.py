@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.data import Tensor, checkpoint_file, random_codes, sample_files, small_files, tensor_file
+from benchmarks.data import (
+    Tensor,
+    checkpoint_file,
+    random_codes,
+    sample_files,
+    sample_tree,
+    shard,
+    small_files,
+    tensor_file,
+)
 
 Call = tuple[str, dict[str, Any]]
 """A function of contenders.py and its arguments; or ("command", {"argv": [...]}) for a whole process."""
@@ -106,6 +115,30 @@ def merge_case(folder: Path, nbytes: int) -> Contest:
         ("ours_merge", {"folder": str(tokens), "output": str(folder / "merged.codes.safetensors")}),
         ("copy_floor", {"folder": str(tokens), "output": str(folder / "copied")}),
     )
+
+
+def pack_case(side: int) -> Any:
+    """Files of a sample each (10,000 at full size) packed into one, planned too, against opening and reading them."""
+
+    def set_up(folder: Path, nbytes: int) -> Contest:
+        count = max(20, nbytes * 10_000 // FULL_BYTES)
+        tree, checkpoint = sample_tree(folder, count=count, side=side), checkpoint_file(folder, dim=18, bits=18)
+        ours = {"source": str(tree), "checkpoint": str(checkpoint), "output": str(folder / "packed")}
+        return Contest(count * 36 * side**2, ("ours_pack", ours), ("files_floor", {"folder": str(tree)}))
+
+    return set_up
+
+
+def shard_case(side: int) -> Any:
+    """The samples of a tar shard of an eighth of `nbytes` packed into one file, against reading the shard."""
+
+    def set_up(folder: Path, nbytes: int) -> Contest:
+        path = shard(folder, count=max(20, nbytes // 8 // (36 * side**2)), side=side)
+        checkpoint = checkpoint_file(folder, dim=18, bits=18)
+        ours = {"source": str(path), "checkpoint": str(checkpoint), "output": str(folder / "packed")}
+        return Contest(path.stat().st_size, ("ours_pack", ours), ("read_floor", {"path": str(path)}))
+
+    return set_up
 
 
 def slices_case(folder: Path, nbytes: int) -> Contest:
@@ -212,6 +245,11 @@ CASES = (
         Case(f"stats D = {bits}", stats_case(bits), smoke=bits == 10, items_target=250e6 if bits == 18 else None)
         for bits in (10, 18, 24)
     ),
+    Case("pack files of 9 KiB", pack_case(16), target=2, at_most=True, smoke=True),
+    Case("pack files of 64 KiB", pack_case(43), target=2, at_most=True),
+    Case("tar shard, members of 9 KiB", shard_case(16), target=0.7),
+    Case("tar shard, members of 64 KiB", shard_case(43), target=0.7),
+    Case("tar shard, members of 2 MiB", shard_case(244), target=0.7, smoke=True),
     Case("merge", merge_case, target=0.3, smoke=True),
     Case("10,000 random slices", slices_case, smoke=True),
     Case("encode F32 [n, 64], faiss pack_bitstrings", faiss_case("faiss_pack"), target=0.5, smoke=True),

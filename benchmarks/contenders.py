@@ -36,6 +36,19 @@ def read_floor(path: str) -> Work:
     return work
 
 
+def files_floor(folder: str) -> Work:
+    """Opens, reads and closes every file below the folder; their names are known before."""
+    paths = sorted(str(path) for path in Path(folder).rglob("*.npy"))
+
+    def work() -> None:
+        buffer = bytearray(READ_BYTES)
+        for path in paths:
+            with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - the plainest loop
+                file.readinto(buffer)
+
+    return work
+
+
 def write_floor(nbytes: int, path: str) -> Work:
     """Writes so many bytes from one buffer; the system's buffers, as ours without fsync."""
 
@@ -119,6 +132,23 @@ def ours_decode(path: str, checkpoint: str, output: str, dtype: str = "F32") -> 
     options = DecodeOptions(dtype=dtype, durable=False)
     _remove(output)
     return lambda: _all_written(decode(quantizer, [Job(Path(path), Path(output))], options))
+
+
+def ours_pack(source: str, checkpoint: str, output: str) -> Work:
+    """Samples of files or a shard into one file, as `lfq encode --samples-per-file --no-fsync`; planned too."""
+    from lfq_cli import checkpoints
+    from lfq_cli.jobs.pack import PackOptions, pack
+    from lfq_cli.jobs.plan import name_samples
+    from lfq_cli.pipeline import SampleOptions
+
+    quantizer = checkpoints.load(Path(checkpoint))
+    options = PackOptions(SampleOptions(layout=0), samples_per_file=1 << 30, overwrite=True, durable=False)
+
+    def work() -> None:
+        inputs, _ = name_samples([source], Path(output), stacked=False, inputs_kept=[])
+        _all_written(pack(quantizer, inputs, Path(output), options))
+
+    return work
 
 
 def ours_merge(folder: str, output: str) -> Work:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import shutil
+import tarfile
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -90,6 +92,39 @@ def small_files(folder: Path, *, count: int, nbytes: int, dim: int) -> Path:
         np.save(sub / f"{k:06}.npy", values)
     (tree / "done").touch()
     return tree
+
+
+def sample_tree(folder: Path, *, count: int, side: int) -> Path:
+    """A folder of `count` .npy files of float16 [18, side, side] in subfolders of a thousand."""
+    tree = folder / f"tree_{count}_{side}"
+    if (tree / "done").exists():
+        return tree
+    shutil.rmtree(tree, ignore_errors=True)
+    rng = np.random.default_rng(6)
+    for k in range(count):
+        sub = tree / f"{k // 1000:03}"
+        sub.mkdir(parents=True, exist_ok=True)
+        np.save(sub / f"{k:08}.npy", rng.standard_normal((18, side, side), np.float32).astype(np.float16))
+    (tree / "done").touch()
+    return tree
+
+
+def shard(folder: Path, *, count: int, side: int) -> Path:
+    """A tar shard of `count` members of float16 [18, side, side]."""
+    path = folder / f"shard_{count}_{side}.tar"
+    if path.exists():
+        return path
+    rng, partial = np.random.default_rng(7), path.with_suffix(".partial")
+    with tarfile.open(partial, "w") as archive:
+        for k in range(count):
+            data = io.BytesIO()
+            np.save(data, rng.standard_normal((18, side, side), np.float32).astype(np.float16))
+            member = tarfile.TarInfo(f"{k:08}.npy")
+            member.size = data.tell()
+            data.seek(0)
+            archive.addfile(member, data)
+    partial.rename(path)
+    return path
 
 
 def random_codes(folder: Path, *, bits: int, nbytes: int) -> tuple[Path, int]:

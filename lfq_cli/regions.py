@@ -71,9 +71,15 @@ class InputFile:
 
     def read(self, position: int, count: int) -> bytes:
         """`count` bytes from byte `position` of the file on."""
-        data = bytearray(count)
-        self.read_into(position, memoryview(data))
-        return bytes(data)
+        try:
+            data = os.pread(self.file.fileno(), count, position)
+        except OSError as reason:
+            raise self.refused(reason) from reason
+        if len(data) == count:  # else there is more, or an error to tell
+            return data
+        rest = bytearray(count)
+        self.read_into(position, memoryview(rest))
+        return bytes(rest)
 
     def refused(self, reason: OSError) -> LfqError:
         """The system's refusal in one line."""

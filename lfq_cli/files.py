@@ -38,11 +38,12 @@ def atomic_output(path: Path, *, overwrite: bool = False, durable: bool = True, 
     is set aside. Raises ExistsError where something is at `path` at the end and may not be replaced, OutputError for
     whatever the system refuses.
     """
-    partial = path.parent / f"{PARTIAL_PREFIX}{secrets.token_hex(8)}{PARTIAL_SUFFIX}"
+    folder = path.parent
+    partial = folder / f"{PARTIAL_PREFIX}{secrets.token_hex(8)}{PARTIAL_SUFFIX}"
     made: list[Path] = []
     try:
         refuse_existing(path, overwrite=overwrite)
-        made = _make_folders(path.parent)
+        made = _make_folders(folder)
         with _create_locked(partial) as file:  # mode 0o666 & ~umask, as for any new file
             _set_aside(file, nbytes)
             yield file
@@ -53,15 +54,15 @@ def atomic_output(path: Path, *, overwrite: bool = False, durable: bool = True, 
                 os.fsync(file.fileno())
             _give_name(partial, path, overwrite=overwrite)
         if durable:
-            _sync_folder(path.parent)
+            _sync_folder(folder)
     except BaseException as error:
         with suppress(OSError):  # whatever signal came wherever, the name is known
             partial.unlink(missing_ok=True)
         with suppress(OSError):  # another run may have come to use them
-            for folder in made:
-                folder.rmdir()
+            for each in made:
+                each.rmdir()
         if isinstance(error, FileExistsError | NotADirectoryError):
-            raise OutputError(f"{path}: cannot be written: {path.parent} is, or lies in, a file") from error
+            raise OutputError(f"{path}: cannot be written: {folder} is, or lies in, a file") from error
         if isinstance(error, OSError):
             raise output_error(path, error) from error
         raise
@@ -102,6 +103,8 @@ def _remove_if_dead(partial: Path) -> bool:
 
 def _make_folders(folder: Path) -> list[Path]:
     """Makes a folder and what is missing above it; those that were made, lowest first."""
+    if os.path.isdir(folder):  # noqa: PTH112 - for each of many files
+        return []
     missing = []
     while not folder.exists():
         missing.append(folder)
@@ -118,7 +121,7 @@ def _create_locked(partial: Path) -> BinaryIO:
     while True:
         file = partial.open("x+b", buffering=0)
         try:
-            if _lock(file.fileno()) and partial.exists():
+            if _lock(file.fileno()) and os.fstat(file.fileno()).st_nlink:
                 return file
         except OSError as error:
             if error.errno in _NO_LOCKS:
@@ -157,13 +160,14 @@ def _lock(descriptor: int) -> bool:
 
 def _give_name(partial: Path, path: Path, *, overwrite: bool) -> None:
     """The final name; without `overwrite` only if nothing has it, whatever another run does at the same moment."""
-    refuse_existing(path, overwrite=overwrite)
     if overwrite:
+        refuse_existing(path, overwrite=True)
         partial.replace(path)
         return
     try:
         rename_new(partial, path)
     except FileExistsError as error:
+        refuse_existing(path, overwrite=False)
         raise _exists(path) from error
 
 
@@ -182,10 +186,14 @@ def write_at(file: BinaryIO, position: int, data: memoryview) -> None:
 
 
 def refuse_existing(path: Path, *, overwrite: bool) -> None:
-    """Raises OutputError where something stands at `path` and may not be replaced."""
+    """Raises OutputError where something stands at `path` and may not be replaced; OSError for a name that cannot be."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return
     if path.is_dir():
         raise OutputError(f"{path}: is a folder, expected a name for the output file")
-    if not overwrite and os.path.lexists(path):
+    if not overwrite:
         raise _exists(path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from lfq_cli import backends, codesfile
 from lfq_cli.backends import Backend
 from lfq_cli.codesfile import CodesHeader, CodesTensor, MadeFrom, SourceInfo
 from lfq_cli.errors import TensorError
-from lfq_cli.fingerprint import WHOLE_BYTES, fingerprint
+from lfq_cli.fingerprint import WHOLE_BYTES, fingerprint, whole_fingerprint
 from lfq_cli.floats import FORMATS
 from lfq_cli.jobs.current import is_current
 from lfq_cli.jobs.outcome import Outcome, clear_leftovers, lost, outcome_of, settle_output, until_failure
@@ -23,7 +24,8 @@ from lfq_cli.layout import Layout, positions_shape
 from lfq_cli.matching import ChannelAxis, select_tensors
 from lfq_cli.pipeline import EncodeTask, Encoding, Progress, Workers, start_workers
 from lfq_cli.quantizer import Quantizer
-from lfq_cli.tensors import StoredTensor, open_source
+from lfq_cli.regions import read_small
+from lfq_cli.tensors import Source, StoredTensor, open_bytes, open_source
 
 
 @dataclass(frozen=True)
@@ -90,12 +92,47 @@ def _encode(backend: Backend, jobs: Sequence[Job], options: EncodeOptions, progr
             yield outcome
 
 
+class _Input:
+    """An input as it is read: a small one whole, a large one in parts, so that it may change meanwhile."""
+
+    def __init__(self, path: Path, workers: Workers) -> None:
+        self._path = path
+        self._workers = workers
+        self._state: tuple[int, ...] | None = None
+        self._data = read_small(os.fspath(path), WHOLE_BYTES, TensorError)
+        if self._data is None:
+            self._state = _state_of(path)
+        self.nbytes = len(self._data) if self._data is not None else self._state[2] if self._state else 0
+
+    def open(self) -> Source:
+        """Its tensors."""
+        return open_source(self._path) if self._data is None else open_bytes(self._path, self._data)
+
+    def origin(self) -> Callable[[], tuple[int, str]]:
+        """A call for when all of it was read: size and fingerprint. Raises TensorError where it changed since."""
+        if self._data is not None:
+            data = self._data
+            return lambda: (len(data), whole_fingerprint(data))
+        found = self._workers.start(partial(fingerprint, self._path, TensorError))
+
+        def unchanged() -> tuple[int, str]:
+            self._refuse_change()
+            told = found()
+            self._refuse_change()  # while the fingerprint was taken
+            return told
+
+        return unchanged
+
+    def _refuse_change(self) -> None:
+        if _state_of(self._path) != self._state:
+            raise TensorError(f"{self._path}: changed while it was read", "run again when nothing writes to it")
+
+
 def _encode_file(job: Job, options: EncodeOptions, backend: Backend, workers: Workers, progress: Progress) -> Outcome:
-    before = _state_of(job.source)
-    source_bytes = 0 if before is None else before[2]
-    with open_source(job.source) as source:
+    found = _Input(job.source, workers)
+    with found.open() as source:
         selection = select_tensors(source, backend.quantizer, patterns=options.tensors, layout=options.layout)
-        header = _header(backend, selection.chosen, options, source_bytes)
+        header = _header(backend, selection.chosen, options, found.nbytes)
         outcome = Outcome(
             job.source,
             job.output,
@@ -116,7 +153,7 @@ def _encode_file(job: Job, options: EncodeOptions, backend: Backend, workers: Wo
             overwrite=options.overwrite,
             dry_run=options.dry_run,
             is_current=lambda: is_current(job, header),
-            write=lambda: _write(job, header, tasks, options, workers, progress, before),
+            write=lambda: _write(job, header, tasks, options, workers, progress, found),
             progress=progress,
         )
 
@@ -128,28 +165,19 @@ def _write(
     options: EncodeOptions,
     workers: Workers,
     progress: Progress,
-    before: tuple[int, ...] | None,
+    found: _Input,
 ) -> None:
     nan_values = 0
     with codesfile.create(job.output, header, overwrite=options.overwrite, durable=options.durable) as writer:
-        found: Callable[[], tuple[int, str]] = partial(fingerprint, job.source, TensorError)
-        if before is not None and before[2] > WHOLE_BYTES:  # a small file is not worth a thread's time
-            found = workers.start(found)
+        origin = found.origin()
         for task in tasks:
             encoding = Encoding(task, header.tensors[task.tensor.name], workers, progress)
             with writer.tensor(task.tensor.name) as out, closing(encoding.runs()) as runs:
                 for codes in runs:
                     out.append(codes)
             nan_values += encoding.nan_values
-        _refuse_change(job.source, before)
-        nbytes, digest = found()
-        _refuse_change(job.source, before)  # while the fingerprint was taken
+        nbytes, digest = origin()
         writer.made_from = MadeFrom(nbytes, options.nan_policy, nan_values, digest)
-
-
-def _refuse_change(path: Path, before: tuple[int, ...] | None) -> None:
-    if _state_of(path) != before:
-        raise TensorError(f"{path}: changed while it was read", "run again when nothing writes to it")
 
 
 def _state_of(path: Path) -> tuple[int, ...] | None:

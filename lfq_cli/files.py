@@ -186,7 +186,7 @@ def write_at(file: BinaryIO, position: int, data: memoryview) -> None:
 
 
 def refuse_existing(path: Path, *, overwrite: bool) -> None:
-    """Raises OutputError where something stands at `path` and may not be replaced; OSError for a name that cannot be."""
+    """Raises OutputError where something stands at `path` and may not be replaced; OSError for an impossible name."""
     try:
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from lfq_cli.version import __version__
 
 if TYPE_CHECKING:
-    from lfq_cli.codesfile import open_codes
+    from lfq_cli.data import open_codes
     from lfq_cli.nn import LFQ, GroupedResidualLFQ, ResidualLFQ, StackedLFQ
     from lfq_cli.pretrained import load
 
@@ -27,7 +27,7 @@ _HOMES = {
     "StackedLFQ": "lfq_cli.nn",
     "GroupedResidualLFQ": "lfq_cli.nn",
     "load": "lfq_cli.pretrained",
-    "open_codes": "lfq_cli.codesfile",
+    "open_codes": "lfq_cli.data",
 }
 
 

@@ -24,6 +24,7 @@ LAYERS = (
     ("backends",),
     ("pipeline",),
     ("jobs", "report"),
+    ("data",),
     ("cli", "pretrained"),
     ("__init__", "__main__"),
 )
@@ -31,8 +32,8 @@ LAYERS = (
 
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 
-TORCH_AT_TOP = {"nn"}
-"""Who imports torch as soon as it is imported."""
+TORCH_AT_TOP = {"nn", "data"}
+"""Who imports torch as soon as it is imported: of data batches.py only, which itself is imported late."""
 
 NN_AT_TOP = {"pretrained"}
 """Who else does so, by importing lfq_cli.nn: for Python callers, never for a command."""

@@ -13,7 +13,7 @@ from lfq_cli.pipeline.decode import DecodeTask, write_decoded
 from lfq_cli.pipeline.encode import EncodeTask, Encoding
 from lfq_cli.pipeline.merge import Part, SamplesJoiner, StoredFile, StoredReader
 from lfq_cli.pipeline.samples import Batch, Plan, SampleEncoder, SampleOptions
-from lfq_cli.pipeline.survey import SAMPLE_BYTES, check_keys, check_texts, key_at, sizes_of, survey
+from lfq_cli.pipeline.survey import SAMPLE_BYTES, check_keys, check_texts, hash_of_key, key_at, sizes_of, survey
 from lfq_cli.pipeline.table import write_table
 from lfq_cli.pipeline.workers import Progress, Workers, start_workers
 
@@ -40,6 +40,7 @@ __all__ = [
     "compare_item",
     "count",
     "count_ranges",
+    "hash_of_key",
     "key_at",
     "sizes_of",
     "start_workers",

@@ -112,6 +112,12 @@ def _hashes_of(letters: NDArray[np.uint8], ends: Offsets) -> NDArray[np.uint64]:
     return np.add.reduceat(weighted, ends[:-1])
 
 
+def hash_of_key(key: str) -> int:
+    """The hash of one key, as in Survey."""
+    letters = np.frombuffer(key.encode("utf-8", "surrogatepass"), np.uint8)
+    return int(_hashes_of(letters, np.array([0, len(letters)]))[0]) if len(letters) else 0
+
+
 def _weights(count: int) -> NDArray[np.uint64]:
     """Weights without order, always the same: splitmix64 (Steele, Lea, Flood, 2014)."""
     mixed = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)

@@ -1,0 +1,167 @@
+"""`CodesBatches`: ready batches in a shuffled order, the same for any number of ranks and workers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lfq_cli.data.dataset import CodesDataset
+from lfq_cli.data.epochs import EpochCounter
+from lfq_cli.data.shuffle import Permutation
+from lfq_cli.errors import OptionError
+
+if TYPE_CHECKING:
+    _Base = object
+else:
+    try:
+        from torch.utils.data import IterableDataset as _Base  # a DataLoader asks for its own class
+    except ImportError:
+        _Base = object
+
+
+_PLACES_AT_ONCE = 1 << 12
+"""Of the order, worked out at once: numpy takes as long for 64."""
+
+
+class CodesBatches(_Base):
+    """Batches of a data set, each a dict as `CodesDataset.batch` gives it; an iteration is an epoch.
+
+    The batches of an epoch are one list: batch j holds the items at places j * batch_size and following of the epoch's
+    order. Rank r of W takes batches r, r + W, ..., each rank as many; what fills no batch for every rank is left out of
+    the epoch. Workers of a DataLoader share the batches of their rank, in the same order. Every iteration begins the
+    next epoch, in a new order. A DataLoader takes it with `batch_size=None`.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        shuffle: bool = True,
+        rank: int = 0,
+        world_size: int = 1,
+        **options: Any,
+    ) -> None:
+        """dataset: a CodesDataset, or what makes one together with `options`. rank, world_size: which batches are ours.
+
+        Raises OptionError where there is no batch for every rank.
+        """
+        super().__init__()
+        self.dataset = dataset if isinstance(dataset, CodesDataset) else CodesDataset(dataset, **options)
+        if batch_size < 1 or not 0 <= rank < world_size:
+            raise OptionError(
+                f"batch_size {batch_size}, rank {rank} of {world_size}", "a batch of 1 or more, a rank below world_size"
+            )
+        self.batch_size = batch_size
+        self.seed = seed
+        self.shuffle = shuffle
+        self.rank = rank
+        self.world_size = world_size
+        self._epochs = EpochCounter()
+        self._at: _Place | None = None
+        """Where the iteration under way in this process is."""
+        self._resume: _Place | None = None
+        """Where the next iteration goes on."""
+        if not len(self):
+            raise OptionError(
+                f"{len(self.dataset)} items are no batch of {batch_size} for each of {world_size} ranks",
+                "a smaller batch",
+            )
+
+    def __len__(self) -> int:
+        """Batches of an epoch for this rank."""
+        return len(self.dataset) // self.batch_size // self.world_size
+
+    def __repr__(self) -> str:
+        return f"<CodesBatches: {len(self):,} batches of {self.batch_size} of {self.dataset!r}>"
+
+    @property
+    def fingerprint(self) -> str:
+        """What decides the batches beside seed, epoch and step; a state goes with data of the same."""
+        facts = (self.dataset.checkpoint_sha256, len(self.dataset), self.batch_size, self.world_size, self.shuffle)
+        return hashlib.sha256(repr(facts).encode() + self.dataset.catalog.starts.tobytes()).hexdigest()[:16]
+
+    def state_dict(self, step: int | None = None) -> dict[str, Any]:
+        """Where this rank is, `{seed, epoch, step, fingerprint}`: to go on from, with any number of workers.
+
+        step: batches of the epoch under way that were used. It has to be given where workers of a DataLoader read, who
+        are ahead of the one that trains. In a worker the state is that worker's own, and goes on in one of as many.
+        """
+        worker = _worker()
+        place = self._at or self._resume
+        if step is not None:
+            place = _Place(self._epochs.current, step)
+        elif place is None:
+            place = _Place(self._epochs.upcoming(worker), 0)
+        state = {"seed": self.seed, "epoch": place.epoch, "step": place.step, "fingerprint": self.fingerprint}
+        return state | {"workers": place.workers} if place.workers else state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Lets the next iteration go on behind the state. Raises OptionError for the state of other batches."""
+        if state.get("fingerprint") != self.fingerprint:
+            raise OptionError(
+                "the state belongs to other data, or to other batches", "the same files, batch_size and world_size"
+            )
+        self.seed = state["seed"]
+        self._at = None
+        self._resume = _Place(state["epoch"], state["step"], state.get("workers", 0))
+        self._epochs.set(state["epoch"])
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        worker = _worker()
+        number, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        epoch = self._epochs.begin(worker)
+        order = Permutation(len(self.dataset), self.seed, epoch) if self.shuffle else None
+        own = 0 if worker is None else workers
+        steps = range(self._first(epoch, number, workers), len(self), workers)
+        at_once = -(-_PLACES_AT_ONCE // self.batch_size)
+        for first in range(0, len(steps), at_once):
+            run = steps[first : first + at_once]
+            for step, items in zip(run, self._items(run, order), strict=True):
+                self._at = _Place(epoch, step, own)
+                batch = self.dataset.batch(items)
+                self._at = _Place(epoch, step + workers, own)
+                yield batch
+        self._at = self._resume = None
+
+    def _items(self, steps: range, order: Permutation | None) -> NDArray[np.int64]:
+        """The items of the batches of some steps: [steps, batch_size]."""
+        begins = (np.array(steps, np.int64) * self.world_size + self.rank) * self.batch_size
+        places = begins[:, None] + np.arange(self.batch_size)
+        return places if order is None else order(places.reshape(-1)).reshape(places.shape)
+
+    def _first(self, epoch: int, number: int, workers: int) -> int:
+        """The first step of an iteration by worker `number`."""
+        place = self._resume
+        if place is None or place.epoch != epoch:
+            return number
+        if not place.workers:
+            return place.step + number
+        if place.workers != workers:
+            raise OptionError(
+                f"the state is that of one of {place.workers} workers, there are {workers}",
+                "as many workers, or state_dict(step) of the process that trains",
+            )
+        return place.step
+
+
+class _Place(NamedTuple):
+    """So many steps of an epoch are done; `workers`: by one of so many, whose next step it is; 0: by all together."""
+
+    epoch: int
+    step: int
+    workers: int = 0
+
+
+def _worker() -> Any:
+    """What torch says of the worker that this process is; None where it is none."""
+    try:
+        from torch.utils.data import get_worker_info
+    except ImportError:
+        return None
+    return get_worker_info()

@@ -1,0 +1,151 @@
+"""What is in the files of a data set: one kind of samples in all of them, and where each lies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lfq_cli.bits import BitOrder
+from lfq_cli.codesfile import CodesFile, CodesTensor
+from lfq_cli.data.shelf import Shelf
+from lfq_cli.errors import CodesUnreadableError
+from lfq_cli.pipeline import survey
+
+Bounds = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class TensorKind:
+    """A tensor that every file has. `positions` of a sample: None where samples differ, along their first axis."""
+
+    name: str
+    dims: tuple[int, ...]
+    order: BitOrder
+    positions: tuple[int, ...] | None
+
+    @property
+    def bits_per_vector(self) -> int:
+        """B."""
+        return sum(self.dims)
+
+    @property
+    def vectors(self) -> int | None:
+        """Of a sample; None where samples differ."""
+        return None if self.positions is None else prod(self.positions)
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """kinds: by name, as in every file. starts: number of the first sample of each file, and of all, [files + 1].
+
+    bounds: of tensors whose samples differ where each sample's vectors begin within its file, file after file, each
+    with its end: sample i of file f is bounds[i + f] to bounds[i + f + 1]. carried: names of columns and texts.
+    """
+
+    checkpoint_sha256: str
+    kinds: dict[str, TensorKind]
+    starts: Bounds
+    bounds: dict[str, Bounds]
+    carried: tuple[str, ...]
+    texts: tuple[str, ...]
+
+    def locate(self, samples: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(number of the file, row in it) of each sample."""
+        files = np.searchsorted(self.starts, samples, side="right") - 1
+        return files, samples - self.starts[files]
+
+    def ranges(self, name: str, samples: NDArray[np.int64]) -> tuple[Bounds, Bounds]:
+        """(first, last) vector of each sample within its file."""
+        files, rows = self.locate(samples)
+        vectors = self.kinds[name].vectors
+        if vectors is not None:
+            return rows * vectors, (rows + 1) * vectors
+        bounds = self.bounds[name]
+        return bounds[samples + files], bounds[samples + files + 1]
+
+
+def catalog_of(shelf: Shelf, tensors: Sequence[str]) -> Catalog:
+    """Looks into every file. Raises CodesUnreadableError for files that are no data set together, naming both."""
+    facts: list[tuple[Path, dict[str, Any]]] = []
+    counts: list[int] = []
+    bounds: dict[str, list[Bounds]] = {}
+    for number, path in enumerate(shelf.paths):
+        codes = shelf.get(number)
+        names = [name for name in codes if not tensors or name in tensors]
+        facts.append((path, dict(_facts(codes, names))))
+        _require_alike(*facts[0], *facts[-1])
+        counts.append(_count(codes, names))
+        for name in names:
+            if codes.header.tensors[name].offsets is not None:
+                bounds.setdefault(name, []).append(codes.bounds(name))
+    if not facts:
+        raise CodesUnreadableError("a data set of no files")
+    first = facts[0][1]
+    if not first["tensors"]:
+        raise CodesUnreadableError(f"{facts[0][0]}: has no tensor of {', '.join(map(repr, tensors))}")
+    return Catalog(
+        first["checkpoint_sha256"],
+        {name: TensorKind(name, *first[f"the cut and shape of {name!r}"]) for name in first["tensors"]},
+        np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        {name: np.concatenate(parts) for name, parts in bounds.items()},
+        first["carried tensors"],
+        first["carried texts"],
+    )
+
+
+def _facts(codes: CodesFile, names: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """What has to be the same in all files, named as in a message."""
+    samples = codes.header.samples
+    yield "checkpoint_sha256", codes.header.checkpoint_sha256
+    yield "tensors", tuple(names)
+    for name in names:
+        info = codes.header.tensors[name]
+        yield f"the cut and shape of {name!r}", (info.codebook_dims, info.bit_order, _positions(info))
+    yield "carried tensors", () if samples is None else samples.carried
+    yield "carried texts", () if samples is None else samples.texts
+
+
+def _positions(info: CodesTensor) -> tuple[int, ...] | None:
+    if info.offsets is not None:
+        return None
+    return tuple(info.positions[1:])
+
+
+def _require_alike(first_path: Path, first: dict[str, Any], path: Path, found: dict[str, Any]) -> None:
+    for what, wanted in first.items():
+        if found.get(what) != wanted:
+            raise CodesUnreadableError(
+                f"{path}: {what}: {found.get(what)}, in {first_path} it is {wanted}",
+                "a data set is of one checkpoint, cut and shape; lfq inspect shows what each file holds",
+            )
+
+
+def _count(codes: CodesFile, names: Sequence[str]) -> int:
+    """The samples of a file: as it says, else the items of axis 0."""
+    if codes.header.samples is not None:
+        return codes.header.samples.count
+    lengths = {name: codes.header.tensors[name].positions[:1] for name in names}
+    if () in lengths.values() or len(set(lengths.values())) > 1:
+        told = ", ".join(f"{name!r} {list(codes.header.tensors[name].shape)}" for name in names)
+        raise CodesUnreadableError(
+            f"{codes.path}: axis 0 of its tensors does not count samples: {told}", "tensors=(...) chooses among them"
+        )
+    return next(iter(lengths.values()))[0] if lengths else 0
+
+
+def key_hashes(shelf: Shelf, catalog: Catalog) -> NDArray[np.uint64]:
+    """A hash of the key of each sample that has one, in the order of samples: [samples]."""
+    parts = []
+    for number in range(len(shelf.paths)):
+        codes = shelf.get(number)
+        if codes.header.samples is None:
+            parts.append(np.zeros(int(catalog.starts[number + 1] - catalog.starts[number]), np.uint64))
+        else:
+            parts.append(survey(codes).key_hashes)
+    return np.concatenate(parts) if parts else np.empty(0, np.uint64)

@@ -1,0 +1,283 @@
+"""`CodesDataset`: the samples of codes files by number, for training."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lfq_cli import codesfile
+from lfq_cli.bits import BitOrder, Packed
+from lfq_cli.codesfile import CodesFile
+from lfq_cli.codesfile.columns import check_offsets
+from lfq_cli.codesfile.header import OFFSETS
+from lfq_cli.data.catalog import Catalog, TensorKind, catalog_of, key_hashes
+from lfq_cli.data.expand import check_cut, narrowest, to_bits, to_indices
+from lfq_cli.data.shelf import Shelf
+from lfq_cli.data.store import FileStore, Store, fits, load, memory_needed
+from lfq_cli.data.windows import Windows
+from lfq_cli.errors import CodesFileError, CodesUnreadableError, OptionError
+from lfq_cli.jobs.inputs import find_inputs, sorted_out
+from lfq_cli.jobs.kinds import is_codes_file
+from lfq_cli.pipeline import hash_of_key
+
+Format = Literal["indices", "bits", "packed"]
+Where = str | os.PathLike[str]
+
+
+def open_codes(path: Where | Sequence[Where]) -> CodesFile | CodesDataset:
+    """A codes file open for reading; of a folder, a glob or several files the data set of their samples.
+
+    Raises CodesFileError where a file is damaged or something else.
+    """
+    if isinstance(path, str | os.PathLike) and not os.path.isdir(path) and not _is_glob(path):  # noqa: PTH112
+        return codesfile.open_codes(os.fspath(path))
+    return CodesDataset(path)
+
+
+def _is_glob(path: Where) -> bool:
+    return glob.has_magic(os.fspath(path)) and not os.path.lexists(path)
+
+
+class CodesDataset(Sequence[dict[str, Any]]):
+    """Samples by number, as dicts: of each tensor its codes, of each carried column its value, the key.
+
+    Samples have the order of their files, sorted by name, and of the samples in them. Of a file without samples axis 0
+    counts them. Picklable; files are opened in the process that reads.
+    """
+
+    def __init__(
+        self,
+        paths: Where | Sequence[Where],
+        *,
+        tensors: Sequence[str] = (),
+        dims: Sequence[int] | None = None,
+        order: BitOrder | None = None,
+        format: Format = "indices",  # noqa: A002 - what it is called elsewhere
+        dtype: str = "int64",
+        memory: Literal["auto"] | bool = "auto",
+        window: int | None = None,
+        stride: int | None = None,
+        keys: bool = True,
+    ) -> None:
+        """paths: folders, globs, files. tensors: names; all if there are none.
+
+        dims, order: how a vector's bits are cut into indices ("msb" or "lsb" first), as the files say if not given.
+        format: "indices" [positions, codebooks] of `dtype` (without the last axis if there is one codebook), "bits"
+        [positions, B] uint8, or "packed" [bytes] uint8. memory: whether packed bits are held in memory; "auto" where
+        they take at most a quarter of what is free. window, stride: items are so many vectors of a sample, which count
+        in C order, every `stride` (window); what is left at a sample's end is in no window. keys: whether items have
+        one.
+
+        Raises CodesUnreadableError for files of different checkpoints, cuts or shapes, OptionError for a cut that does
+        not fit.
+        """
+        if format not in ("indices", "bits", "packed"):
+            raise OptionError(f"format {format!r} is unknown", 'expected "indices", "bits" or "packed"')
+        self._shelf = Shelf(_files(paths))
+        self.catalog: Catalog = catalog_of(self._shelf, tensors)
+        self.format: Format = format
+        self.keys = keys
+        self._cuts = {name: self._cut(kind, dims, order, dtype) for name, kind in self.catalog.kinds.items()}
+        self._windows = None if window is None else Windows(self.catalog, window, window if stride is None else stride)
+        in_memory = fits(memory_needed(self.catalog)) if memory == "auto" else memory
+        self._stores: dict[str, Store] = {
+            name: load(self._shelf, self.catalog, name) if in_memory else FileStore(self._shelf, self.catalog, name)
+            for name in self.catalog.kinds
+        }
+        self._columns: dict[str, NDArray[Any]] = {}
+        self._texts: dict[tuple[Path, str], tuple[bytes, NDArray[np.int64]]] = {}
+        """Keys and texts of files that were asked for: read once, and held."""
+        self._hashes: tuple[NDArray[np.uint64], NDArray[np.int64]] | None = None
+
+    def _cut(
+        self, kind: TensorKind, dims: Sequence[int] | None, order: BitOrder | None, dtype: str
+    ) -> tuple[tuple[int, ...], BitOrder, np.dtype[Any]]:
+        cut = kind.dims if dims is None else check_cut(tuple(dims), kind.bits_per_vector)
+        if order not in (None, "msb", "lsb"):
+            raise OptionError(f"order {order!r} is unknown", 'expected "msb" or "lsb"')
+        found = narrowest(cut, dtype) if self.format == "indices" else np.dtype(np.uint8)
+        return cut, order or kind.order, found
+
+    @property
+    def files(self) -> list[Path]:
+        """The files, in the order of their samples."""
+        return list(self._shelf.paths)
+
+    @property
+    def checkpoint_sha256(self) -> str:
+        """The checkpoint that made the codes."""
+        return self.catalog.checkpoint_sha256
+
+    @property
+    def samples(self) -> int:
+        """How many samples there are; `len` counts windows, if those are what is asked for."""
+        return int(self.catalog.starts[-1])
+
+    def vocabulary(self, name: str | None = None) -> tuple[int, ...]:
+        """How many values each index of a vector may have, in the cut that is given."""
+        cut, *_ = self._cuts[next(iter(self._cuts)) if name is None else name]
+        return tuple(2**bits for bits in cut)
+
+    def __len__(self) -> int:
+        return self.samples if self._windows is None else len(self._windows)
+
+    def __repr__(self) -> str:
+        kinds = ", ".join(
+            f"{name!r} {'ragged' if kind.positions is None else list(kind.positions)} of {kind.bits_per_vector} bits"
+            for name, kind in self.catalog.kinds.items()
+        )
+        return f"<CodesDataset: {len(self):,} items of {len(self._shelf.paths):,} files, {kinds}>"
+
+    def __getitem__(self, index: Any) -> Any:
+        """The item of a number; of a slice, list or array of numbers a list of items."""
+        if isinstance(index, slice):
+            return self.__getitems__(range(*index.indices(len(self))))
+        if isinstance(index, Sequence | np.ndarray):
+            return self.__getitems__(index)
+        return self.__getitems__([index])[0]
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for first in range(0, len(self), 64):
+            yield from self.__getitems__(range(first, min(first + 64, len(self))))
+
+    def __getitems__(self, indices: Sequence[int] | NDArray[Any]) -> list[dict[str, Any]]:
+        """Items of several numbers, read together: what a DataLoader asks for."""
+        batch = self.batch(indices)
+        names = list(batch)
+        return [dict(zip(names, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+
+    def batch(self, indices: Sequence[int] | NDArray[Any]) -> dict[str, Any]:
+        """Items of several numbers as one dict: codes stacked [n, ...], of samples of different lengths a list.
+
+        The fastest way: nothing is done for each sample by itself.
+        """
+        numbers = self._numbers(indices)
+        starts = None
+        if self._windows is not None:
+            numbers, starts = self._windows.locate(numbers)
+        batch: dict[str, Any] = {name: self._codes(name, numbers, starts) for name in self.catalog.kinds}
+        for name in self.catalog.carried:
+            batch[name] = self.column(name)[numbers]
+        for name in self.catalog.texts:
+            batch[name] = [self._text(name, number) for number in numbers.tolist()]
+        if self.keys:
+            batch["key"] = [self._key(number) for number in numbers.tolist()]
+        if starts is not None:
+            batch["start"] = starts
+        return batch
+
+    def _numbers(self, indices: Sequence[int] | NDArray[Any]) -> NDArray[np.int64]:
+        numbers = np.asarray(indices)
+        if numbers.dtype == np.bool_ and numbers.shape == (len(self),):
+            numbers = np.flatnonzero(numbers)
+        if numbers.size and numbers.dtype.kind not in "iu":
+            raise TypeError(f"samples are chosen by integers, found {numbers.dtype}")
+        numbers = numbers.astype(np.int64).reshape(-1)
+        outside = (numbers < -len(self)) | (numbers >= len(self))
+        if outside.any():
+            raise IndexError(f"{int(numbers[outside][0])} is outside the {len(self)} items of the data set")
+        return np.where(numbers < 0, numbers + len(self), numbers)
+
+    # codes
+
+    def _codes(self, name: str, samples: NDArray[np.int64], starts: NDArray[np.int64] | None) -> Any:
+        kind, store = self.catalog.kinds[name], self._stores[name]
+        if starts is not None:
+            assert self._windows is not None
+            length = self._windows.length
+            parts = [store.stream(s, a, a + length) for s, a in zip(samples.tolist(), starts.tolist(), strict=True)]
+            rows = np.stack(parts) if parts else np.empty((0, -(-length * kind.bits_per_vector // 8)), np.uint8)
+            return self._expanded(name, rows, (length,))
+        if kind.positions is not None:
+            return self._expanded(name, store.rows(samples), kind.positions)
+        first, last = self.catalog.ranges(name, samples)
+        return [
+            self._expanded(name, store.stream(sample, 0, length)[None], (length,))[0]
+            for sample, length in zip(samples.tolist(), (last - first).tolist(), strict=True)
+        ]
+
+    def _expanded(self, name: str, rows: Packed, positions: tuple[int, ...]) -> NDArray[Any]:
+        cut, order, dtype = self._cuts[name]
+        vectors = int(np.prod(positions, dtype=np.int64))
+        if self.format == "packed":
+            return rows
+        if self.format == "bits":
+            return to_bits(rows, vectors, sum(cut)).reshape(len(rows), *positions, sum(cut))
+        tail = () if len(cut) == 1 else (len(cut),)
+        return to_indices(rows, vectors, cut, order, dtype).reshape(len(rows), *positions, *tail)
+
+    # what is carried
+
+    def column(self, name: str) -> NDArray[Any]:
+        """A carried column of all samples: [samples, ...]. Raises KeyError for another name."""
+        if name not in self.catalog.carried:
+            raise KeyError(name)
+        if name not in self._columns:
+            parts = [self._shelf.get(number).column(name) for number in range(len(self._shelf.paths))]
+            self._columns[name] = np.concatenate(parts)
+        return self._columns[name]
+
+    def key(self, index: int) -> str:
+        """The key of a sample: of one without a key its file's name and its row."""
+        return self._key(int(self._numbers([index])[0]) if self._windows is None else range(self.samples)[index])
+
+    def _key(self, sample: int) -> str:
+        codes, row = self._at(sample)
+        if codes.header.samples is None:
+            return f"{codes.path.name.removesuffix('.safetensors').removesuffix('.codes')}/{row}"
+        return self._text_at(codes, codes.header.samples.keys, row)
+
+    def _text(self, name: str, sample: int) -> str:
+        codes, row = self._at(sample)
+        return self._text_at(codes, name, row)
+
+    def _at(self, sample: int) -> tuple[CodesFile, int]:
+        file = int(np.searchsorted(self.catalog.starts, sample, side="right")) - 1
+        return self._shelf.get(file), sample - int(self.catalog.starts[file])
+
+    def _text_at(self, codes: CodesFile, name: str, row: int) -> str:
+        held = self._texts.get((codes.path, name))
+        if held is None:
+            data, ends = codes.column(name).tobytes(), codes.column(name + OFFSETS)
+            check_offsets(ends, len(data), f"{codes.path}: {name!r}")
+            held = self._texts[codes.path, name] = data, ends
+        data, ends = held
+        return data[ends[row] : ends[row + 1]].decode("utf-8", "replace")
+
+    def find(self, key: str) -> int:
+        """The number of the sample with a key. Raises KeyError where there is none."""
+        if self._hashes is None:
+            hashes = key_hashes(self._shelf, self.catalog)
+            order = np.argsort(hashes, kind="stable")
+            self._hashes = hashes[order], order
+        hashes, order = self._hashes
+        wanted = np.uint64(hash_of_key(key))
+        first, last = (int(np.searchsorted(hashes, wanted, side=side)) for side in ("left", "right"))
+        for sample in order[first:last].tolist():
+            if self._key(sample) == key:
+                return int(sample)
+        raise KeyError(key)
+
+    def close(self) -> None:
+        """Gives all descriptors back; reading opens files again."""
+        self._shelf.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_hashes": None, "_texts": {}}
+
+
+def _files(paths: Where | Sequence[Where]) -> list[Path]:
+    """The codes files that are named, in order."""
+    arguments = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    found, missed = sorted_out(find_inputs([os.fspath(path) for path in arguments], is_codes_file, CodesFileError))
+    for error in missed.values():
+        raise error
+    if not found:
+        raise CodesUnreadableError("a data set of no files")
+    return found

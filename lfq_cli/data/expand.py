@@ -1,0 +1,74 @@
+"""Packed bits to what a model takes: indices in any cut, bits, code vectors on a device."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lfq_cli.bits import BitOrder, Indices, Packed, stream_to_indices
+from lfq_cli.errors import OptionError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lfq_cli.quantizer import Quantizer
+
+
+def check_cut(dims: tuple[int, ...], bits_per_vector: int) -> tuple[int, ...]:
+    """The cut. Raises OptionError unless it uses every bit of a vector once."""
+    if not dims or min(dims) < 1 or max(dims) > 64 or sum(dims) != bits_per_vector:
+        raise OptionError(
+            f"dims {dims} are {sum(dims)} bits, a vector has {bits_per_vector}", "each from 1 to 64, together all"
+        )
+    return dims
+
+
+def to_indices(rows: Packed, vectors: int, dims: tuple[int, ...], order: BitOrder, dtype: np.dtype[Any]) -> Indices:
+    """rows [n, bytes], each of `vectors` from its own first byte on -> indices [n, vectors, len(dims)] of `dtype`."""
+    count = len(rows)
+    bits = vectors * sum(dims)
+    stream = rows.reshape(-1)
+    if bits % 8:
+        stream = np.packbits(np.unpackbits(rows, axis=1, count=bits))
+    indices = stream_to_indices(stream, count * vectors, dims, order, dtype)
+    return indices.reshape(count, vectors, len(dims))
+
+
+def to_bits(rows: Packed, vectors: int, bits_per_vector: int) -> NDArray[np.uint8]:
+    """rows [n, bytes] -> bits [n, vectors, B] uint8, 0 or 1, in the order of the stream."""
+    count = vectors * bits_per_vector
+    return np.unpackbits(rows, axis=1, count=count).reshape(len(rows), vectors, bits_per_vector)
+
+
+def narrowest(dims: tuple[int, ...], dtype: str | np.dtype[Any]) -> np.dtype[Any]:
+    """The dtype of indices. Raises OptionError where it does not hold them."""
+    found = np.dtype(dtype)
+    if found.kind not in "iu" or np.iinfo(found).max < 2 ** max(dims) - 1:
+        raise OptionError(f"indices of {max(dims)} bits do not fit {found}", "a wider dtype, or dims=(...)")
+    return found
+
+
+def codes_of(packed: Any, quantizer: Quantizer, vectors: int | None = None) -> Tensor:
+    """Packed bits -> code vectors, on the device where the bits are: what `indices_to_codes` gives, without indices.
+
+    packed: uint8 [..., bytes], a torch tensor or numpy array, as `CodesDataset(format="packed")` gives it; vectors: of
+    each row, all that fit if not given. Returns float32 [..., vectors, D] of codes before project_out: ±scale for a
+    plain quantizer. Raises OptionError for a quantizer whose codes are no constants.
+    """
+    import torch
+
+    scale = quantizer.code_magnitude()
+    if scale is None or quantizer.is_residual:
+        raise OptionError(
+            "its codes are not ± one number", "decode the indices with the module: lfq_cli.load(...).indices_to_codes"
+        )
+    width = quantizer.bits_per_vector
+    data = torch.as_tensor(packed)
+    count = data.shape[-1] * 8 // width if vectors is None else vectors
+    shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=data.device)
+    bits = (data.unsqueeze(-1) >> shifts) & 1
+    bits = bits.flatten(-2)[..., : count * width]
+    codes: Tensor = (bits.reshape(*data.shape[:-1], count, width).float() * 2 - 1) * float(scale)
+    return codes

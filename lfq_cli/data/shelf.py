@@ -1,0 +1,66 @@
+"""Many codes files of which few are open at a time, in whatever process reads."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lfq_cli.codesfile import CodesFile, open_codes
+from lfq_cli.errors import CodesFileError
+
+MOST_OPEN = 64
+
+
+class Shelf:
+    """Opens files where they are read, at most MOST_OPEN at a time.
+
+    A file that was written to since it was first looked at is an error: what was known of it would be wrong. A process
+    has its own descriptors: after a fork files are opened again, and pickling leaves them behind.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = list(paths)
+        self._states: dict[int, tuple[int, ...]] = {}
+        self._forget()
+
+    def _forget(self) -> None:
+        self._open: OrderedDict[int, CodesFile] = OrderedDict()
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+
+    def get(self, number: int) -> CodesFile:
+        """The open file. Raises CodesFileError where it is damaged, or another than before."""
+        if self._pid != os.getpid():
+            self._forget()  # the parent's descriptors: it may close them at any time
+        with self._lock:
+            codes = self._open.get(number)
+            if codes is None:
+                codes = open_codes(self.paths[number])
+                if self._states.setdefault(number, codes.state) != codes.state:
+                    codes.close()
+                    raise CodesFileError(
+                        f"{self.paths[number]}: changed since it was opened", "open the data set again"
+                    )
+                self._open[number] = codes
+                if len(self._open) > MOST_OPEN:
+                    self._open.popitem(last=False)[1].close()
+            self._open.move_to_end(number)
+            return codes
+
+    def close(self) -> None:
+        """Gives all descriptors back."""
+        if self._pid == os.getpid():
+            for codes in self._open.values():
+                codes.close()
+        self._forget()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"paths": self.paths, "states": self._states}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.paths, self._states = state["paths"], state["states"]
+        self._forget()

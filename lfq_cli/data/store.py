@@ -1,0 +1,174 @@
+"""The packed bits of samples: held in memory, or read from the files by position."""
+
+from __future__ import annotations
+
+import os
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lfq_cli.bits import Packed, cut_stream
+from lfq_cli.codesfile import TensorCodes
+from lfq_cli.data.catalog import Catalog
+from lfq_cli.data.shelf import MOST_OPEN, Shelf
+from lfq_cli.regions import bytes_of
+
+_SHARE_OF_MEMORY = 0.25
+"""Of the memory that is free now: what "auto" takes at most, for all tensors of a data set."""
+_RUN_VECTORS = 1 << 18
+
+
+class Store(Protocol):
+    """Where the packed bits of one tensor are."""
+
+    def rows(self, samples: NDArray[np.int64]) -> Packed:
+        """Of samples of one length: [samples, bytes], each from its own first byte on, its tail zero."""
+        ...
+
+    def stream(self, sample: int, first: int, last: int) -> Packed:
+        """Vectors first to last of a sample, as a stream of their own."""
+        ...
+
+
+class FileStore:
+    """Reads what is asked for, where it lies: neighbours together."""
+
+    def __init__(self, shelf: Shelf, catalog: Catalog, name: str) -> None:
+        self._shelf = shelf
+        self._catalog = catalog
+        self._name = name
+
+    def rows(self, samples: NDArray[np.int64]) -> Packed:
+        """As in Store."""
+        kind = self._catalog.kinds[self._name]
+        vectors = kind.vectors
+        assert vectors is not None
+        nbytes = -(-vectors * kind.bits_per_vector // 8)
+        out = np.empty((len(samples), nbytes), np.uint8)
+        whole_bytes = vectors * kind.bits_per_vector % 8 == 0
+        view = bytes_of(out)
+        files, rows = (each.tolist() for each in self._catalog.locate(samples))
+        found = {file: self._shelf.get(file) for file in sorted(set(files))} if len(set(files)) < MOST_OPEN else {}
+        for k, (file, row) in enumerate(zip(files, rows, strict=True)):
+            codes = found.get(file) or self._shelf.get(file)
+            if whole_bytes and codes.header.tensors[self._name].packing == "bits":
+                codes.region(self._name).read_into(row * nbytes, view[k * nbytes : (k + 1) * nbytes])
+            else:
+                out[k] = codes[self._name].stream(row * vectors, (row + 1) * vectors)
+        return out
+
+    def stream(self, sample: int, first: int, last: int) -> Packed:
+        """As in Store."""
+        number = np.array([sample])
+        begins, _ = self._catalog.ranges(self._name, number)
+        file = int(self._catalog.locate(number)[0][0])
+        begin = int(begins[0])
+        return self._shelf.get(file)[self._name].stream(begin + first, begin + last)
+
+
+class MemoryStore:
+    """All of a tensor's samples of one length in memory: [samples, bytes], each from a byte of its own on."""
+
+    def __init__(self, data: Packed, bits_per_vector: int) -> None:
+        self.data = data
+        self._bits = bits_per_vector
+
+    def rows(self, samples: NDArray[np.int64]) -> Packed:
+        """As in Store."""
+        return self.data[samples]
+
+    def stream(self, sample: int, first: int, last: int) -> Packed:
+        """As in Store."""
+        return _part(self.data[sample], first, last, self._bits)
+
+
+class RaggedStore:
+    """All of a tensor's samples of several lengths in memory, one after the other, each from a byte of its own on."""
+
+    def __init__(self, data: Packed, starts: NDArray[np.int64], bits_per_vector: int) -> None:
+        """starts: the first byte of each sample."""
+        self.data = data
+        self._starts = starts
+        self._bits = bits_per_vector
+
+    def rows(self, samples: NDArray[np.int64]) -> Packed:
+        """As in Store; only of samples of one length."""
+        ends = np.append(self._starts, len(self.data))
+        sizes = ends[samples + 1] - ends[samples]
+        return self.data[self._starts[samples][:, None] + np.arange(sizes[0] if len(sizes) else 0)]
+
+    def stream(self, sample: int, first: int, last: int) -> Packed:
+        """As in Store."""
+        return _part(self.data[self._starts[sample] :], first, last, self._bits)
+
+
+def _part(stream: Packed, first: int, last: int, bits: int) -> Packed:
+    begin, end = first * bits, last * bits
+    return cut_stream(stream[begin // 8 : -(-end // 8)], begin % 8, end - begin)
+
+
+def memory_needed(catalog: Catalog) -> int:
+    """Bytes that all tensors of the data set take in memory."""
+    return sum(int(_sizes(catalog, name).sum()) for name in catalog.kinds)
+
+
+def fits(nbytes: int) -> bool:
+    """Whether "auto" holds so much in memory."""
+    return nbytes <= _SHARE_OF_MEMORY * _free_memory()
+
+
+def _free_memory() -> int:
+    try:
+        with open("/proc/meminfo") as file:  # noqa: PTH123
+            told = dict(line.split(":", 1) for line in file)
+        return int(told["MemAvailable"].split()[0]) << 10
+    except (OSError, KeyError, ValueError):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def _sizes(catalog: Catalog, name: str) -> NDArray[np.int64]:
+    """Bytes of each sample, from a byte of its own on."""
+    first, last = catalog.ranges(name, np.arange(int(catalog.starts[-1]), dtype=np.int64))
+    sizes: NDArray[np.int64] = -(-(last - first) * catalog.kinds[name].bits_per_vector // 8)
+    return sizes
+
+
+def load(shelf: Shelf, catalog: Catalog, name: str) -> Store:
+    """Reads a tensor's samples into memory."""
+    kind = catalog.kinds[name]
+    sizes = _sizes(catalog, name)
+    ends = np.cumsum(sizes)
+    data = np.empty(int(ends[-1]) if len(ends) else 0, np.uint8)
+    for number in range(len(shelf.paths)):
+        first, last = (int(catalog.starts[number + k]) for k in (0, 1))
+        if first < last:
+            begin = int(ends[first] - sizes[first])
+            _load_file(shelf.get(number)[name], catalog, number, data[begin : int(ends[last - 1])])
+    if kind.vectors is None:
+        return RaggedStore(data, ends - sizes, kind.bits_per_vector)
+    return MemoryStore(data.reshape(len(sizes), -1) if len(sizes) else data.reshape(0, 0), kind.bits_per_vector)
+
+
+def _load_file(codes: TensorCodes, catalog: Catalog, number: int, out: Packed) -> None:
+    """The samples of one file, each from a byte of its own on."""
+    kind = catalog.kinds[codes.info.name]
+    samples = np.arange(int(catalog.starts[number]), int(catalog.starts[number + 1]), dtype=np.int64)
+    begins, ends = catalog.ranges(kind.name, samples)
+    if kind.vectors is not None and kind.vectors * kind.bits_per_vector % 8 == 0:
+        _copy(codes, int(ends[-1]), kind.bits_per_vector, out)
+        return
+    position = 0
+    for begin, end in zip(begins.tolist(), ends.tolist(), strict=True):
+        stream = codes.stream(begin, end)
+        out[position : position + len(stream)] = stream
+        position += len(stream)
+
+
+def _copy(codes: TensorCodes, vectors: int, bits: int, out: Packed) -> None:
+    """All vectors, in runs that end at a byte."""
+    step = max(_RUN_VECTORS // 8 * 8, 8)
+    for first in range(0, vectors, step):
+        last = min(first + step, vectors)
+        stream = codes.stream(first, last)
+        out[first * bits // 8 : first * bits // 8 + len(stream)] = stream

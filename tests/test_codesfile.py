@@ -3,11 +3,13 @@
 import copy
 import hashlib
 import json
+import pickle
 import struct
 from contextlib import contextmanager
 from itertools import pairwise
 from math import prod
 from unittest import mock
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -20,7 +22,7 @@ from hypothesis.extra.numpy import basic_indices
 
 from lfq_cli import codesfile
 from lfq_cli.bits import PACKINGS, index_dtype, pack
-from lfq_cli.codesfile import CodesHeader, CodesTensor, SourceInfo, open_codes, stored_dtype
+from lfq_cli.codesfile import CodesHeader, CodesTensor, SourceInfo, open_codes, reader, stored_dtype
 from lfq_cli.container import DTYPES, header_bytes
 from lfq_cli.errors import CodesFileError, OptionError
 from lfq_cli.layout import axis_of, geometry_of, positions_shape
@@ -278,8 +280,15 @@ def test_indices_out_of_bounds(path, packing):
         assert codes[np.int64(-4)].tolist() == [2, 5]
         with pytest.raises(IndexError, match="7 is outside the 4 positions of 'z'"):
             codes[7]
-        for key in ([1, 2], np.array([True, False]), "z", (1.0, 0)):
-            with pytest.raises(TypeError, match=r"integers and slices, found \w+; codes\[\.\.\.\] reads all"):
+        for key in ("z", (1.0, 0)):
+            with pytest.raises(
+                TypeError, match=r"slices, lists and masks of its first axis, found \w+; codes\[\.\.\.\]"
+            ):
+                codes[key]
+        with pytest.raises(TypeError, match="by integers, found float64"):
+            codes[[1.0, 2.0]]
+        for key in ([0, 4], [-5], np.array([True, False])):
+            with pytest.raises(IndexError):
                 codes[key]
         for key in (4, -5, (0, 2), (slice(None), 2), (0, 0, 0), (..., 2)):
             with pytest.raises(IndexError):
@@ -890,3 +899,70 @@ def test_the_length_field_is_the_headers(path):
     content = path.read_bytes()
     assert struct.unpack("<Q", content[:8])[0] == len(content) - 8 - 3
     assert len(content) % 8 == 3
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+@given(data=st.data())
+def test_lists_masks_and_strides_are_numpys(tmp_path_factory, packing, data):
+    path = tmp_path_factory.mktemp("read") / "x.codes.safetensors"
+    shape = data.draw(st.sampled_from([(7,), (7, 3), (7, 2, 2)]))
+    bits = np.random.default_rng(0).integers(0, 2, (int(np.prod(shape)), 5)).astype(bool)
+    write(path, tensor_of((*shape, 5), "channel-last", (2, 3), packing=packing), bits)
+    with open_codes(path) as file:
+        codes = file["z"]
+        whole = codes[...]
+        keys = [
+            data.draw(st.lists(st.integers(-7, 6), max_size=6)),
+            np.array(data.draw(st.lists(st.integers(-7, 6), min_size=1, max_size=6))).reshape(-1, 1),
+            np.array(data.draw(st.lists(st.booleans(), min_size=7, max_size=7))),
+            slice(
+                data.draw(st.integers(-8, 8)), data.draw(st.integers(-8, 8)), data.draw(st.sampled_from([1, 2, -1, -3]))
+            ),
+        ]
+        for key in keys:
+            expected = whole[np.array(key, int) if isinstance(key, list) else key]
+            for gap in (0, 1 << 14):  # items far apart are read one by one
+                with patch.object(reader, "_LEAST_GAP", gap):
+                    found = codes[key]
+                assert found.shape == expected.shape
+                assert np.array_equal(found, expected)
+        first, last = sorted(data.draw(st.tuples(st.integers(0, 7), st.integers(0, 7))))
+        item = int(np.prod(shape[1:]))
+        part = bits[first * item : last * item]
+        assert np.array_equal(codes.packed(first, last), np.packbits(part))
+        assert np.array_equal(codes.bits(first, last).reshape(-1, 5), part)
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+@pytest.mark.parametrize("order", ["msb", "lsb"])
+@pytest.mark.parametrize("dims", [(5,), (1, 4), (3, 2), (1, 1, 1, 1, 1)])
+def test_cut_anew_whatever_the_file_was_written_with(path, packing, order, dims):
+    bits = np.random.default_rng(1).integers(0, 2, (12, 5)).astype(bool)
+    write(path, tensor_of((4, 3, 5), "channel-last", (2, 3), packing=packing), bits)
+    with open_codes(path) as file:
+        codes = file["z"].cut(dims, order)
+        found = codes[...]
+        fields = np.split(bits, np.cumsum(dims)[:-1], axis=1)
+        step = -1 if order == "msb" else 1
+        expected = np.stack([field[:, ::step] @ (1 << np.arange(field.shape[1])) for field in fields], axis=1)
+        assert found.shape == codes.shape == ((4, 3) if len(dims) == 1 else (4, 3, len(dims)))
+        assert np.array_equal(found.reshape(12, -1), expected)
+        assert np.array_equal(codes.cut((2, 3), "msb")[...], file["z"][...])
+        with pytest.raises(OptionError, match="5 bits of a vector"):
+            codes.cut((3, 3))
+
+
+def test_open_files_can_be_pickled(path):
+    bits = np.random.default_rng(1).integers(0, 2, (12, 5)).astype(bool)
+    write(path, tensor_of((4, 3, 5), "channel-last", (2, 3)), bits)
+    with open_codes(path) as file:
+        codes = file["z"].cut((5,), "lsb")
+        again = pickle.loads(pickle.dumps(codes))
+        assert np.array_equal(again[...], codes[...])
+        again.close()
+        with pickle.loads(pickle.dumps(file)) as other:
+            assert other.header == file.header
+        data = pickle.dumps(codes)
+    path.write_bytes(path.read_bytes())
+    with pytest.raises(CodesFileError, match="changed since it was opened"):
+        pickle.loads(data)

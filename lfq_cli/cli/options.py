@@ -155,6 +155,16 @@ _FACT_OPTIONS: dict[str, Any] = {
         typer.Option("--cosine-scale", metavar="S", help="Scale of the cosine projection."),
     ],
 }
+Cut = Annotated[
+    str | None,
+    typer.Option(
+        "--codebook-dims", metavar="D,D,…", help="Cut each vector's bits into indices anew, as 9,9; unset: as written."
+    ),
+]
+Order = Annotated[
+    Literal["msb", "lsb"] | None,
+    typer.Option("--bit-order", help="Which bit of an index comes first in a vector; unset: as written."),
+]
 _DISPLAY_OPTIONS: dict[str, Any] = {
     "json": Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")],
     "quiet": Annotated[bool, typer.Option("--quiet", "-q", help="Print errors, and what had to be assumed, only.")],
@@ -198,7 +208,7 @@ def takes_facts(command: Callable[..., None]) -> Callable[..., None]:
     def build(**given: Any) -> Facts:
         from lfq_cli.checkpoints import Facts
 
-        parsed = {"soft_clamp": _soft_clamp(given["soft_clamp"]), "codebook_dims": _dims(given["codebook_dims"])}
+        parsed = {"soft_clamp": _soft_clamp(given["soft_clamp"]), "codebook_dims": dims(given["codebook_dims"])}
         return Facts(**{**given, **parsed})
 
     return _expand(command, "facts", _FACT_OPTIONS, None, build)
@@ -269,7 +279,8 @@ def size(text: str, option: str) -> int:
     return nbytes
 
 
-def _dims(value: str | None) -> tuple[int, ...] | None:
+def dims(value: str | None) -> tuple[int, ...] | None:
+    """The value of --codebook-dims."""
     if value is None:
         return None
     parts = value.split(",")

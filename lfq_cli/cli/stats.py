@@ -94,6 +94,8 @@ def stats(
     joint: Joint = True,
     by_position: ByPosition = False,
     by: By = None,
+    codebook_dims: options.Cut = None,
+    bit_order: options.Order = None,
     memory: Memory = 1024,
     compare: Compare = None,
     save: Save = None,
@@ -130,7 +132,14 @@ def stats(
     paths = [path for found, _ in groups for path in found]
     _check_outputs(save, csv, plot, html, overwrite=overwrite)
     refuse_to_replace([output for output in (save, csv, plot, html) if output is not None], paths)
-    chosen = CountOptions(joint=joint, by_position=by_position, min_count=min_count, memory_bytes=memory << 20)
+    chosen = CountOptions(
+        joint=joint,
+        by_position=by_position,
+        min_count=min_count,
+        memory_bytes=memory << 20,
+        dims=options.dims(codebook_dims),
+        order=bit_order,
+    )
     with progress_bar("stats", total_size(paths), display) as progress:
         counting = count_stats if by is None else partial(stats_by, by)
         reports = [counting(found, tuple(tensor or ()), chosen, progress, missed) for found, missed in groups]

@@ -15,7 +15,7 @@ from lfq_cli.codesfile.header import (
     SourceInfo,
     stored_dtype,
 )
-from lfq_cli.codesfile.reader import CodesFile, TensorCodes, open_codes
+from lfq_cli.codesfile.reader import CodesFile, TensorCodes, check_cut, open_codes
 from lfq_cli.codesfile.writer import Writer, create
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "SourceInfo",
     "TensorCodes",
     "Writer",
+    "check_cut",
     "create",
     "open_codes",
     "stored_dtype",

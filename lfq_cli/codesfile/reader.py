@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import operator
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from math import prod
@@ -16,15 +16,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lfq_cli.bits import MAX_INDEX_BITS, PACKINGS, Indices, Packed, cut_stream, stream_to_indices
+from lfq_cli.bits import (
+    MAX_INDEX_BITS,
+    PACKINGS,
+    BitOrder,
+    Indices,
+    Packed,
+    cut_stream,
+    stream_to_indices,
+    unpack,
+)
 from lfq_cli.codesfile.columns import bad_key, check_offsets, texts_of
 from lfq_cli.codesfile.header import OFFSETS, CodesTensor
 from lfq_cli.codesfile.parse import parse_header
 from lfq_cli.container import DTYPES, read_header, tensor_bytes
-from lfq_cli.errors import CodesFileError, CodesUnreadableError
+from lfq_cli.errors import CodesFileError, CodesUnreadableError, OptionError
 from lfq_cli.regions import FileRegion, InputFile, bytes_of
 
 _CHUNK_BYTES = 1 << 20
+_LEAST_GAP = 1 << 14
+"""Bytes between items that are passed over by reading each by itself."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +153,9 @@ class CodesFile(Mapping[str, "TensorCodes"]):
             raise CodesUnreadableError(f"{self.path}: no tensor matches", f"it holds {', '.join(map(repr, self))}")
         return names
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _file_again, (self.path, self.state)
+
     def close(self) -> None:
         """Gives the file back."""
         self._file.close()
@@ -159,12 +173,40 @@ def open_codes(path: str | Path) -> CodesFile:
 
 
 class TensorCodes:
-    """One tensor's indices, read where they are asked for: `codes[i:j]` reads the bytes of i to j and no others."""
+    """One tensor's indices, read where they are asked for: `codes[i:j]` reads the bytes of i to j and no others.
+
+    Picklable: it is opened again where it is used, and a file that changed is an error.
+    """
 
     def __init__(self, info: CodesTensor, file: InputFile, start: int) -> None:
         self.info = info
+        """As the indices are read: `cut` gives others."""
+        self._stored = info
         self._file = file
         self._start = start
+
+    def cut(self, dims: Sequence[int] | None = None, order: BitOrder | None = None) -> TensorCodes:
+        """The same codes as other indices: a vector's bits cut into `dims`, "msb" or "lsb" first. Nothing is converted.
+
+        Raises OptionError unless dims use every bit of a vector once.
+        """
+        cut = check_cut(self.info.codebook_dims if dims is None else tuple(dims), self.info.bits_per_vector)
+        tail = self._stored.shape[len(self._stored.positions) :]
+        if cut != self._stored.codebook_dims:
+            tail = () if len(cut) == 1 else (len(cut),)
+        found = TensorCodes(self._stored, self._file, self._start)
+        found.info = replace(
+            self.info, codebook_dims=cut, bit_order=order or self.info.bit_order, shape=self.info.positions + tail
+        )
+        return found
+
+    def close(self) -> None:
+        """Gives the file back: needed of codes that were pickled, which have it to themselves."""
+        self._file.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        facts = self._file.path, self._file.state, self.info.name, self.info.codebook_dims, self.info.bit_order
+        return _opened_again, facts
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -185,7 +227,9 @@ class TensorCodes:
         return self[...] if dtype is None else self[...].astype(dtype)
 
     def __getitem__(self, key: Any) -> Indices:
-        """Indices by position along the first axis: an integer, a slice, or a tuple that begins with one."""
+        """Indices by position along the first axis: an integer, a slice, a list or array of integers, a mask; or a
+        tuple that begins with one. Only what is asked for is read.
+        """
         if not self.info.positions:
             whole: Indices = self.indices(0, 1, self.dtype).reshape(self.shape)[key]
             return whole
@@ -196,11 +240,11 @@ class TensorCodes:
             everything: Indices = self._items(0, self.shape[0])[key]
             return everything
         if isinstance(first, slice):
-            start, stop, step = first.indices(self.shape[0])
-            span = range(start, stop, step)
-            low, high = (min(span[0], span[-1]), max(span[0], span[-1]) + 1) if span else (0, 0)
-            items: Indices = self._items(low, high)[::step][(slice(None), *rest)]
+            items: Indices = self._spread(range(*first.indices(self.shape[0])))[(slice(None), *rest)]
             return items
+        if isinstance(first, list | np.ndarray) and np.ndim(first):
+            chosen: Indices = self._chosen(np.asarray(first))[(slice(None), *rest)]
+            return chosen
         index = self._position(first)
         item: Indices = self._items(index, index + 1)[0, ...][rest]
         return item
@@ -211,54 +255,94 @@ class TensorCodes:
             return range(self.shape[0])[operator.index(key)]
         except TypeError:
             raise TypeError(
-                f"{self.info.name!r} is read by integers and slices, found {type(key).__name__}; codes[...] reads all"
-                " of it into an array, which takes lists and masks"
+                f"{self.info.name!r} is read by integers, slices, lists and masks of its first axis, found"
+                f" {type(key).__name__}; codes[...] reads all of it into an array"
             ) from None
         except IndexError:
             raise IndexError(f"{key} is outside the {self.shape[0]} positions of {self.info.name!r}") from None
+
+    def _spread(self, span: range) -> Indices:
+        """Items at even distances: each by itself where that is less to read."""
+        if not span:
+            return self._items(0, 0)
+        per_item = prod(self.info.positions[1:]) * self.info.bits_per_vector // 8
+        if (abs(span.step) - 1) * per_item > _LEAST_GAP:
+            return np.concatenate([self._items(index, index + 1) for index in span])
+        low, high = min(span[0], span[-1]), max(span[0], span[-1]) + 1
+        return self._items(low, high)[:: span.step]
+
+    def _chosen(self, key: NDArray[Any]) -> Indices:
+        """Items by number, or by a mask of the first axis; neighbours that follow each other are read together."""
+        if key.dtype == np.bool_:
+            if key.shape != self.shape[:1]:
+                raise IndexError(f"a mask of {key.shape} does not fit {self.shape[0]} items of {self.info.name!r}")
+            key = np.flatnonzero(key)
+        if key.size and key.dtype.kind not in "iu":
+            raise TypeError(f"{self.info.name!r} is read by integers, found {key.dtype}")
+        numbers = [self._position(number) for number in key.reshape(-1).tolist()]
+        parts, first = [], 0
+        for last in range(1, len(numbers) + 1):
+            if last == len(numbers) or numbers[last] != numbers[last - 1] + 1:
+                parts.append(self._items(numbers[first], numbers[last - 1] + 1))
+                first = last
+        items = np.concatenate(parts) if parts else self._items(0, 0)
+        return items.reshape(*key.shape, *self.shape[1:])
+
+    def packed(self, start: int, stop: int) -> Packed:
+        """The bits of items `start` to `stop` of the first axis, as a stream of their own: its tail is zero."""
+        per_item = prod(self.info.positions[1:])
+        first, last, _ = slice(start, stop).indices(self.shape[0] if self.info.positions else 1)
+        return self.stream(first * per_item, last * per_item)
+
+    def bits(self, start: int, stop: int) -> NDArray[np.uint8]:
+        """The bits of items `start` to `stop` of the first axis, 0 or 1: [items, positions, B], in stream order."""
+        info = self.info
+        first, last, _ = slice(start, stop).indices(self.shape[0] if info.positions else 1)
+        per_item = prod(info.positions[1:])
+        vectors = max(last - first, 0) * per_item
+        bits = unpack(self.stream(first * per_item, last * per_item), vectors, info.bits_per_vector)
+        return bits.view(np.uint8).reshape(max(last - first, 0), *info.positions[1:], info.bits_per_vector)
 
     def indices(self, start: int, stop: int, dtype: np.dtype[Any]) -> Indices:
         """Indices of vectors `start` to `stop`, in the order of the file: [vectors, codebooks] of `dtype`."""
         info = self.info
         if stop <= start:
             return np.empty((0, len(info.codebook_dims)), dtype)
-        if info.packing == "ints":
-            return self._stored(start, stop).astype(dtype)
+        if info.packing == "ints" and info == self._stored:
+            return self._rows(start, stop).astype(dtype)
         return stream_to_indices(self.stream(start, stop), stop - start, info.codebook_dims, info.bit_order, dtype)
 
     def stream(self, start: int, stop: int) -> Packed:
         """The stream of vectors `start` to `stop`, whatever the packing; its tail is zero."""
-        info = self.info
+        info = self._stored
         if stop <= start:
             return np.empty(0, np.uint8)
         if info.packing == "bits":
             first, last = start * info.bits_per_vector, stop * info.bits_per_vector
             return cut_stream(self._bytes(first // 8, -(-last // 8)), first % 8, last - first)
-        return PACKINGS[info.packing].unpack(
-            self._stored(start, stop), stop - start, info.codebook_dims, info.bit_order
-        )
+        return PACKINGS[info.packing].unpack(self._rows(start, stop), stop - start, info.codebook_dims, info.bit_order)
 
     def check_tail(self) -> None:
         """Raises CodesFileError unless the unused bits of the last byte of a stream are zero."""
-        used = self.info.vectors * self.info.bits_per_vector % 8
-        if self.info.packing != "bits" or not used:
+        used = self._stored.vectors * self._stored.bits_per_vector % 8
+        if self._stored.packing != "bits" or not used:
             return
-        if self._bytes(self.info.stored_bytes - 1, self.info.stored_bytes)[0] & (0xFF >> used):
+        if self._bytes(self._stored.stored_bytes - 1, self._stored.stored_bytes)[0] & (0xFF >> used):
             raise self._damaged("the bits behind its last index are not zero")
 
     def check_digest(self) -> None:
         """Raises CodesFileError unless the stored bytes have the header's sha256; reads all of them."""
         digest = hashlib.sha256()
-        for first in range(0, self.info.stored_bytes, _CHUNK_BYTES):
-            digest.update(bytes_of(self._bytes(first, min(first + _CHUNK_BYTES, self.info.stored_bytes))))
-        if digest.hexdigest() != self.info.sha256:
+        for first in range(0, self._stored.stored_bytes, _CHUNK_BYTES):
+            digest.update(bytes_of(self._bytes(first, min(first + _CHUNK_BYTES, self._stored.stored_bytes))))
+        if digest.hexdigest() != self._stored.sha256:
             raise self._damaged(
-                f"its bytes have sha256 {digest.hexdigest()[:12]}…, the header says {self.info.sha256[:12]}…"
+                f"its bytes have sha256 {digest.hexdigest()[:12]}…, the header says {self._stored.sha256[:12]}…"
             )
 
     def _damaged(self, how: str) -> CodesFileError:
         return CodesFileError(
-            f"{self._file.path}: {self.info.name!r} is damaged: {how}",
+            f"{self._file.path}: {self._stored.name!r} is damaged: {how}",
             "encode its source again, or restore the file from a copy",
         )
 
@@ -268,19 +352,19 @@ class TensorCodes:
         self._file.read_into(self._start + first, bytes_of(data))
         return data
 
-    def _stored(self, start: int, stop: int) -> NDArray[Any]:
+    def _rows(self, start: int, stop: int) -> NDArray[Any]:
         """Rows or ints of vectors `start` to `stop` as stored: [vectors, row]."""
-        row_bytes = self.info.stored_bytes // self.info.vectors
-        rows = self._bytes(start * row_bytes, stop * row_bytes).view(DTYPES[self.info.dtype])
+        row_bytes = self._stored.stored_bytes // self._stored.vectors
+        rows = self._bytes(start * row_bytes, stop * row_bytes).view(DTYPES[self._stored.dtype])
         rows = rows.reshape(stop - start, -1)
-        if self.info.packing == "ints":
+        if self._stored.packing == "ints":
             self._check_range(rows)
-        elif (rows[:, -1] & ((1 << -self.info.bits_per_vector % 8) - 1)).any():
+        elif (rows[:, -1] & ((1 << -self._stored.bits_per_vector % 8) - 1)).any():
             raise self._damaged("the bits behind the end of a row are not zero")
         return rows
 
     def _check_range(self, indices: NDArray[Any]) -> None:
-        for k, bits in enumerate(self.info.codebook_dims):
+        for k, bits in enumerate(self._stored.codebook_dims):
             column = indices[:, k]
             if column.size and (column.min() < 0 or int(column.max()) >= 2**bits):
                 raise self._damaged(f"it holds indices outside 0 to 2^{bits} - 1")
@@ -289,3 +373,26 @@ class TensorCodes:
         """Items low to high of the first axis."""
         per_item = prod(self.info.positions[1:])
         return self.indices(low * per_item, high * per_item, self.dtype).reshape(high - low, *self.shape[1:])
+
+
+def _opened_again(path: Path, state: tuple[int, ...], name: str, dims: tuple[int, ...], order: BitOrder) -> TensorCodes:
+    return _file_again(path, state)[name].cut(dims, order)
+
+
+def _file_again(path: Path, state: tuple[int, ...]) -> CodesFile:
+    """The file as it was. Raises CodesFileError where it is another."""
+    codes = open_codes(path)
+    if codes.state != state:
+        codes.close()
+        raise CodesFileError(f"{path}: changed since it was opened", "open it again")
+    return codes
+
+
+def check_cut(dims: tuple[int, ...], bits_per_vector: int) -> tuple[int, ...]:
+    """The cut. Raises OptionError unless it uses every bit of a vector once."""
+    if not dims or min(dims) < 1 or max(dims) > MAX_INDEX_BITS or sum(dims) != bits_per_vector:
+        raise OptionError(
+            f"{'+'.join(map(str, dims)) or 'no'} bits are no cut of the {bits_per_vector} bits of a vector",
+            "each index has 1 to 64 bits, together they have all",
+        )
+    return dims

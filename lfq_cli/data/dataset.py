@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from lfq_cli import codesfile
 from lfq_cli.bits import BitOrder, Packed
-from lfq_cli.codesfile import CodesFile
+from lfq_cli.codesfile import CodesFile, check_cut
 from lfq_cli.codesfile.columns import check_offsets
 from lfq_cli.codesfile.header import OFFSETS
 from lfq_cli.data.catalog import Catalog, TensorKind, catalog_of, key_hashes
-from lfq_cli.data.expand import check_cut, narrowest, to_bits, to_indices
+from lfq_cli.data.expand import narrowest, to_bits, to_indices
 from lfq_cli.data.shelf import Shelf
 from lfq_cli.data.store import FileStore, Store, fits, load, memory_needed
 from lfq_cli.data.windows import Windows

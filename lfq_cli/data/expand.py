@@ -16,15 +16,6 @@ if TYPE_CHECKING:
     from lfq_cli.quantizer import Quantizer
 
 
-def check_cut(dims: tuple[int, ...], bits_per_vector: int) -> tuple[int, ...]:
-    """The cut. Raises OptionError unless it uses every bit of a vector once."""
-    if not dims or min(dims) < 1 or max(dims) > 64 or sum(dims) != bits_per_vector:
-        raise OptionError(
-            f"dims {dims} are {sum(dims)} bits, a vector has {bits_per_vector}", "each from 1 to 64, together all"
-        )
-    return dims
-
-
 def to_indices(rows: Packed, vectors: int, dims: tuple[int, ...], order: BitOrder, dtype: np.dtype[Any]) -> Indices:
     """rows [n, bytes], each of `vectors` from its own first byte on -> indices [n, vectors, len(dims)] of `dtype`."""
     count = len(rows)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from lfq_cli.bits import Packed, cut_stream
 from lfq_cli.codesfile import TensorCodes
 from lfq_cli.data.catalog import Catalog
-from lfq_cli.data.shelf import MOST_OPEN, Shelf
+from lfq_cli.data.shelf import Shelf
 from lfq_cli.regions import bytes_of
 
 _SHARE_OF_MEMORY = 0.25
@@ -49,7 +49,7 @@ class FileStore:
         whole_bytes = vectors * kind.bits_per_vector % 8 == 0
         view = bytes_of(out)
         files, rows = (each.tolist() for each in self._catalog.locate(samples))
-        found = {file: self._shelf.get(file) for file in sorted(set(files))} if len(set(files)) < MOST_OPEN else {}
+        found = self._shelf.get_all(set(files))
         for k, (file, row) in enumerate(zip(files, rows, strict=True)):
             codes = found.get(file) or self._shelf.get(file)
             if whole_bytes and codes.header.tensors[self._name].packing == "bits":

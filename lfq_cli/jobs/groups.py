@@ -111,18 +111,19 @@ class _Counting:
     def _values_at_once(self, codes: CodesFile) -> int:
         """For how many values tables of this file's codebooks fit in memory."""
         names = codes.matching(self.patterns)
-        dims = [dim for name in names for dim in codes.header.tensors[name].codebook_dims]
+        dims = [dim for name in names for dim in codes[name].cut(self.options.dims).info.codebook_dims]
         return max(1, self.options.memory_bytes // sum(8 << min(dim, _TABLE_BITS) for dim in dims))
 
     def _count(self, codes: CodesFile, rows: _Rows, counters: _Counters) -> None:
         for name in codes.matching(self.patterns):
-            info, bounds = codes.header.tensors[name], codes.bounds(name)
+            cut, bounds = codes[name].cut(self.options.dims, self.options.order), codes.bounds(name)
+            info = cut.info
             axes = index_axes(info.positions) if info.offsets is None else ()
             for value, samples in rows.items():
                 key = (name, info.codebook_dims, info.bit_order, value)
                 if key not in counters:
                     counters[key] = TokenCounts(info.codebook_dims, info.bit_order, self.options, axes=axes)
-                count_ranges(codes[name], counters[key], _ranges(samples, bounds), self.workers, self.progress)
+                count_ranges(cut, counters[key], _ranges(samples, bounds), self.workers, self.progress)
 
 
 def _rows_by_value(codes: CodesFile, by: str) -> _Rows:

@@ -200,11 +200,12 @@ def _counts_of(
     with codesfile.open_codes(path) as codes:
         found = []
         for name in codes.matching(patterns):
-            info = codes.header.tensors[name]
+            cut = codes[name].cut(options.dims, options.order)
+            info = cut.info
             counts = TokenCounts(
                 info.codebook_dims, info.bit_order, options, axes=index_axes(info.positions), vectors=info.vectors
             )
-            count(codes[name], counts, workers, progress)
+            count(cut, counts, workers, progress)
             found.append((name, counts))
     yield from found  # of a file that is damaged somewhere nothing is counted
 

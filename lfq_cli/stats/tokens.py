@@ -27,6 +27,9 @@ class CountOptions:
     by_position: bool = False
     min_count: int = 1
     memory_bytes: int = MEMORY_BYTES
+    dims: tuple[int, ...] | None = None
+    """How the bits of a vector are cut into indices; None: as each file says."""
+    order: BitOrder | None = None
 
 
 class TokenCounts:

@@ -1,0 +1,47 @@
+"""The Python of the documentation runs as it stands."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lfq_cli import native
+from lfq_cli.jobs.pack import PackOptions, pack
+from lfq_cli.jobs.plan import name_samples
+from lfq_cli.pipeline import SampleOptions
+from lfq_cli.quantizer import Quantizer
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+@pytest.fixture
+def tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """lfq.safetensors, and tokens/ with 20 samples called "latents" with their labels."""
+    monkeypatch.chdir(tmp_path)
+    quantizer = Quantizer(dim=18, codebook_dim=18)
+    native.write(quantizer, Path("lfq.safetensors"))
+    x = np.random.default_rng(0).standard_normal((20, 18, 16, 16)).astype(np.float16)
+    np.savez("in.npz", latents=x, label=np.arange(20))
+    inputs, _ = name_samples(["in.npz"], Path("tokens"), stacked=True, inputs_kept=[])
+    samples = SampleOptions(tensors=("latents",), carry=("label",), layout=0)
+    options = PackOptions(samples, samples_per_file=8, stacked=True, durable=False)
+    assert [outcome.error for outcome in pack(quantizer, inputs, Path("tokens"), options)] == [None] * 3
+
+
+@pytest.mark.usefixtures("tokens")
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_the_examples_of_data_run() -> None:
+    names: dict[str, Any] = {}
+    blocks = re.findall(r"```python\n(.*?)```", (DOCS / "data.md").read_text(encoding="utf-8"), re.DOTALL)
+    for block in blocks:
+        exec(compile(block, "docs/data.md", "exec"), names)
+    assert names["item"]["latents"].shape == (16, 16)
+    assert names["item"]["label"] == 0
+    assert names["batch"]["latents"].shape == (2, 16, 16)
+    assert names["number"] == 0
+    assert names["state"].keys() == {"seed", "epoch", "step", "fingerprint"}
+    assert names["codes"].shape == (2, 256, 18)

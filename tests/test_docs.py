@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import shlex
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -45,3 +48,35 @@ def test_the_examples_of_data_run() -> None:
     assert names["number"] == 0
     assert names["state"].keys() == {"seed", "epoch", "step", "fingerprint"}
     assert names["codes"].shape == (2, 256, 18)
+
+
+NEEDED = {"from megatron": "megatron", "from streaming": "streaming"}
+
+
+@pytest.mark.usefixtures("tokens")
+@pytest.mark.filterwarnings("ignore")  # of the readers
+def test_the_examples_of_export_run(lfq: Callable[..., tuple[int, str, str]]) -> None:
+    """What needs a library that is not installed is passed over: megatron-core and mosaicml-streaming."""
+    names: dict[str, Any] = {}
+    text = (DOCS / "export.md").read_text(encoding="utf-8")
+    examples = re.findall(r"```console\n\$ lfq (.*?)\n```\n\n```python\n(.*?)```", text, re.DOTALL)
+    assert [command.split()[1] for command, _ in examples] == [
+        "bin", "bin", "megatron", "webdataset", "parquet", "mds", "npy",
+    ]  # fmt: skip
+    ran = set()
+    for command, block in examples:
+        needed = next((module for start, module in NEEDED.items() if block.startswith(start)), None)
+        if needed is not None and find_spec(needed) is None:
+            continue
+        code, _, err = lfq(*shlex.split(command), "--no-fsync")
+        assert code == 0, err
+        exec(compile(block, "docs/export.md", "exec"), names)
+        ran.add(command.split()[1])
+    assert ran >= {"bin", "webdataset", "parquet", "npy"}
+    assert names["vocab_size"] == 1024
+    assert names["data"].max() < 1024
+    assert names["video"].shape == (20, 16, 16)
+    assert len(names["ids"]) == 256
+    assert names["table"].column_names == ["key", "tokens", "label"]
+    assert names["features"].shape == (1, 256)
+    assert names["labels"].tolist() == [0]

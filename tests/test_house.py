@@ -25,6 +25,7 @@ LAYERS = (
     ("pipeline",),
     ("jobs", "report"),
     ("data",),
+    ("exports",),
     ("cli", "pretrained"),
     ("__init__", "__main__"),
 )

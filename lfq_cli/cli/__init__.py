@@ -15,6 +15,7 @@ import typer
 from lfq_cli.cli import (
     decode,
     encode,
+    export,
     export_codebook,
     import_checkpoint,
     inspect,
@@ -44,6 +45,7 @@ COMMANDS = {
     "encode": encode.encode,
     "decode": decode.decode,
     "stats": stats.stats,
+    "export": export.export,
     "export-codebook": export_codebook.export_codebook,
     "inspect": inspect.inspect,
     "import": import_checkpoint.import_checkpoint,

@@ -124,6 +124,26 @@ class CodesDataset(Sequence[dict[str, Any]]):
         cut, *_ = self._cuts[next(iter(self._cuts)) if name is None else name]
         return tuple(2**bits for bits in cut)
 
+    def dims(self, name: str) -> tuple[int, ...]:
+        """How the bits of a vector are cut into indices."""
+        return self._cuts[name][0]
+
+    def order(self, name: str) -> BitOrder:
+        """Which bit of an index comes first in a vector."""
+        return self._cuts[name][1]
+
+    def file_of(self, sample: int) -> Path:
+        """The file in which a sample lies."""
+        return self._shelf.paths[int(np.searchsorted(self.catalog.starts, sample, side="right")) - 1]
+
+    def key_hashes(self) -> NDArray[np.uint64]:
+        """A hash of each sample's key, 0 where it has none: [samples]."""
+        return key_hashes(self._shelf, self.catalog)
+
+    def digests(self) -> list[dict[str, str]]:
+        """Of each file the sha256 of everything that it stores, by name."""
+        return [self._shelf.get(number).header.digests for number in range(len(self._shelf.paths))]
+
     def __len__(self) -> int:
         return self.samples if self._windows is None else len(self._windows)
 

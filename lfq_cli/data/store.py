@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -49,6 +50,11 @@ class FileStore:
         whole_bytes = vectors * kind.bits_per_vector % 8 == 0
         view = bytes_of(out)
         files, rows = (each.tolist() for each in self._catalog.locate(samples))
+        if whole_bytes and _are_neighbours(files, rows):
+            codes = self._shelf.get(files[0])
+            if codes.header.tensors[self._name].packing == "bits":
+                codes.region(self._name).read_into(rows[0] * nbytes, view)
+                return out
         found = self._shelf.get_all(set(files))
         for k, (file, row) in enumerate(zip(files, rows, strict=True)):
             codes = found.get(file) or self._shelf.get(file)
@@ -65,6 +71,16 @@ class FileStore:
         file = int(self._catalog.locate(number)[0][0])
         begin = int(begins[0])
         return self._shelf.get(file)[self._name].stream(begin + first, begin + last)
+
+
+def _are_neighbours(files: list[int], rows: list[int]) -> bool:
+    """Whether samples of one file follow each other."""
+    return (
+        len(rows) > 1
+        and files[0] == files[-1]
+        and rows[-1] - rows[0] == len(rows) - 1
+        and all(b - a == 1 for a, b in pairwise(rows))
+    )
 
 
 class MemoryStore:

@@ -338,6 +338,15 @@ def load_and_save(cell: Cell) -> None:
     check_values(cell, "again/x.safetensors", cell.values)
 
 
+def export_npy(cell: Cell) -> None:
+    """Axis 0 counts samples; of a single vector there is none."""
+    if not cell.indices.shape or len(cell.indices) == cell.indices.size == 0:
+        return
+    cell.run("export", "npy", cell.codes, "-o", "exported", "--codebook-offset", "0")
+    found = [np.load(f"exported/train/codes/{k}.npy") for k in range(len(cell.indices))]
+    assert np.array_equal(np.concatenate(found), cell.indices.reshape(len(cell.indices), -1))
+
+
 def read_codes(cell: Cell) -> None:
     with open_codes(cell.codes) as file:
         codes = file["data"]
@@ -373,6 +382,11 @@ ROUTES = {
     "decode --device cpu:0": Route("decode", decode("--device", "cpu:0")),
     "decode --num-quantizers": Route("decode", decode_levels, has_levels),
     "stats": Route("stats", stats),
+    "export": Route(
+        "export",
+        export_npy,
+        lambda kind: "indices of 64 bits do not fit int64" if widest(kind) == 64 else None,
+    ),
     "export-codebook": Route("export-codebook", export(), too_large),
     "export-codebook --no-project-out": Route("export-codebook", export("--no-project-out", bare=True), too_large),
     "export-codebook --range": Route("export-codebook", export_range),

@@ -1,0 +1,46 @@
+"""`parquet`: columns key, tokens, label (extra `[parquet]`), as datasets, polars and Spark read them.
+
+Ids are stored with their bytes apart and compressed: near the size of the packed bits.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lfq_cli.errors import OutputError
+from lfq_cli.exports.format import Format, Part, Rows, joined
+from lfq_cli.extras import require
+
+
+def write(part: Part, folder: Path, stem: str) -> None:
+    """STEM.parquet."""
+    path = folder / f"{stem}.parquet"
+    pyarrow = require("pyarrow", "parquet", path, OutputError)
+    parquet = require("pyarrow.parquet", "parquet", path, OutputError)
+    schema = _schema(pyarrow, part)
+    split = {"tokens.list.element": "BYTE_STREAM_SPLIT"}
+    with parquet.ParquetWriter(path, schema, compression="zstd", use_dictionary=False, column_encoding=split) as writer:
+        for rows in part.rows():
+            writer.write_table(pyarrow.table(_columns(pyarrow, rows, part), schema=schema))
+
+
+def _schema(pyarrow: Any, part: Part) -> Any:
+    fields = [("key", pyarrow.string()), ("tokens", pyarrow.list_(pyarrow.from_numpy_dtype(part.dtype)))]
+    return pyarrow.schema([*fields, (part.label, pyarrow.int64())] if part.label else fields)
+
+
+def _columns(pyarrow: Any, rows: Rows, part: Part) -> dict[str, Any]:
+    offsets = np.concatenate([[0], np.cumsum([len(ids) for ids in rows.ids])]).astype(np.int32)
+    columns = {
+        "key": pyarrow.array(rows.keys, pyarrow.string()),
+        "tokens": pyarrow.ListArray.from_arrays(pyarrow.array(offsets), pyarrow.array(joined(rows, part.dtype))),
+    }
+    if part.label is not None and rows.labels is not None:
+        columns[part.label] = pyarrow.array(rows.labels.astype(np.int64))
+    return columns
+
+
+FORMAT = Format(write, ("int32", "int64"), readers="parquet readers", samples_per_file=100_000)

@@ -1,0 +1,290 @@
+"""`lfq export`: the samples of codes files as the files of a trainer, part by part."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lfq_cli.bits import BitOrder
+from lfq_cli.data import CodesDataset
+from lfq_cli.errors import ExistsError, LfqError, OptionError
+from lfq_cli.exports import format_of
+from lfq_cli.exports.flat import FORMAT_1X
+from lfq_cli.exports.folder import ExportFolder, Files
+from lfq_cli.exports.format import Format, Part, Rows
+from lfq_cli.exports.splits import split
+from lfq_cli.exports.vocabulary import Vocabulary
+from lfq_cli.jobs.outcome import Outcome
+from lfq_cli.pipeline import Progress
+
+FORMAT = "lfq-export"
+_ROWS_AT_ONCE = 512
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """How to export; the defaults are the command line's."""
+
+    style: str | None = None
+    tensor: str | None = None
+    dims: tuple[int, ...] | None = None
+    order: BitOrder | None = None
+    flatten: Literal["position", "codebook"] = "position"
+    codebook_offset: int | None = None
+    offset: int = 0
+    bos: int | None = None
+    eos: int | None = None
+    row_end: int | None = None
+    labels: str | None = None
+    label_offset: int | None = None
+    dtype: str | None = None
+    samples_per_file: int | None = None
+    splits: dict[str, float] = field(default_factory=lambda: {"train": 1.0})
+    overwrite: bool = False
+    durable: bool = True
+    dry_run: bool = False
+
+    def recorded(self) -> dict[str, Any]:
+        """What decides what is in the files."""
+        told = asdict(self)
+        return {name: told[name] for name in told if name not in ("overwrite", "durable", "dry_run")}
+
+
+def export(
+    name: str, paths: Sequence[str], out: Path, options: ExportOptions, progress: Progress = lambda _: None
+) -> Generator[Outcome]:
+    """Writes the samples of the codes files in one of FORMATS into the folder `out`; what became of each part.
+
+    A run that is repeated leaves alone what is whole and of the same codes and options, and makes the rest. Raises
+    OptionError where options, codes and format do not go together, ExistsError where the folder holds another export.
+    """
+    work = _Export(name, paths, options, progress)
+    folder = ExportFolder(out, work.fingerprint, overwrite=options.overwrite)
+    found: dict[str, Files] = {}
+    with folder.working(dry_run=options.dry_run):
+        for stem, numbers in work.parts():
+            part = work.part(numbers)
+            outcome = Outcome(
+                work.dataset.files[0],
+                out / stem,
+                "planned" if options.dry_run else "written",
+                tensors=1,
+                vectors=part.ids,
+                bytes_in=work.packed_bytes(numbers),
+                bytes_out=part.ids * part.dtype.itemsize,
+                samples=len(numbers),
+            )
+            if not options.dry_run:
+                try:
+                    whole = folder.finished(stem)
+                    found[stem] = whole or folder.make(stem, partial(work.format.write, part), durable=options.durable)
+                except LfqError as error:
+                    status: Any = "refused" if isinstance(error, ExistsError) else "failed"
+                    yield Outcome(work.dataset.files[0], out / stem, status, error=error)
+                    return
+                if whole is not None:
+                    progress(outcome.bytes_in)
+                    outcome = Outcome(**{**outcome.__dict__, "status": "up to date"})
+            yield outcome
+        if not options.dry_run:
+            folder.finish(work.entry(found), durable=options.durable)
+
+
+class _Export:
+    """What is exported, and as what."""
+
+    def __init__(self, name: str, paths: Sequence[str], options: ExportOptions, progress: Progress) -> None:
+        self._name = name
+        self._options = options
+        self._progress = progress
+        self.format: Format = _format(name, options)
+        tensors = () if options.tensor is None else (options.tensor,)
+        self.dataset = CodesDataset(paths, tensors=tensors, dims=options.dims, order=options.order, memory=False)
+        kinds = self.dataset.catalog.kinds
+        if len(kinds) > 1:
+            raise OptionError(f"the files hold {', '.join(map(repr, kinds))}", "--tensor NAME chooses one")
+        (self._kind,) = kinds.values()
+        self._refuse_equal_keys()
+        self._labels = None if options.labels is None else self._column(options.labels)
+        self.vocabulary = self._vocabulary()
+        self.dtype = self._dtype()
+
+    def _refuse_equal_keys(self) -> None:
+        hashes = self.dataset.key_hashes()
+        order = np.argsort(hashes, kind="stable")
+        same = np.flatnonzero((hashes[order][1:] == hashes[order][:-1]) & (hashes[order][1:] != 0))
+        if len(same):
+            first, second = (int(order[same[0] + k]) for k in (0, 1))
+            files = [self.dataset.file_of(sample) for sample in (first, second)]
+            raise OptionError(
+                f"{files[0]} and {files[1]} both have a sample {self.dataset.key(first)!r}", "export one of them only"
+            )
+
+    def _column(self, name: str) -> NDArray[Any]:
+        if name not in self.dataset.catalog.carried:
+            held = ", ".join(map(repr, self.dataset.catalog.carried)) or "nothing"
+            raise OptionError(f"--labels {name}: the samples carry no such column", f"they carry {held}")
+        column = self.dataset.column(name)
+        if column.ndim != 1 or column.dtype.kind not in "iub":
+            raise OptionError(f"--labels {name}: is {column.dtype} {list(column.shape)}, expected an integer a sample")
+        return column.astype(np.int64)
+
+    def _vocabulary(self) -> Vocabulary:
+        options = self._options
+        in_sequence = options.label_offset is not None
+        if in_sequence and self._labels is None:
+            raise OptionError("--label-offset belongs to --labels", "add --labels NAME")
+        if self._labels is not None and not in_sequence and not self.format.has_labels:
+            raise OptionError(
+                f"{self._name} has no place for labels beside ids", "--label-offset N puts them in front of the codes"
+            )
+        if options.row_end is not None and self._row is None:
+            raise OptionError("--row-end: samples have no rows: they differ in length, or have a single axis")
+        labels = None
+        if in_sequence and self._labels is not None and len(self._labels):
+            labels = int(self._labels.min()), int(self._labels.max())
+        dims = self.dataset.dims(self._kind.name)
+        vocabulary = Vocabulary(
+            dims,
+            options.flatten,
+            options.codebook_offset,
+            options.offset,
+            options.bos,
+            options.eos,
+            options.row_end,
+            options.label_offset,
+            labels,
+        )
+        plain = Vocabulary(dims, codebook_offset=options.codebook_offset)
+        if not self.format.takes_specials and (vocabulary.entry() != plain.entry() or len(dims) > 1):
+            raise OptionError(f"{self.format.readers} reads one code a position, nothing else", "leave the rest out")
+        return vocabulary
+
+    def _dtype(self) -> np.dtype[Any]:
+        size = self.vocabulary.size
+        wanted = (self._options.dtype,) if self._options.dtype else self.format.dtypes[:1]
+        for name in wanted:
+            if name not in self.format.dtypes:
+                raise OptionError(f"--dtype {name}: {self._name} holds {', '.join(self.format.dtypes)}")
+            if size <= np.iinfo(name).max + 1:
+                return np.dtype(name)
+        others = [name for name in self.format.dtypes if size <= np.iinfo(name).max + 1]
+        half = self._kind.bits_per_vector // 2
+        hint = f"--codebook-dims {half},{self._kind.bits_per_vector - half} makes ids smaller"
+        if others:
+            hint += f"; --dtype {others[0]} holds them, if your reader takes it"
+        raise OptionError(f"ids up to {size - 1} do not fit {wanted[0]}, which {self.format.readers} expect", hint)
+
+    # parts
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What decides the bytes: the stored codes, keys and labels, and the options."""
+        told = {"format": self._name, "options": self._options.recorded(), "codes": self.dataset.digests()}
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+    def parts(self) -> Iterator[tuple[str, NDArray[np.int64]]]:
+        """(name, its samples) of every part, in order."""
+        every = np.arange(self.dataset.samples, dtype=np.int64)
+        shares = self._options.splits
+        of = np.zeros(len(every), np.int64)
+        if len(shares) > 1:
+            of = split([self.dataset.key(k) for k in range(len(every))], shares)
+        each = None if self.format.is_single else self._options.samples_per_file or self.format.samples_per_file
+        if self.format.is_single and self._options.samples_per_file:
+            raise OptionError(f"--samples-per-file: {self._name} has all samples of a split in one place")
+        for number, name in enumerate(shares):
+            samples = every[of == number]
+            if each is None:
+                yield name, samples
+                continue
+            for k, first in enumerate(range(0, len(samples), each)):
+                yield f"{name}-{k:05}", samples[first : first + each]
+
+    def part(self, numbers: NDArray[np.int64]) -> Part:
+        """What the format writes of these samples."""
+        first, last = self.dataset.catalog.ranges(self._kind.name, numbers)
+        row = self._row
+        if self._kind.vectors is None:
+            ids = sum(self.vocabulary.length(int(length), row) for length in last - first)
+        else:
+            ids = len(numbers) * self.vocabulary.length(self._kind.vectors, row)
+        labels = self._options.labels if self._options.label_offset is None else None
+        return Part(
+            partial(self._rows, numbers),
+            len(numbers),
+            ids,
+            self.dtype,
+            self._kind.positions,
+            self.vocabulary.size,
+            labels,
+        )
+
+    @property
+    def _row(self) -> int | None:
+        positions = self._kind.positions
+        return positions[-1] if positions is not None and len(positions) > 1 else None
+
+    def packed_bytes(self, numbers: NDArray[np.int64]) -> int:
+        """Bytes of the codes of these samples."""
+        first, last = self.dataset.catalog.ranges(self._kind.name, numbers)
+        return int((last - first).sum()) * self._kind.bits_per_vector // 8
+
+    def _rows(self, numbers: NDArray[np.int64]) -> Iterator[Rows]:
+        name, count = self._kind.name, len(self.vocabulary.dims)
+        for begin in range(0, len(numbers), _ROWS_AT_ONCE):
+            some = numbers[begin : begin + _ROWS_AT_ONCE]
+            batch = self.dataset.batch(some)
+            labels = None if self._labels is None else self._labels[some]
+            codes = batch[name]
+            if self._kind.vectors is not None:
+                indices = codes.reshape(len(some), self._kind.vectors, count)
+                every = self.vocabulary.sequences(indices, self._row, labels).astype(self.dtype)
+                yield Rows(batch["key"], every, labels)
+            else:
+                ids = [self._ragged(each.reshape(1, -1, count), labels, k) for k, each in enumerate(codes)]
+                yield Rows(batch["key"], ids, labels)
+            self._progress(self.packed_bytes(some))
+
+    def _ragged(self, indices: NDArray[Any], labels: NDArray[Any] | None, k: int) -> NDArray[Any]:
+        own = None if labels is None else labels[k : k + 1]
+        ids: NDArray[Any] = self.vocabulary.sequences(indices, None, own)[0].astype(self.dtype)
+        return ids
+
+    def entry(self, parts: dict[str, Files]) -> dict[str, Any]:
+        """The object of lfq.json."""
+        length = None if self._kind.vectors is None else self.vocabulary.length(self._kind.vectors, self._row)
+        return {
+            "format": FORMAT,
+            "version": 1,
+            "export": self._name,
+            "checkpoint_sha256": self.dataset.checkpoint_sha256,
+            "tensor": self._kind.name,
+            "bit_order": self.dataset.order(self._kind.name),
+            "sample_shape": None if self._kind.positions is None else list(self._kind.positions),
+            "sample_length": length,
+            "samples": self.dataset.samples,
+            "dtype": self.dtype.name,
+            "vocabulary": self.vocabulary.entry(),
+            "labels": self._options.labels,
+            "splits": self._options.splits,
+            "fingerprint": self.fingerprint,
+            "parts": parts,
+        }
+
+
+def _format(name: str, options: ExportOptions) -> Format:
+    if options.style is None:
+        found: Format = format_of(name)
+        return found
+    if (name, options.style) != ("bin", "1x"):
+        raise OptionError(f"--style {options.style} is no style of {name}", "bin has the style 1x")
+    return FORMAT_1X

@@ -172,10 +172,10 @@ class CodesDataset(Sequence[dict[str, Any]]):
         names = list(batch)
         return [dict(zip(names, values, strict=True)) for values in zip(*batch.values(), strict=True)]
 
-    def batch(self, indices: Sequence[int] | NDArray[Any]) -> dict[str, Any]:
+    def batch(self, indices: Sequence[int] | NDArray[Any], *, keys: bool | None = None) -> dict[str, Any]:
         """Items of several numbers as one dict: codes stacked [n, ...], of samples of different lengths a list.
 
-        The fastest way: nothing is done for each sample by itself.
+        The fastest way: nothing is done for each sample by itself. keys: whether it has them, as the data set if None.
         """
         numbers = self._numbers(indices)
         starts = None
@@ -186,7 +186,7 @@ class CodesDataset(Sequence[dict[str, Any]]):
             batch[name] = self.column(name)[numbers]
         for name in self.catalog.texts:
             batch[name] = [self._text(name, number) for number in numbers.tolist()]
-        if self.keys:
+        if self.keys if keys is None else keys:
             batch["key"] = [self._key(number) for number in numbers.tolist()]
         if starts is not None:
             batch["start"] = starts

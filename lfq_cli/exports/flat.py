@@ -42,9 +42,9 @@ def write_1x(part: Part, folder: Path, stem: str) -> None:
     ):
         for rows in part.rows():
             write_all(video, bytes_of(joined(rows, part.dtype)))
-            numbers = np.arange(segment, segment + len(rows.keys)) if rows.labels is None else rows.labels
+            numbers = np.arange(segment, segment + len(rows.ids)) if rows.labels is None else rows.labels
             write_all(segments, bytes_of(np.repeat(numbers, frames).astype("<i4")))
-            segment += len(rows.keys)
+            segment += len(rows.ids)
     told = {
         "num_images": part.samples * frames,
         "s": positions[-1],
@@ -56,5 +56,10 @@ def write_1x(part: Part, folder: Path, stem: str) -> None:
 
 FORMAT_1X = Format(write_1x, ("uint32",), is_single=True, readers="1xgpt", takes_specials=False)
 FORMAT = Format(
-    write_bin, ("uint16", "uint32"), is_single=True, has_labels=False, readers="nanoGPT and most readers of .bin files"
+    write_bin,
+    ("uint16", "uint32"),
+    is_single=True,
+    has_labels=False,
+    readers="nanoGPT and most readers of .bin files",
+    writes_keys=False,
 )

@@ -50,6 +50,7 @@ class Format:
     """Who reads it, for a message about dtypes."""
     samples_per_file: int | None = None
     """In each part, unless told otherwise; None: all."""
+    writes_keys: bool = True
     takes_specials: bool = True
     """Whether there may be ids that are no codes."""
 

@@ -36,4 +36,11 @@ def write(part: Part, folder: Path, stem: str) -> None:
         write_all(file, bytes_of(np.arange(len(sizes) + 1, dtype="<i8")))
 
 
-FORMAT = Format(write, ("int32", "uint16", "int64"), is_single=True, has_labels=False, readers="Megatron-Core")
+FORMAT = Format(
+    write,
+    ("int32", "uint16", "int64"),
+    is_single=True,
+    has_labels=False,
+    readers="Megatron-Core",
+    writes_keys=False,
+)

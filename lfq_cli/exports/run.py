@@ -242,16 +242,16 @@ class _Export:
         name, count = self._kind.name, len(self.vocabulary.dims)
         for begin in range(0, len(numbers), _ROWS_AT_ONCE):
             some = numbers[begin : begin + _ROWS_AT_ONCE]
-            batch = self.dataset.batch(some)
+            batch = self.dataset.batch(some, keys=self.format.writes_keys)
             labels = None if self._labels is None else self._labels[some]
             codes = batch[name]
             if self._kind.vectors is not None:
                 indices = codes.reshape(len(some), self._kind.vectors, count)
                 every = self.vocabulary.sequences(indices, self._row, labels).astype(self.dtype)
-                yield Rows(batch["key"], every, labels)
+                yield Rows(batch.get("key", []), every, labels)
             else:
                 ids = [self._ragged(each.reshape(1, -1, count), labels, k) for k, each in enumerate(codes)]
-                yield Rows(batch["key"], ids, labels)
+                yield Rows(batch.get("key", []), ids, labels)
             self._progress(self.packed_bytes(some))
 
     def _ragged(self, indices: NDArray[Any], labels: NDArray[Any] | None, k: int) -> NDArray[Any]:

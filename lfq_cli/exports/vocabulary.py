@@ -86,7 +86,7 @@ class Vocabulary:
     def sequences(self, indices: Indices, row: int | None, labels: NDArray[Any] | None) -> Indices:
         """indices [n, vectors, codebooks] -> ids [n, length]; labels [n], where they stand in the sequence."""
         count, vectors, codebooks = indices.shape
-        ids = indices + np.array(self.offsets)
+        ids = indices + np.array(self.offsets) if any(self.offsets) else indices
         if self.row_end is not None:
             assert row
             shape = (count, vectors // row, row, codebooks)

@@ -1,0 +1,50 @@
+"""The examples run: a few steps of each, whose loss falls."""
+
+from __future__ import annotations
+
+import importlib.util
+import struct
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def example(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_examples_are_short() -> None:
+    for path in EXAMPLES.glob("*.py"):
+        assert len(path.read_text(encoding="utf-8").splitlines()) < 120, path
+
+
+def test_train_gpt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    module = example("train_gpt")
+    losses: list[float] = []
+    train = module.train
+
+    def recorded(*arguments: object) -> list[float]:
+        losses.extend(train(*arguments))
+        return losses
+
+    monkeypatch.setattr(module, "train", recorded)
+    monkeypatch.setattr(sys, "argv", ["train_gpt.py", "--steps", "40", "--out", str(tmp_path)])
+    threads = torch.get_num_threads()
+    module.main()
+    assert torch.get_num_threads() == threads
+    assert len(losses) == 40
+    assert sum(losses[-5:]) < 0.85 * sum(losses[:5])
+    png = (tmp_path / "digits.png").read_bytes()
+    assert png.startswith(b"\x89PNG")
+    assert struct.unpack(">II", png[16:24]) == (320, 320)
+    assert "nats a token" in capsys.readouterr().out

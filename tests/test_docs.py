@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from lfq_cli import native
 from lfq_cli.jobs.pack import PackOptions, pack
@@ -80,3 +81,33 @@ def test_the_examples_of_export_run(lfq: Callable[..., tuple[int, str, str]]) ->
     assert names["table"].column_names == ["key", "tokens", "label"]
     assert names["features"].shape == (1, 256)
     assert names["labels"].tolist() == [0]
+
+
+SAMPLE_DATA = DOCS.parent / "sample_data"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_examples_of_search_run_and_find_what_they_say(lfq: Callable[..., tuple[int, str, str]]) -> None:
+    Path("sample_data").symlink_to(SAMPLE_DATA)
+    text = (DOCS / "search.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"```console\n\$ lfq (.*?)\n```", text)
+    assert lfq(*shlex.split(command), "--tensor", "images", "--no-fsync")[0] == 0
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(compile(block, "docs/search.md", "exec"), names)
+    rows = names["rows"]
+    bits = np.unpackbits(rows, axis=1)
+    distances = (bits[:100, None] != bits[None]).sum(-1)
+    assert np.array_equal(names["distances"], np.sort(distances, axis=1)[:, :10])
+    assert names["text"][0] == "".join(map(str, bits[0]))
+    best = np.take_along_axis(distances, names["neighbours"].astype(int), axis=1)
+    assert (best == names["distances"]).mean() > 0.9  # a graph finds nearly all
+    images = load_file(SAMPLE_DATA / "digits.safetensors")["images"]
+    apart = ((images[:, None] - images[None]) ** 2).sum(-1)
+    np.fill_diagonal(apart, np.inf)
+    truth = np.argsort(apart, axis=1, kind="stable")[:, :10]
+    found = names["index"].search(rows, 101)[1]
+    first = [[other for other in near if other != k] for k, near in enumerate(found.tolist())]
+    for count, share in ((10, 0.54), (50, 0.93), (100, 0.98)):
+        hits = sum(len(set(near[:count]) & set(right)) for near, right in zip(first, truth.tolist(), strict=True))
+        assert hits / truth.size == pytest.approx(share, abs=0.01)

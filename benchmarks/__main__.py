@@ -149,7 +149,7 @@ def speed(result: dict[str, Any], role: str) -> str:
         return ""
     figures = result[role]
     if result.get("items"):
-        return f"{result['items'] / figures['seconds'] / 1e6:.0f} M/s"
+        return f"{millions(result['items'] / figures['seconds'])} M/s"
     return (
         f"{figures['gb_per_second']:.2f} GB/s"
         if result["bytes"] and not result["at_most"]
@@ -160,8 +160,12 @@ def speed(result: dict[str, Any], role: str) -> str:
 def target(result: dict[str, Any]) -> str:
     """What ours over the floor should be; or ours, where it is told in indices a second."""
     if result.get("items_target"):
-        return f"≥ {result['items_target'] / 1e6:.0f} M/s"
+        return f"≥ {millions(result['items_target'])} M/s"
     return f"{'≤' if result['at_most'] else '≥'} {result['target']:g}" if result["target"] else ""
+
+
+def millions(count: float) -> str:
+    return f"{count / 1e6:.0f}" if count > 1e7 else f"{count / 1e6:.2g}"
 
 
 def number(ratio: float | None) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from benchmarks.data import (
     Tensor,
     checkpoint_file,
+    image_tokens,
     random_codes,
     sample_files,
     sample_tree,
@@ -141,6 +142,32 @@ def shard_case(side: int) -> Any:
     return set_up
 
 
+def batches_case(memory: bool) -> Any:
+    """Shuffled batches of 64 samples of 256 indices of 18 bits, against an int32 memmap with lists of numbers."""
+
+    def set_up(folder: Path, nbytes: int) -> Contest:
+        samples = max(256, nbytes // 1024)
+        tokens, count = image_tokens(folder, samples=samples), max(4, samples // 640)
+        ours: Call = ("ours_batches", {"folder": str(tokens), "count": count, "memory": memory})
+        return Contest(
+            count * 64 * 1024, ours, None, ("memmap_batches", {"folder": str(tokens), "count": count}), items=count * 64
+        )
+
+    return set_up
+
+
+def export_case(name: str, dtype: str | None = None) -> Any:
+    """Samples of 256 indices of 18 bits as the files of a trainer, against writing as many bytes of int32."""
+
+    def set_up(folder: Path, nbytes: int) -> Contest:
+        samples = max(256, nbytes // 4096) // 4 * 4
+        ours = {"folder": str(image_tokens(folder, samples=samples)), "name": name, "output": str(folder / "exported")}
+        floor: Call = ("write_floor", {"nbytes": samples * 1024, "path": str(folder / "written")})
+        return Contest(samples * 1024, ("ours_export", {**ours, "dtype": dtype}), floor, items=samples)
+
+    return set_up
+
+
 def slices_case(folder: Path, nbytes: int) -> Contest:
     """Ten thousand slices of 256 indices, against plain int32 indices through safetensors."""
     tensor = _tensor("F32", 18, (), nbytes)
@@ -251,6 +278,11 @@ CASES = (
     Case("tar shard, members of 64 KiB", shard_case(43), target=0.7),
     Case("tar shard, members of 2 MiB", shard_case(244), target=0.7, smoke=True),
     Case("merge", merge_case, target=0.3, smoke=True),
+    Case("batches of 64, in memory", batches_case(True), peer_target=0.4, smoke=True),
+    Case("batches of 64, by position", batches_case(False), peer_target=0.15),
+    Case("export bin", export_case("bin", "uint32"), target=0.5, smoke=True),
+    Case("export parquet", export_case("parquet"), items_target=50e3),
+    Case("export webdataset", export_case("webdataset"), items_target=20e3),
     Case("10,000 random slices", slices_case, smoke=True),
     Case("encode F32 [n, 64], faiss pack_bitstrings", faiss_case("faiss_pack"), target=0.5, smoke=True),
     Case("encode F32 [n, 64], faiss IndexLSH", faiss_case("faiss_lsh"), target=0.5),

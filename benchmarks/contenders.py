@@ -160,6 +160,56 @@ def ours_merge(folder: str, output: str) -> Work:
     return lambda: _all_written(merge(paths, Outputs(Path(output), is_folder=False), MergeOptions(durable=False)))
 
 
+def ours_batches(folder: str, count: int, memory: bool) -> Work:
+    """So many shuffled batches of 64 samples, int32 indices."""
+    from lfq_cli.data import CodesBatches, CodesDataset
+
+    dataset = CodesDataset(folder, dtype="int32", memory=memory, keys=False)
+
+    def work() -> None:
+        done = 0
+        while done < count:
+            for _ in CodesBatches(dataset, 64):
+                done += 1
+                if done == count:
+                    return
+
+    return work
+
+
+def memmap_batches(folder: str, count: int) -> Work:
+    """The same indices in an int32 .npy, mapped, by lists of 64 numbers."""
+    import numpy as np
+
+    from lfq_cli.data import CodesDataset
+
+    path = Path(folder) / "plain.npy"
+    if not path.exists():
+        dataset = CodesDataset(folder, dtype="int32", memory=False, keys=False)
+        every = dataset.batch(range(len(dataset)))["x"]
+        np.save(path, every.reshape(len(dataset), -1))
+    plain = np.load(path, mmap_mode="r")
+    order = np.random.default_rng(0).permutation(np.arange(count * 64) % len(plain))
+    numbers = [order[64 * k : 64 * k + 64].tolist() for k in range(count)]
+
+    def work() -> None:
+        for each in numbers:
+            np.asarray(plain[each])
+
+    return work
+
+
+def ours_export(folder: str, name: str, output: str, dtype: str | None = None) -> Work:
+    """All samples of the folder, as `lfq export NAME --no-fsync`."""
+    import shutil
+
+    from lfq_cli.exports.run import ExportOptions, export
+
+    shutil.rmtree(output, ignore_errors=True)
+    options = ExportOptions(dtype=dtype, durable=False)
+    return lambda: _all_written(export(name, [folder], Path(output), options))
+
+
 def ours_stats(path: str) -> Work:
     """The figures of `lfq stats`."""
     from lfq_cli.jobs.stats import stats

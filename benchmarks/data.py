@@ -144,6 +144,27 @@ def random_codes(folder: Path, *, bits: int, nbytes: int) -> tuple[Path, int]:
     return path, vectors
 
 
+def image_tokens(folder: Path, *, samples: int) -> Path:
+    """A folder of four codes files of samples of 256 random indices of 18 bits."""
+    tokens = folder / f"tokens_{samples}"
+    if (tokens / "done").exists():
+        return tokens
+    shutil.rmtree(tokens, ignore_errors=True)
+    tokens.mkdir(parents=True)
+    codebook = Quantizer(dim=18, codebook_dim=18)
+    coding = Coding(codebook.config(), codebook.digest, "float32", {}, codebook.codebook_dims, (), codebook.bit_order)
+    rng = np.random.default_rng(8)
+    for number in range(4):
+        each = -(-samples // 4)
+        with SamplesBuilder(coding, {TENSOR: SourceInfo((18, 16, 16), "F16", 0)}, {}, [], tokens) as builder:
+            stream = rng.integers(0, 256, each * 576, dtype=np.uint8)
+            builder.add([f"{number}/{k:014}" for k in range(each)], {TENSOR: stream}, {TENSOR: [256] * each}, {}, {})
+            path = tokens / f"{number:05}.codes.safetensors"
+            builder.write(path, MadeFrom(0, "error"), overwrite=True, durable=False)
+    (tokens / "done").touch()
+    return tokens
+
+
 def sample_files(folder: Path, *, files: int, nbytes: int) -> Path:
     """A folder of codes files of about `nbytes` together, of samples of 273 vectors of 17 bits, an odd number in each:
     no file but the first begins at a byte where all are joined.

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # two workers: torch and BLAS use the cores themselves
 PYTEST := $(BIN)/python -m pytest -q -n 2
 
-.PHONY: setup test lint demo sample-data bench bench-smoke fuzz clean
+.PHONY: setup test test-trainers lint demo sample-data bench bench-smoke fuzz clean
 
 setup: $(VENV)/.installed
 
@@ -16,6 +16,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 test: setup lint
 	$(PYTEST)
+
+# the loaders and readers of others, which are many
+test-trainers: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,trainers-test]'
+	$(BIN)/python -m pytest -q tests/test_trainers.py tests/test_exports.py tests/test_docs.py
 
 lint: setup
 	$(BIN)/ruff check .

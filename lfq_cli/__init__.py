@@ -1,8 +1,11 @@
 """Binary tokens from saved Lookup-Free Quantization checkpoints.
 
-    load(checkpoint)            the quantizer as a torch module in eval mode
-    LFQ(...)                    the module itself, to train one; ResidualLFQ, GroupedResidualLFQ, StackedLFQ
-    open_codes(codes_file)      indices by slicing, numpy only
+    load(checkpoint)                   a codec: encode(x) -> tokens, decode(tokens) -> x; its torch module in eval mode
+    create(path, codec)                a codes file that takes batches of samples, with keys and labels
+    encode_files(checkpoint, a, b)     what `lfq encode` does; decode_files
+    stats(codes)                       how the codebook is used
+    open_codes(codes)                  indices of a file by slicing; of a folder the data set of its samples
+    LFQ(...)                           the torch module, to train one; ResidualLFQ, GroupedResidualLFQ, StackedLFQ
 
 Nothing is imported before it is asked for: torch takes a second or two.
 """
@@ -15,20 +18,44 @@ from typing import TYPE_CHECKING, Any
 from lfq_cli.version import __version__
 
 if TYPE_CHECKING:
+    from lfq_cli.api import Codec, Statistics, Tokens, create, decode_files, encode_files, load, stats
     from lfq_cli.data import open_codes
+    from lfq_cli.errors import LfqError, LfqNote
     from lfq_cli.nn import LFQ, GroupedResidualLFQ, ResidualLFQ, StackedLFQ
-    from lfq_cli.pretrained import load
+    from lfq_cli.quantizer import Quantizer
 
-__all__ = ["LFQ", "GroupedResidualLFQ", "ResidualLFQ", "StackedLFQ", "__version__", "load", "open_codes"]
+__all__ = [
+    "LFQ",
+    "Codec",
+    "GroupedResidualLFQ",
+    "LfqError",
+    "LfqNote",
+    "Quantizer",
+    "ResidualLFQ",
+    "StackedLFQ",
+    "Statistics",
+    "Tokens",
+    "__version__",
+    "create",
+    "decode_files",
+    "encode_files",
+    "load",
+    "open_codes",
+    "stats",
+]
 
-_HOMES = {
-    "LFQ": "lfq_cli.nn",
-    "ResidualLFQ": "lfq_cli.nn",
-    "StackedLFQ": "lfq_cli.nn",
-    "GroupedResidualLFQ": "lfq_cli.nn",
-    "load": "lfq_cli.pretrained",
-    "open_codes": "lfq_cli.data",
+_NAMES = {
+    "lfq_cli.api.codec": ("Codec", "load"),
+    "lfq_cli.api.creator": ("create",),
+    "lfq_cli.api.files": ("decode_files", "encode_files"),
+    "lfq_cli.api.statistics": ("Statistics", "stats"),
+    "lfq_cli.api.tokens": ("Tokens",),
+    "lfq_cli.data": ("open_codes",),
+    "lfq_cli.errors": ("LfqError", "LfqNote"),
+    "lfq_cli.nn": ("LFQ", "GroupedResidualLFQ", "ResidualLFQ", "StackedLFQ"),
+    "lfq_cli.quantizer": ("Quantizer",),
 }
+_HOMES = {name: home for home, names in _NAMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:

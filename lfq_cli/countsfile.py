@@ -28,10 +28,10 @@ from lfq_cli.errors import CodesFileError, CodesUnreadableError
 from lfq_cli.files import atomic_output, write_all
 from lfq_cli.quantizer import canonical_json
 from lfq_cli.regions import InputFile, bytes_of
-from lfq_cli.stats import CountOptions, TokenCounts
-from lfq_cli.stats.counter import Counter
-from lfq_cli.stats.sketch import REGISTER_BITS, Sketch, begins_with_zeros, mixed, registers_of
-from lfq_cli.stats.tables import DENSE_BITS
+from lfq_cli.statistics import CountOptions, TokenCounts
+from lfq_cli.statistics.counter import Counter
+from lfq_cli.statistics.sketch import REGISTER_BITS, Sketch, begins_with_zeros, mixed, registers_of
+from lfq_cli.statistics.tables import DENSE_BITS
 
 FORMAT = "lfq-counts"
 VERSION = 1

@@ -33,7 +33,7 @@ from lfq_cli.jobs.stats import save_counts, stats
 from lfq_cli.jobs.verify import VerifyOptions, verify
 from lfq_cli.pipeline import SampleOptions
 from lfq_cli.quantizer import Quantizer
-from lfq_cli.stats import CountOptions
+from lfq_cli.statistics import CountOptions
 
 DIM = 4
 PLAIN = Quantizer(dim=DIM, codebook_dim=DIM)

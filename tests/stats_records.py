@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from lfq_cli.jobs.stats import Report, TensorUsage
-from lfq_cli.stats.profile import profile_of
-from lfq_cli.stats.usage import BitFigures, PositionFigures, TokenUsage, Usage
+from lfq_cli.statistics.profile import profile_of
+from lfq_cli.statistics.usage import BitFigures, PositionFigures, TokenUsage, Usage
 
 
 def random_bits(count, bits, seed=0, ones=0.5):

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stats_records import positions_of, random_bits, token_of, usage_of
 
-from lfq_cli.stats import advice as module
-from lfq_cli.stats.advice import advice, bit_name, faults
-from lfq_cli.stats.usage import TokenUsage
+from lfq_cli.statistics import advice as module
+from lfq_cli.statistics.advice import advice, bit_name, faults
+from lfq_cli.statistics.usage import TokenUsage
 
 
 def every_code(bits, times=1):

@@ -478,7 +478,7 @@ def test_load_gives_the_reference_s_module(suffix: str, options: dict[str, Any],
         num_codebooks=ref.num_codebooks,
         keep_num_codebooks_dim=ref.keep_num_codebooks_dim,
         cosine_scale=getattr(ref.project_in, "scale", None),
-    )
+    ).module
     assert isinstance(module, LFQ)
     assert not module.training
     assert not any(parameter.requires_grad for parameter in module.parameters())

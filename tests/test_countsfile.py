@@ -12,7 +12,7 @@ from lfq_cli import bits as packed_bits
 from lfq_cli import countsfile
 from lfq_cli.container import header_bytes
 from lfq_cli.errors import CodesFileError, OutputError
-from lfq_cli.stats import CountOptions, TokenCounts
+from lfq_cli.statistics import CountOptions, TokenCounts
 
 OPTIONS = CountOptions(by_position=True)
 LITTLE = CountOptions(memory_bytes=1 << 17)  # 2,048 codes

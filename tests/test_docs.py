@@ -111,3 +111,18 @@ def test_the_examples_of_search_run_and_find_what_they_say(lfq: Callable[..., tu
     for count, share in ((10, 0.54), (50, 0.93), (100, 0.98)):
         hits = sum(len(set(near[:count]) & set(right)) for near, right in zip(first, truth.tolist(), strict=True))
         assert hits / truth.size == pytest.approx(share, abs=0.01)
+
+
+@pytest.mark.usefixtures("tokens")
+def test_the_examples_of_python_run(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("sample_data").symlink_to(SAMPLE_DATA)
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", (DOCS / "python.md").read_text(encoding="utf-8"), re.DOTALL):
+        exec(compile(block, "docs/python.md", "exec"), names)
+    assert names["y"].shape == names["x"].shape
+    assert np.array_equal(np.sign(names["y"]), np.where(names["x"] > 0, 1, -1))
+    assert 0 < names["share"] < 1
+    assert [outcome.status for outcome in names["outcomes"]] == ["written"]
+    assert "utilisation" in capsys.readouterr().out or names["usage"] is not None
+    assert names["again"].shape == (1797, 1, 8, 8)
+    assert names["error"] < 0.6

@@ -17,7 +17,7 @@ PACKAGE = Path(lfq_cli.__file__).parent
 LAYERS = (
     ("cpus", "errors", "rename", "version"),
     ("bits", "extras", "files", "floats", "layout", "regions"),
-    ("container", "fingerprint", "quantizer", "stats", "zipread"),
+    ("container", "fingerprint", "quantizer", "statistics", "zipread"),
     ("codesfile", "countsfile", "native", "torchfile"),
     ("checkpoints", "nn", "tensors"),
     ("matching", "numerics", "samples"),
@@ -26,7 +26,8 @@ LAYERS = (
     ("jobs", "report"),
     ("data",),
     ("exports",),
-    ("cli", "pretrained"),
+    ("cli",),
+    ("api",),
     ("__init__", "__main__"),
 )
 """Bottom first. A name is a module or a package of lfq_cli; it imports from rows above its own in this table only."""
@@ -36,8 +37,8 @@ LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 TORCH_AT_TOP = {"nn", "data"}
 """Who imports torch as soon as it is imported: of data batches.py only, which itself is imported late."""
 
-NN_AT_TOP = {"pretrained"}
-"""Who else does so, by importing lfq_cli.nn: for Python callers, never for a command."""
+NN_AT_TOP: set[str] = set()
+"""Who else does so, by importing lfq_cli.nn: nobody, so that a comparison with 0 never waits for torch."""
 
 MODULES = {path.relative_to(PACKAGE): path.read_text(encoding="utf-8") for path in sorted(PACKAGE.rglob("*.py"))}
 

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lfq_cli.stats import Counter
-from lfq_cli.stats.profile import profile_of
-from lfq_cli.stats.sketch import HLL_ERROR, Sketch, mixed
-from lfq_cli.stats.tables import tally_sparse
+from lfq_cli.statistics import Counter
+from lfq_cli.statistics.profile import profile_of
+from lfq_cli.statistics.sketch import HLL_ERROR, Sketch, mixed
+from lfq_cli.statistics.tables import tally_sparse
 
 LITTLE = 1 << 18  # bytes: 4,096 codes, of which 1,024 are sampled
 BITS = 40

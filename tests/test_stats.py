@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lfq_cli.bits import index_dtype
-from lfq_cli.stats import Counter, tables
-from lfq_cli.stats.tables import DenseTable, SparseTable
+from lfq_cli.statistics import Counter, tables
+from lfq_cli.statistics.tables import DenseTable, SparseTable
 
 WIDTHS = [1, 4, 10, 18, 22, 32, 63, 64]
 ORDERS = ("msb", "lsb")

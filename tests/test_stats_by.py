@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from lfq_cli.cli import app
 from lfq_cli.codesfile import SUFFIX
 from lfq_cli.jobs.stats import stats, stats_by
-from lfq_cli.stats import CountOptions
+from lfq_cli.statistics import CountOptions
 
 CARRIED = {LABEL: ("I32", ()), FLAGS: ("BOOL", ()), "pairs": ("I64", (2,))}
 

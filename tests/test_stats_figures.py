@@ -1,4 +1,4 @@
-"""The records of lfq_cli.stats, made here by plain numpy, against the slow twin of docs/statistics.md."""
+"""The records of lfq_cli.statistics, made here by plain numpy, against the slow twin of docs/statistics.md."""
 
 import math
 from fractions import Fraction
@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stats_twin import CLOSE, same, same_pairs
 
-from lfq_cli.stats.comparison import COMPARED, UsageComparison
-from lfq_cli.stats.profile import Profile, expected_used, miller_madow_bits, profile_of
-from lfq_cli.stats.usage import BitFigures, Estimate, PositionFigures, TokenUsage, Usage
+from lfq_cli.statistics.comparison import COMPARED, UsageComparison
+from lfq_cli.statistics.profile import Profile, expected_used, miller_madow_bits, profile_of
+from lfq_cli.statistics.usage import BitFigures, Estimate, PositionFigures, TokenUsage, Usage
 
 WIDTHS = (1, 2, 3, 5, 8, 17, 64)
 

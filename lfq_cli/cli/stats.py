@@ -122,7 +122,7 @@ def stats(
     from lfq_cli.jobs.plan import refuse_to_replace
     from lfq_cli.jobs.stats import compare_stats, stats_by
     from lfq_cli.jobs.stats import stats as count_stats
-    from lfq_cli.stats import CountOptions
+    from lfq_cli.statistics import CountOptions
 
     groups = [
         sorted_out(find_inputs(arguments, is_counted_file, CodesFileError))
@@ -207,7 +207,7 @@ def _draw(report: Report, plot: Path | None, html: Path | None, *, overwrite: bo
     """The pictures of the overall figures, and the page of all."""
     from lfq_cli.report.page import write_page
     from lfq_cli.report.plot import write_plot
-    from lfq_cli.stats.advice import advice
+    from lfq_cli.statistics.advice import advice
 
     items = [(f"{item.file.name}: {item.label}", item.usage) for item in report.tensors]
     if report.overall is not None and len(items) != 1:

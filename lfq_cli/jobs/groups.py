@@ -15,7 +15,7 @@ from lfq_cli.bits import BitOrder
 from lfq_cli.codesfile import CodesFile
 from lfq_cli.errors import CodesUnreadableError, LfqError
 from lfq_cli.pipeline import Progress, Workers, count_ranges
-from lfq_cli.stats import CountOptions, TokenCounts, index_axes
+from lfq_cli.statistics import CountOptions, TokenCounts, index_axes
 
 Value: TypeAlias = int | float | bool | str
 _TABLE_BITS = 20

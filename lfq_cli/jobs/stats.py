@@ -18,7 +18,7 @@ from lfq_cli.jobs.kinds import described_format
 from lfq_cli.jobs.outcome import Outcome
 from lfq_cli.jobs.plan import refuse_to_replace
 from lfq_cli.pipeline import Progress, Workers, count, start_workers
-from lfq_cli.stats import Counter, CountOptions, TokenComparison, TokenCounts, TokenUsage, compare, index_axes
+from lfq_cli.statistics import Counter, CountOptions, TokenComparison, TokenCounts, TokenUsage, compare, index_axes
 
 DEFAULTS = CountOptions()
 _CSV_ROWS = 1 << 16

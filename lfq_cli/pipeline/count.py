@@ -17,7 +17,7 @@ from lfq_cli.codesfile import TensorCodes
 from lfq_cli.pipeline.workers import Progress, Workers
 
 if TYPE_CHECKING:  # encode and decode do without
-    from lfq_cli.stats import Tally, TokenCounts
+    from lfq_cli.statistics import Tally, TokenCounts
 
 _COUNTED_INDICES = 1 << 21  # 240 M indices of D = 18: 340 M/s, of 2^20 and 2^17 below 280; two cores
 _UNPACKED_VECTORS = 1 << 18

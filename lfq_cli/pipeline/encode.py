@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Generator, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
@@ -24,7 +24,7 @@ from lfq_cli.errors import TensorError
 from lfq_cli.floats import FORMATS, FloatFormat, Raw
 from lfq_cli.layout import Block, Geometry, geometry_of
 from lfq_cli.pipeline.workers import Progress, Workers, in_tasks
-from lfq_cli.regions import bytes_of
+from lfq_cli.regions import MemoryRegion, bytes_of
 from lfq_cli.tensors import StoredTensor, open_source
 
 MAX_COMPRESSED_ITEM_BYTES = 1 << 30
@@ -114,8 +114,10 @@ class Encoding:
 def _nan_error(task: EncodeTask) -> TensorError:
     """Reads the tensor again to count its NaN and find the first, in C order of the tensor."""
     count, first = 0, prod(task.tensor.shape)
-    with open_source(task.path) as again:
-        task = replace(task, tensor=again.tensors[task.tensor.name])
+    with ExitStack() as opened:
+        if not isinstance(task.tensor.region, MemoryRegion):
+            again = opened.enter_context(open_source(task.path))
+            task = replace(task, tensor=again.tensors[task.tensor.name])
         for block in task.blocks():
             where = floats.is_nan(read_block(task.tensor, task.geometry, block, task.spec), task.spec)
             if where.any():

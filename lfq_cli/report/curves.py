@@ -11,7 +11,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from lfq_cli.stats.profile import Profile, expected_used, ranks_up_to
+from lfq_cli.statistics.profile import Profile, expected_used, ranks_up_to
 
 Numbers = NDArray[np.float64]
 

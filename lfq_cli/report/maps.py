@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from lfq_cli.report import canvas
 from lfq_cli.report.text import number_text
-from lfq_cli.stats.usage import PositionFigures
+from lfq_cli.statistics.usage import PositionFigures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

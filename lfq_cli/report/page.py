@@ -15,8 +15,8 @@ from lfq_cli.report.plot import headline
 from lfq_cli.report.style import STYLE
 from lfq_cli.report.tables import estimated, tables_of
 from lfq_cli.report.text import codes_text, count_text, number_text, one_line, share_text, shortened
-from lfq_cli.stats.advice import NEARLY_DEAD_BITS
-from lfq_cli.stats.usage import TokenUsage, Usage
+from lfq_cli.statistics.advice import NEARLY_DEAD_BITS
+from lfq_cli.statistics.usage import TokenUsage, Usage
 
 PageItem = tuple[str, TokenUsage, Sequence[str]]
 """(label, figures, advice)."""

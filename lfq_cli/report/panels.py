@@ -15,8 +15,8 @@ from lfq_cli.report import canvas, curves, maps
 from lfq_cli.report.curves import Numbers
 from lfq_cli.report.maps import codebook_ticks, nice_step, whole_ticks
 from lfq_cli.report.text import codes_text, count_text, list_text, share_words, short_text, signed_text
-from lfq_cli.stats.advice import NEARLY_DEAD_BITS
-from lfq_cli.stats.usage import BitFigures, PositionFigures, TokenUsage, Usage
+from lfq_cli.statistics.advice import NEARLY_DEAD_BITS
+from lfq_cli.statistics.usage import BitFigures, PositionFigures, TokenUsage, Usage
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

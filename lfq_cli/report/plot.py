@@ -11,7 +11,7 @@ from lfq_cli.files import atomic_output, refuse_existing, write_all
 from lfq_cli.report import canvas
 from lfq_cli.report.panels import Panel, panels_of
 from lfq_cli.report.text import count_text, number_text, one_line, shortened
-from lfq_cli.stats.usage import TokenUsage
+from lfq_cli.statistics.usage import TokenUsage
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

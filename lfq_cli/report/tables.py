@@ -10,8 +10,8 @@ import numpy as np
 
 from lfq_cli.report.markup import Html, folded, items, table, tag, text
 from lfq_cli.report.text import codes_text, count_text, number_text, share_text, signed_text
-from lfq_cli.stats.advice import NEARLY_DEAD_BITS
-from lfq_cli.stats.usage import MOST_SHOWN, BitFigures, PositionFigures, TokenUsage, Usage
+from lfq_cli.statistics.advice import NEARLY_DEAD_BITS
+from lfq_cli.statistics.usage import MOST_SHOWN, BitFigures, PositionFigures, TokenUsage, Usage
 
 _MOST_INDEX_BITS = 64
 _MOST_BESIDE = 4

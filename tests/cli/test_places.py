@@ -45,6 +45,8 @@ def arguments(command, name, url):
         "OUT": "o.safetensors",
     }
     sound |= {"PATH": "c.safetensors", "FOREIGN": "c.safetensors", "NATIVE": "n.safetensors"}
+    if command == "export":
+        yield "bin"
     for other, told in parameters(COMMANDS[command]):
         value = url if other == name else sound[told.metavar]
         flags = getattr(told, "param_decls", None)

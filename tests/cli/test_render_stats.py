@@ -20,9 +20,9 @@ from lfq_cli.cli.render.numbers import digits, percent, signed, tenths, whole
 from lfq_cli.cli.render.stats import show_stats, stats_json, stats_lines
 from lfq_cli.errors import CodesFileError
 from lfq_cli.jobs.stats import ComparisonReport
-from lfq_cli.stats.advice import advice
-from lfq_cli.stats.comparison import TokenComparison, UsageComparison
-from lfq_cli.stats.usage import Estimate, TokenUsage
+from lfq_cli.statistics.advice import advice
+from lfq_cli.statistics.comparison import TokenComparison, UsageComparison
+from lfq_cli.statistics.usage import Estimate, TokenUsage
 
 TABLE = Display(json=False, quiet=False, verbose=False, no_progress=True)
 JSON, QUIET, VERBOSE = (dataclasses.replace(TABLE, **{name: True}) for name in ("json", "quiet", "verbose"))

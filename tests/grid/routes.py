@@ -298,7 +298,7 @@ def load(cell: Cell) -> Any:
     """The module; what had to be assumed is told elsewhere."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", LfqNote)
-        return lfq_cli.load(cell.checkpoint, **cell.facts)
+        return lfq_cli.load(cell.checkpoint, **cell.facts).module
 
 
 def load_forward(cell: Cell) -> None:
@@ -345,6 +345,21 @@ def export_npy(cell: Cell) -> None:
     cell.run("export", "npy", cell.codes, "-o", "exported", "--codebook-offset", "0")
     found = [np.load(f"exported/train/codes/{k}.npy") for k in range(len(cell.indices))]
     assert np.array_equal(np.concatenate(found), cell.indices.reshape(len(cell.indices), -1))
+
+
+def in_python(cell: Cell) -> None:
+    """Arrays to tokens and back, without files."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", LfqNote)
+        codec = lfq_cli.load(cell.checkpoint, **cell.facts)
+    tokens = codec.encode(np.load(cell.x))
+    assert tokens.indices.dtype == cell.indices.dtype
+    assert np.array_equal(tokens.indices, cell.indices)
+    with open_codes(cell.codes) as codes:
+        assert tokens == lfq_cli.Tokens.of(codes["data"])
+    cell.same(codec.decode(tokens), cell.values)
+    cell.same(codec.decode(tokens, project_out=False), cell.bare)
+    cell.same(codec.decode(tokens.indices, channel_axis=tokens.channel_axis), cell.values)
 
 
 def read_codes(cell: Cell) -> None:
@@ -398,5 +413,6 @@ ROUTES = {
     "load(), forward": Route("load", load_forward),
     "load(), indices_to_codes": Route("load", load_indices),
     "load(), save_pretrained": Route("load", load_and_save),
+    "load(), encode, decode": Route("load", in_python),
     "open_codes()": Route("open_codes", read_codes),
 }

@@ -9,8 +9,8 @@ from rich.text import Text
 from lfq_cli.cli.render.blocks import heights, leaning
 from lfq_cli.cli.render.grid import GAP, PICTURE, WIDTH, beside, flow, grid
 from lfq_cli.cli.render.numbers import digits
-from lfq_cli.stats.advice import NEARLY_DEAD_BITS, bit_name
-from lfq_cli.stats.usage import TokenUsage, Usage
+from lfq_cli.statistics.advice import NEARLY_DEAD_BITS, bit_name
+from lfq_cli.statistics.usage import TokenUsage, Usage
 
 _MOST_IN_FULL = 32
 """Bits of one codebook that get a line each; of more only the least even ones."""

@@ -17,9 +17,9 @@ from lfq_cli.cli.render.numbers import approximate, digits, percent, signed, ten
 from lfq_cli.cli.render.stats import stats_json, stats_lines, tell_failed
 from lfq_cli.cli.render.usage import describe, spaced
 from lfq_cli.jobs.stats import ComparisonReport, Report
-from lfq_cli.stats.advice import bit_name
-from lfq_cli.stats.comparison import TokenComparison, UsageComparison
-from lfq_cli.stats.usage import TokenUsage
+from lfq_cli.statistics.advice import bit_name
+from lfq_cli.statistics.comparison import TokenComparison, UsageComparison
+from lfq_cli.statistics.usage import TokenUsage
 
 _FEW_CODEBOOKS = 4
 """Of which every figure is told."""

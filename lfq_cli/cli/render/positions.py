@@ -13,8 +13,8 @@ from lfq_cli.cli.render.blocks import SHADES, heights, shade
 from lfq_cli.cli.render.console import wrapped
 from lfq_cli.cli.render.grid import PICTURE, WIDTH, flow
 from lfq_cli.cli.render.numbers import digits
-from lfq_cli.stats.advice import constant_positions, position_name
-from lfq_cli.stats.usage import PositionFigures
+from lfq_cli.statistics.advice import constant_positions, position_name
+from lfq_cli.statistics.usage import PositionFigures
 
 _MARGIN = "  "
 _LINE, _MOST_LINES = 64, 4

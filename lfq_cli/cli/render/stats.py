@@ -16,8 +16,8 @@ from lfq_cli.cli.render.numbers import whole
 from lfq_cli.cli.render.usage import CODES_TITLES, codes_figures, describe, named, spaced, usage_lines
 from lfq_cli.errors import LfqError
 from lfq_cli.jobs.stats import Report, TensorUsage
-from lfq_cli.stats.advice import advice, faults
-from lfq_cli.stats.usage import TokenUsage, Usage
+from lfq_cli.statistics.advice import advice, faults
+from lfq_cli.statistics.usage import TokenUsage, Usage
 
 _FEW_APART = 3
 """Tensors that have no figures in common and are told in full all the same."""

@@ -13,7 +13,7 @@ from lfq_cli.cli.render.console import wrapped
 from lfq_cli.cli.render.grid import GAP, PICTURE, WIDTH, flow, grid, width_of
 from lfq_cli.cli.render.numbers import approximate, codes, digits, percent, tenths, whole
 from lfq_cli.cli.render.positions import position_lines
-from lfq_cli.stats.usage import TokenUsage, Usage
+from lfq_cli.statistics.usage import TokenUsage, Usage
 
 _FEW_CODEBOOKS = 8
 """Of which every figure is told; of more a row each."""

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lfq_cli.bits import MAX_INDEX_BITS, Indices
-from lfq_cli.stats.counter import Counter
-from lfq_cli.stats.sketch import mixed
-from lfq_cli.stats.tables import Tally
-from lfq_cli.stats.usage import PositionFigures
+from lfq_cli.statistics.counter import Counter
+from lfq_cli.statistics.sketch import mixed
+from lfq_cli.statistics.tables import Tally
+from lfq_cli.statistics.usage import PositionFigures
 
 
 class PositionCounter:

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lfq_cli.stats.bitpairs import pairs_of_codes
-from lfq_cli.stats.tables import Codes, Counts, Tally, merge_sorted
-from lfq_cli.stats.usage import Estimate
+from lfq_cli.statistics.bitpairs import pairs_of_codes
+from lfq_cli.statistics.tables import Codes, Counts, Tally, merge_sorted
+from lfq_cli.statistics.usage import Estimate
 
 REGISTER_BITS = 14
 HLL_ERROR = 1.04 / 2 ** (REGISTER_BITS / 2)

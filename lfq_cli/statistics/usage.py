@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lfq_cli.stats.profile import Profile, expected_used, miller_madow_bits
+from lfq_cli.statistics.profile import Profile, expected_used, miller_madow_bits
 
 MOST_SHOWN = 10
 

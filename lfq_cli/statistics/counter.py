@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lfq_cli.bits import BitOrder, Indices
-from lfq_cli.stats.bitpairs import pairs_of_codes, pairs_of_table
-from lfq_cli.stats.profile import profile_of
-from lfq_cli.stats.sketch import BY_SAMPLE, Sketch
-from lfq_cli.stats.tables import (
+from lfq_cli.statistics.bitpairs import pairs_of_codes, pairs_of_table
+from lfq_cli.statistics.profile import profile_of
+from lfq_cli.statistics.sketch import BY_SAMPLE, Sketch
+from lfq_cli.statistics.tables import (
     DENSE_BITS,
     Codes,
     Counts,
@@ -22,7 +22,7 @@ from lfq_cli.stats.tables import (
     tally_dense,
     tally_sparse,
 )
-from lfq_cli.stats.usage import MOST_SHOWN, BitFigures, Estimate, Usage
+from lfq_cli.statistics.usage import MOST_SHOWN, BitFigures, Estimate, Usage
 
 ALWAYS_DENSE_BITS = 10  # 8 KiB
 MEMORY_BYTES = 1 << 30

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lfq_cli.bits import MAX_INDEX_BITS, PACKINGS, BitOrder, Indices, Packed, stream_to_indices
-from lfq_cli.stats.counter import MEMORY_BYTES, Counter
-from lfq_cli.stats.positions import PositionCounter
-from lfq_cli.stats.sketch import mixed
-from lfq_cli.stats.tables import Tally
-from lfq_cli.stats.usage import TokenUsage, Usage
+from lfq_cli.statistics.counter import MEMORY_BYTES, Counter
+from lfq_cli.statistics.positions import PositionCounter
+from lfq_cli.statistics.sketch import mixed
+from lfq_cli.statistics.tables import Tally
+from lfq_cli.statistics.usage import TokenUsage, Usage
 
 _JOINT_DTYPE = np.dtype(np.uint64)
 

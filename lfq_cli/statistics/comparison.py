@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from lfq_cli.stats.counter import Counter
-from lfq_cli.stats.tables import Codes, Counts
-from lfq_cli.stats.tokens import TokenCounts
-from lfq_cli.stats.usage import TokenUsage, Usage
+from lfq_cli.statistics.counter import Counter
+from lfq_cli.statistics.tables import Codes, Counts
+from lfq_cli.statistics.tokens import TokenCounts
+from lfq_cli.statistics.usage import TokenUsage, Usage
 
 COMPARED = (
     "count",

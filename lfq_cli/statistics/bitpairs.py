@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from lfq_cli.stats.tables import Codes, Counts
+from lfq_cli.statistics.tables import Codes, Counts
 
 _CODES_AT_ONCE = 1 << 13
 

@@ -5,11 +5,11 @@ Arrays only, nothing of files. Formulas and sources: docs/statistics.md.
 
 from __future__ import annotations
 
-from lfq_cli.stats.comparison import TokenComparison, UsageComparison, compare
-from lfq_cli.stats.counter import MEMORY_BYTES, Counter
-from lfq_cli.stats.tables import Tally
-from lfq_cli.stats.tokens import CountOptions, TokenCounts, index_axes
-from lfq_cli.stats.usage import BitFigures, Estimate, PositionFigures, TokenUsage, Usage
+from lfq_cli.statistics.comparison import TokenComparison, UsageComparison, compare
+from lfq_cli.statistics.counter import MEMORY_BYTES, Counter
+from lfq_cli.statistics.tables import Tally
+from lfq_cli.statistics.tokens import CountOptions, TokenCounts, index_axes
+from lfq_cli.statistics.usage import BitFigures, Estimate, PositionFigures, TokenUsage, Usage
 
 __all__ = [
     "MEMORY_BYTES",

@@ -7,7 +7,7 @@ from collections.abc import Collection
 import numpy as np
 from numpy.typing import NDArray
 
-from lfq_cli.stats.usage import BitFigures, TokenUsage, Usage
+from lfq_cli.statistics.usage import BitFigures, TokenUsage, Usage
 
 SAME_BITS, STRONG_CORRELATION = 0.9, 0.7
 """|phi| of two bits: 0.7 bits in common; half of the one's variance told by the other. Around 0.3 is usual."""

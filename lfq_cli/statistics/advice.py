@@ -11,7 +11,7 @@ from math import ldexp, lgamma, log, log2, sqrt
 import numpy as np
 from numpy.typing import NDArray
 
-from lfq_cli.stats.alike import (
+from lfq_cli.statistics.alike import (
     CHANCE_DEVIATIONS,
     bits_of_codebooks,
     copied_codebooks,
@@ -19,8 +19,8 @@ from lfq_cli.stats.alike import (
     same_bits,
     strong_pairs,
 )
-from lfq_cli.stats.profile import expected_used
-from lfq_cli.stats.usage import PositionFigures, TokenUsage, Usage
+from lfq_cli.statistics.profile import expected_used
+from lfq_cli.statistics.usage import PositionFigures, TokenUsage, Usage
 
 FEW_INDICES = 30
 """Below, a bit is constant or two bits are equal by chance often enough to mislead."""

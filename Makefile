@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # two workers: torch and BLAS use the cores themselves
 PYTEST := $(BIN)/python -m pytest -q -n 2
 
-.PHONY: setup test test-trainers lint demo sample-data bench bench-smoke fuzz clean
+.PHONY: setup test test-trainers test-slurm lint demo sample-data bench bench-smoke fuzz clean
 
 setup: $(VENV)/.installed
 
@@ -21,6 +21,10 @@ test: setup lint
 test-trainers: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,trainers-test]'
 	$(BIN)/python -m pytest -q tests/test_trainers.py tests/test_exports.py tests/test_docs.py
+
+# a SLURM cluster of one node, where slurmctld, slurmd and munge are installed (Debian's packages); as root
+test-slurm: setup
+	$(BIN)/python -m pytest -q tests/test_slurm.py
 
 lint: setup
 	$(BIN)/ruff check .

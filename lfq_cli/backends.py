@@ -6,6 +6,7 @@ does; with them the torch modules of `nn` compute, the one owner of the matrix p
 
 from __future__ import annotations
 
+import os
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -371,11 +372,23 @@ def pack_on_device(above: torch.Tensor) -> torch.Tensor:
     return (octets * weights).sum(-1, dtype=torch.uint8)
 
 
+def _local_rank() -> int:
+    """Which of this machine's devices is ours: what torchrun says, if it does."""
+    rank = os.environ.get("LOCAL_RANK", "0")
+    return int(rank) if rank.isdecimal() else 0
+
+
 def _torch_device(name: str) -> torch.device:
     import torch
 
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(f"cuda:{_local_rank()}" if torch.cuda.is_available() else "cpu")
+    if "," in name:
+        count = name.count(",") + 1
+        raise DeviceError(
+            f"--device {name}: a process works on one device",
+            f"torchrun --nproc-per-node {count} --no-python lfq encode ... --shard auto --device auto",
+        )
     try:
         device = torch.device(name)
     except RuntimeError as reason:

@@ -56,6 +56,7 @@ def decode(
     overwrite: options.Overwrite = False,
     fsync: options.Fsync = True,
     dry_run: options.DryRun = False,
+    shard: options.ShardOption = None,
     fail_fast: options.FailFast = False,
     *,
     display: Display,
@@ -75,6 +76,7 @@ def decode(
     from lfq_cli.jobs.decode import decode as decode_jobs
     from lfq_cli.jobs.kinds import is_codes_file
     from lfq_cli.jobs.plan import plan_jobs
+    from lfq_cli.jobs.shards import parse_shard, sizes_of
 
     quantizer = checkpoints.load(checkpoint, facts)
     jobs = plan_jobs(
@@ -86,6 +88,8 @@ def decode(
         error=CodesFileError,
         inputs_kept=checkpoints.read_files(checkpoint),
     )
+    if shard is not None:
+        jobs = list(parse_shard(shard).of(jobs, sizes_of([job.source for job in jobs])))
     chosen = DecodeOptions(
         dtype=options.STORED_FLOATS[dtype],
         project_out=project_out,
@@ -102,7 +106,7 @@ def decode(
     if split:
         from lfq_cli.jobs.decode_samples import decode_samples
 
-        if jobs[0].output == output:
+        if any(job.output == output for job in jobs):
             raise OptionError(f"{output}: is the name of a file, expected a folder for samples")
         run_jobs(
             "decode",

@@ -70,6 +70,11 @@ SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="Leave out samples that cannot be encoded, name and count them.")
 ]
 
+Status = Annotated[
+    bool,
+    typer.Option("--status", help="Say what is done, stale and missing, from headers; ends with 0 if all is done."),
+]
+
 _STORED = {"uint8": "U8", "int16": "I16", "int32": "I32", "int64": "I64", "uint64": "U64"}
 
 
@@ -94,6 +99,8 @@ def encode(
     ragged: Ragged = False,
     append: Append = False,
     skip_bad: SkipBad = False,
+    shard: options.ShardOption = None,
+    status: Status = False,
     num_quantizers: options.Levels = None,
     device: options.Device = "auto",
     compute_dtype: options.ComputeDtype = "float32",
@@ -116,10 +123,12 @@ def encode(
     from lfq_cli import checkpoints
     from lfq_cli.cli.render.checkpoints import tell_assumptions
     from lfq_cli.cli.render.outcomes import run_jobs, run_packing
+    from lfq_cli.cli.render.status import show_status
     from lfq_cli.errors import OptionError
     from lfq_cli.jobs.encode import EncodeOptions
     from lfq_cli.jobs.pack import PackOptions, encode_each, pack
     from lfq_cli.jobs.plan import name_samples, plan_encoding
+    from lfq_cli.jobs.shards import parse_shard, sizes_of
     from lfq_cli.pipeline import SampleOptions
 
     if index_dtype is not None and packing != "ints":
@@ -128,6 +137,9 @@ def encode(
     together = samples_per_file is not None or file_bytes is not None
     if append and not together:
         raise OptionError("--append belongs to --samples-per-file or --file-size", "add one of them")
+    if status and together:
+        raise OptionError("--status tells of a codes file an input", "--dry-run tells of files of samples")
+    part = None if shard is None else parse_shard(shard)
     quantizer = checkpoints.load(checkpoint, facts)
     if num_quantizers is not None:
         quantizer = quantizer.first_levels(num_quantizers)
@@ -139,11 +151,11 @@ def encode(
         "compute_dtype": compute_dtype,
         "overwrite": overwrite,
         "durable": fsync,
-        "dry_run": dry_run,
+        "dry_run": dry_run or status,
         "fail_fast": fail_fast,
     }
     where = options.where_features_are(layout, channel_axis)
-    alone = EncodeOptions(**shared, zero_nan=nan == "zero", tensors=tuple(tensor or ()), layout=where)
+    alone = EncodeOptions(**shared, by_header=status, zero_nan=nan == "zero", tensors=tuple(tensor or ()), layout=where)
     packed = PackOptions(
         **shared,
         samples=SampleOptions(
@@ -159,6 +171,7 @@ def encode(
         stacked=stacked,
         append=append,
         skip_bad=skip_bad,
+        shard=part,
     )
     kept = checkpoints.read_files(checkpoint)
     if together:
@@ -171,10 +184,15 @@ def encode(
         run_packing("encode", found.paths(), counted, display)
         return
     jobs = plan_encoding(inputs, output, inputs_kept=kept)
+    if part is not None:
+        jobs = list(part.of(jobs, sizes_of([job.source for job in jobs])))
 
     def run(progress: Callable[[int], None]) -> Generator[Outcome]:
         return encode_each(quantizer, jobs, alone, packed, progress)
 
+    if status:
+        show_status(list(run(lambda _: None)), display)
+        return
     files = [path for job in jobs for path in (job.source, job.output)]
     counted = _counting(run, files, stats, expected=len(jobs), overwrite=overwrite, dry_run=dry_run)
     run_jobs("encode", jobs, counted, display)

@@ -155,6 +155,14 @@ _FACT_OPTIONS: dict[str, Any] = {
         typer.Option("--cosine-scale", metavar="S", help="Scale of the cosine projection."),
     ],
 }
+ShardOption = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="I/N|auto",
+        help="Do part I, from 0 on, of N of about one size; auto: as torchrun or SLURM say in the environment.",
+    ),
+]
 Cut = Annotated[
     str | None,
     typer.Option(

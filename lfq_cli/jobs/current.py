@@ -14,10 +14,11 @@ from lfq_cli.jobs.plan import Job
 _REPLACES = "--overwrite replaces it"
 
 
-def is_current(job: Job, header: CodesHeader) -> bool:
+def is_current(job: Job, header: CodesHeader, *, by_header: bool = False) -> bool:
     """Whether the job's output has this header and was made from what its input holds; False where it has none.
 
-    header: as it is before any value is read. Raises ExistsError where something else is in the output's place.
+    header: as it is before any value is read. by_header: size and age of the input will do, it is not read. Raises
+    ExistsError where something else is in the output's place.
     """
     if not os.path.exists(job.output):  # noqa: PTH110 - for each of many files
         return False
@@ -34,7 +35,10 @@ def is_current(job: Job, header: CodesHeader) -> bool:
     if found.without_digests() != header:
         difference = next(_differences(found, header), "made with other facts told of the checkpoint")
         raise ExistsError(f"{job.output}: exists, {difference}", _REPLACES)
-    _refuse_other_values(job, found.made_from)
+    if by_header:
+        _refuse_older(job)
+    else:
+        _refuse_other_values(job, found.made_from)
     return True
 
 
@@ -42,8 +46,12 @@ def _refuse_other_values(job: Job, made_from: MadeFrom) -> None:
     nbytes, digest = fingerprint(job.source, TensorError)
     if digest != made_from.fingerprint:
         raise ExistsError(f"{job.output}: exists, made from other content than {job.source} has now", _REPLACES)
-    if nbytes > WHOLE_BYTES and job.output.stat().st_mtime_ns < job.source.stat().st_mtime_ns:
-        # written to since, maybe in between the parts that were compared
+    if nbytes > WHOLE_BYTES:  # written to since, maybe in between the parts that were compared
+        _refuse_older(job)
+
+
+def _refuse_older(job: Job) -> None:
+    if job.output.stat().st_mtime_ns < job.source.stat().st_mtime_ns:
         raise ExistsError(f"{job.output}: exists and is older than {job.source}", _REPLACES)
 
 

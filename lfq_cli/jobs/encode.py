@@ -43,6 +43,8 @@ class EncodeOptions:
     overwrite: bool = False
     durable: bool = True
     dry_run: bool = False
+    by_header: bool = False
+    """Whether an output is up to date by its header, and by size and age of its input, which is not read."""
     fail_fast: bool = False
 
     @property
@@ -152,7 +154,7 @@ def _encode_file(job: Job, options: EncodeOptions, backend: Backend, workers: Wo
             outcome,
             overwrite=options.overwrite,
             dry_run=options.dry_run,
-            is_current=lambda: is_current(job, header),
+            is_current=lambda: is_current(job, header, by_header=options.by_header),
             write=lambda: _write(job, header, tasks, options, workers, progress, found),
             progress=progress,
         )

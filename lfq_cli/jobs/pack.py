@@ -26,6 +26,7 @@ from lfq_cli.jobs.outcome import Outcome, clear_leftovers
 from lfq_cli.jobs.plan import Job
 from lfq_cli.jobs.reading import Cursor, Known, Stream
 from lfq_cli.jobs.sample_inputs import SampleInput
+from lfq_cli.jobs.shards import Shard
 from lfq_cli.pipeline import Progress, SampleOptions
 from lfq_cli.quantizer import Quantizer
 from lfq_cli.samples import container_of, stem_of
@@ -52,6 +53,8 @@ class PackOptions:
     durable: bool = True
     dry_run: bool = False
     fail_fast: bool = False
+    shard: Shard | None = None
+    """Which of the files are made; None: all."""
 
     @property
     def nan_policy(self) -> str:
@@ -83,13 +86,33 @@ def pack(
     _refuse_equal_names(inputs)
     for job in missed:
         yield Outcome(job.source, folder, "failed", error=job.error)
-    number = 0
+    number, files = 0, None
     packer = _Packer(quantizer, inputs, options, progress)
     if options.append:
         number = packer.append_to(folder)
+    if options.shard is not None:
+        number, files = _files_of(options.shard, inputs, options)
     if not options.dry_run:
         remove_leftovers([folder])
-    yield from packer.run(lambda k: folder / f"{number + k:05}{codesfile.SUFFIX}")
+    begin = 0 if files is None else number * (options.samples_per_file or 1)
+    yield from packer.run(lambda k: folder / f"{number + k:05}{codesfile.SUFFIX}", begin=begin, files=files)
+
+
+def _files_of(shard: Shard, inputs: Sequence[SampleInput], options: PackOptions) -> tuple[int, int]:
+    """(number of the first file, how many) that a shard makes: those of the data set, with the samples that they have.
+
+    Raises OptionError where nobody knows before reading which samples are in which file.
+    """
+    each = options.samples_per_file
+    if each is None or options.append or any(item.many for item in inputs):
+        raise OptionError(
+            "--shard needs files of one sample each and --samples-per-file N: else nobody knows which samples are in a"
+            " file before reading all that come first",
+            "without --samples-per-file every shard or stack becomes a codes file, and lfq merge joins them",
+        )
+    count = -(-len(inputs) // each)
+    ours = shard.run([each] * count)
+    return ours.start, ours.stop - ours.start
 
 
 def encode_each(
@@ -187,13 +210,15 @@ class _Packer:
         self.inputs = [item for item in self.inputs if item.many or item.name not in self._there]
         return number
 
-    def run(self, path_of: Callable[[int], Path]) -> Generator[Outcome]:
-        """The files one after the other; path_of: number -> where it goes."""
-        cursor, number = Cursor(0), 0
+    def run(self, path_of: Callable[[int], Path], *, begin: int = 0, files: int | None = None) -> Generator[Outcome]:
+        """The files one after the other; path_of: number -> where it goes. begin: the first input of the first file;
+        files: how many are made, None for all.
+        """
+        cursor, number = Cursor(begin), 0
         with ExitStack() as block:
             block.enter_context(self._backend.working())
             block.callback(self._stop)
-            while cursor.index < len(self.inputs):
+            while cursor.index < len(self.inputs) and (files is None or number < files):
                 outcome, cursor = self._next(path_of(number), cursor)
                 number += 1
                 if outcome is None:

@@ -1,0 +1,122 @@
+"""Which part of the work is ours, where several processes share it without talking to each other.
+
+All of them plan the same list, sorted and whatever is done already, and each takes one run of it. So any number of
+them may end, be killed, be started again or overlap: outputs are whole or absent.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import TypeVar
+
+from lfq_cli.errors import OptionError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Part `index` of `count`, from 0 on."""
+
+    index: int
+    count: int
+
+    def of(self, items: Sequence[T], sizes: Sequence[int]) -> Sequence[T]:
+        """Our run of the items; runs are of about one size together."""
+        return items[self.run(sizes)]
+
+    def run(self, sizes: Sequence[int]) -> slice:
+        """Where our run begins and ends: an item belongs to the part that its middle lies in."""
+        weights = [size + 1 for size in sizes]  # empty files are some work too
+        total = sum(weights)
+        middles = [2 * end - weight for end, weight in zip(accumulate(weights), weights, strict=True)]
+        parts = [middle * self.count // (2 * total) for middle in middles]
+        mine = [k for k, part in enumerate(parts) if part == self.index]
+        return slice(mine[0], mine[-1] + 1) if mine else slice(0, 0)
+
+
+def parse_shard(value: str, environment: Mapping[str, str] | None = None) -> Shard:
+    """ "2/8" -> part 2 of 0 to 7; "auto": as torchrun or SLURM say in the environment. Raises OptionError else."""
+    if value == "auto":
+        return _from_environment(os.environ if environment is None else environment)
+    index, slash, count = value.partition("/")
+    if not slash or not index.isdecimal() or not count.isdecimal():
+        raise OptionError(f"--shard {value!r}: expected I/N, as 0/8, or auto")
+    if not int(index) < int(count):
+        raise OptionError(f"--shard {value!r}: I is from 0 to N - 1")
+    return Shard(int(index), int(count))
+
+
+def sizes_of(paths: Sequence[Path]) -> list[int]:
+    """Bytes of each file; 0 for one that is not there."""
+    sizes = []
+    for path in paths:
+        size = 0
+        with suppress(OSError):
+            size = path.stat().st_size
+        sizes.append(size)
+    return sizes
+
+
+def _from_environment(environment: Mapping[str, str]) -> Shard:
+    """An array of SLURM jobs around the tasks of a step, or around torchrun's ranks; or one of these alone."""
+    outer, inner = _slurm_array(environment), _torchrun(environment) or _slurm_step(environment)
+    if outer is None and inner is None:
+        raise OptionError(
+            "--shard auto: neither RANK and WORLD_SIZE (torchrun) nor SLURM's variables are set", "say it: --shard I/N"
+        )
+    outer, inner = outer or Shard(0, 1), inner or Shard(0, 1)
+    return Shard(outer.index * inner.count + inner.index, outer.count * inner.count)
+
+
+def _torchrun(environment: Mapping[str, str]) -> Shard | None:
+    if "RANK" not in environment or "WORLD_SIZE" not in environment:
+        return None
+    return _checked("RANK", "WORLD_SIZE", _number(environment, "RANK"), _number(environment, "WORLD_SIZE"))
+
+
+def _slurm_step(environment: Mapping[str, str]) -> Shard | None:
+    """The task of a step that srun started.
+
+    A script of `sbatch -n 2` has SLURM_PROCID 0 and SLURM_NTASKS 2 and is alone: half of the work would be left out.
+    """
+    if "SLURM_STEP_NUM_TASKS" in environment and "SLURM_PROCID" in environment:
+        count = _number(environment, "SLURM_STEP_NUM_TASKS")
+        return _checked("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", _number(environment, "SLURM_PROCID"), count)
+    if environment.get("SLURM_NTASKS", "1") != "1":
+        raise OptionError(
+            f"--shard auto: {environment['SLURM_NTASKS']} tasks were asked of SLURM, and this is no step of srun",
+            "start it with srun, or say --shard I/N",
+        )
+    return Shard(0, 1) if "SLURM_JOB_ID" in environment else None
+
+
+def _slurm_array(environment: Mapping[str, str]) -> Shard | None:
+    if "SLURM_ARRAY_TASK_ID" not in environment:
+        return None
+    names = ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_MAX", "SLURM_ARRAY_TASK_COUNT")
+    task, first, last, count = (_number(environment, name) for name in names)
+    if last - first + 1 != count:
+        raise OptionError(
+            f"--shard auto: the array has {count} tasks from {first} to {last}, some in between are missing",
+            "an array without gaps, as --array=0-7, or --shard I/N",
+        )
+    return _checked(names[0], names[3], task - first, count)
+
+
+def _number(environment: Mapping[str, str], name: str) -> int:
+    value = environment.get(name, "")
+    if not value.isdecimal():
+        raise OptionError(f"--shard auto: {name} is {value!r} in the environment, expected a number")
+    return int(value)
+
+
+def _checked(name: str, of: str, index: int, count: int) -> Shard:
+    if not 0 <= index < count:
+        raise OptionError(f"--shard auto: {name} says {index} of the {count} of {of}")
+    return Shard(index, count)

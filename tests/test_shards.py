@@ -1,0 +1,147 @@
+"""jobs/shards.py and `--shard`: the parts together are the whole, whatever runs, overlaps or is run again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lfq_cli import native
+from lfq_cli.errors import OptionError
+from lfq_cli.jobs.shards import Shard, parse_shard
+from lfq_cli.quantizer import Quantizer
+
+Lfq = Callable[..., tuple[int, str, str]]
+
+
+@given(st.lists(st.integers(0, 1000), max_size=40), st.integers(1, 12))
+def test_every_item_belongs_to_one_part(sizes: list[int], count: int) -> None:
+    items = list(range(len(sizes)))
+    parts = [list(Shard(index, count).of(items, sizes)) for index in range(count)]
+    assert [item for part in parts for item in part] == items
+    if sizes:
+        fair = (sum(sizes) + len(sizes)) / count
+        assert max(sum(sizes[k] + 1 for k in part) for part in parts) <= fair + max(sizes) + 1
+
+
+TORCHRUN = {"RANK": "3", "WORLD_SIZE": "8"}
+STEP = {"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "4", "SLURM_NTASKS": "4"}
+ARRAY = {
+    "SLURM_ARRAY_TASK_ID": "12",
+    "SLURM_ARRAY_TASK_MIN": "10",
+    "SLURM_ARRAY_TASK_MAX": "14",
+    "SLURM_ARRAY_TASK_COUNT": "5",
+}
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        (TORCHRUN, (3, 8)),
+        (STEP, (1, 4)),
+        (ARRAY, (2, 5)),
+        (ARRAY | {"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, (2, 5)),
+        (ARRAY | STEP, (9, 20)),
+        (ARRAY | TORCHRUN, (19, 40)),
+        (STEP | TORCHRUN, (3, 8)),
+        ({"SLURM_JOB_ID": "7"}, (0, 1)),
+        ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, (0, 1)),
+    ],
+)
+def test_auto_is_what_the_launcher_says(environment: dict[str, str], expected: tuple[int, int]) -> None:
+    assert parse_shard("auto", environment) == Shard(*expected)
+
+
+@pytest.mark.parametrize(
+    ("environment", "told"),
+    [
+        ({}, "neither RANK and WORLD_SIZE"),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "2"}, "no step of srun"),  # sbatch -n 2 without srun
+        (ARRAY | {"SLURM_NTASKS": "2", "SLURM_PROCID": "0"}, "no step of srun"),
+        (ARRAY | {"SLURM_ARRAY_TASK_COUNT": "3"}, "some in between are missing"),
+        (ARRAY | {"SLURM_ARRAY_TASK_MAX": "x"}, "SLURM_ARRAY_TASK_MAX is 'x'"),
+        ({"RANK": "8", "WORLD_SIZE": "8"}, "RANK says 8 of the 8"),
+    ],
+)
+def test_auto_never_guesses(environment: dict[str, str], told: str) -> None:
+    with pytest.raises(OptionError, match=told):
+        parse_shard("auto", environment)
+
+
+@pytest.mark.parametrize("value", ["8/8", "1", "a/b", "-1/2", "0/0", "1/2/3", ""])
+def test_wrong_parts(value: str) -> None:
+    with pytest.raises(OptionError, match="--shard"):
+        parse_shard(value, {})
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    native.write(Quantizer(dim=5, codebook_dim=5), Path("c.safetensors"))
+    rng = np.random.default_rng(0)
+    for k in range(23):
+        Path(f"in/{k % 3}").mkdir(parents=True, exist_ok=True)
+        np.save(f"in/{k % 3}/{k:02}.npy", rng.standard_normal((5, 3)).astype(np.float32))
+
+
+def contents(folder: str) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
+
+
+@pytest.mark.usefixtures("tree")
+@pytest.mark.parametrize("options", [[], ["--samples-per-file", "4"]])
+@pytest.mark.parametrize("count", [1, 3, 40])
+def test_the_parts_are_the_whole(lfq: Lfq, options: list[str], count: int) -> None:
+    command = ["encode", "c.safetensors", "in", "--channel-axis", "0", *options]
+    assert lfq(*command, "-o", "whole")[0] == 0
+    for index in [*range(count), count // 2]:  # one of them twice
+        code, _, err = lfq(*command, "-o", "parts", "--shard", f"{index}/{count}")
+        assert code == 0, err
+    assert contents("parts") == contents("whole")
+    assert lfq("decode", "c.safetensors", "whole", "-o", "once")[0] == 0
+    for index in range(count):
+        assert lfq("decode", "c.safetensors", "whole", "-o", "back", "--shard", f"{index}/{count}")[0] == 0
+    assert contents("back") == contents("once")
+
+
+@pytest.mark.usefixtures("tree")
+def test_what_nobody_knows_before_reading_is_refused(lfq: Lfq) -> None:
+    for options in (["--file-size", "1MiB"], ["--samples-per-file", "4", "--stacked"]):
+        code, _, err = lfq("encode", "c.safetensors", "in", "-o", "out", "--shard", "0/2", *options)
+        assert code == 2
+        assert "--shard needs files of one sample each" in err
+
+
+@pytest.mark.usefixtures("tree")
+def test_status_says_what_is_left(lfq: Lfq) -> None:
+    command = ["encode", "c.safetensors", "in", "-o", "out", "--channel-axis", "0"]
+    code, out, _ = lfq(*command, "--status", "--json")
+    assert code == 5
+    assert json.loads(out)["missing"]["files"] == 23
+    assert not Path("out").exists()
+    assert lfq(*command, "--shard", "0/2")[0] == 0
+    code, out, _ = lfq(*command, "--status", "--json")
+    told = json.loads(out)
+    assert code == 5
+    assert told["current"]["files"] + told["missing"]["files"] == 23
+    assert 8 < told["current"]["files"] < 16
+    assert lfq(*command)[0] == 0
+    assert lfq(*command, "--status")[0] == 0
+    np.save("in/1/01.npy", np.ones((5, 9), np.float32))
+    Path("in/2/02.npy").write_text("no array")
+    Path("out/0/00.codes.safetensors").unlink()
+    code, out, err = lfq(*command, "--status")
+    assert code == 5
+    assert [line.split()[:2] for line in out.splitlines()[1:]] == [
+        ["current", "20"],
+        ["stale", "1"],
+        ["missing", "1"],
+        ["failed", "1"],
+    ]
+    assert "01.npy" in err
+    assert "00.codes.safetensors is not there" in err

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # two workers: torch and BLAS use the cores themselves
 PYTEST := $(BIN)/python -m pytest -q -n 2
 
-.PHONY: setup test test-trainers test-slurm lint demo sample-data bench bench-smoke fuzz clean
+.PHONY: setup test test-fast test-trainers test-slurm lint demo sample-data bench bench-smoke fuzz clean
 
 setup: $(VENV)/.installed
 
@@ -16,6 +16,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 test: setup lint
 	$(PYTEST)
+
+# for work in progress: without the tests that are marked slow
+test-fast: setup
+	$(PYTEST) -m "not slow"
 
 # the loaders and readers of others, which are many
 test-trainers: setup

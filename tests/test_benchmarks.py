@@ -5,7 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from benchmarks.cases import CASES
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
 

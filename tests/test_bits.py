@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from lfq_cli import bits
 
+pytestmark = pytest.mark.slow
+
 ORDERS = ("msb", "lsb")
 INT_DTYPES = [np.dtype(name) for name in ("u1", "i2", "i4", "i8", "u8")]
 

@@ -30,6 +30,8 @@ from lfq_cli.nn import LFQ
 from lfq_cli.quantizer import Quantizer
 from lfq_cli.regions import InputFile
 
+pytestmark = pytest.mark.slow
+
 State = dict[str, Tensor]
 DEFAULTS: dict[str, Any] = {"codebook_scale": 1.0, "spherical": False, "soft_clamp": "none"}
 

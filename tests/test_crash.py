@@ -14,6 +14,8 @@ from lfq_cli import native
 from lfq_cli.jobs.verify import VerifyOptions, verify
 from lfq_cli.quantizer import Quantizer
 
+pytestmark = pytest.mark.slow
+
 KILLS = 50  # for each of encode and decode
 KILLS_OF_PACKING = 12
 FILES = 60

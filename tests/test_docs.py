@@ -19,6 +19,8 @@ from lfq_cli.jobs.plan import name_samples
 from lfq_cli.pipeline import SampleOptions
 from lfq_cli.quantizer import Quantizer
 
+pytestmark = pytest.mark.slow
+
 DOCS = Path(__file__).parent.parent / "docs"
 
 

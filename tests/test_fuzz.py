@@ -14,6 +14,8 @@ from mutations import targets
 
 from lfq_cli.errors import LfqError
 
+pytestmark = pytest.mark.slow
+
 FILES = {"foreign pt": 1500, "pt": 1500}
 OTHERS = 3000
 SLICES = 4

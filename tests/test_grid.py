@@ -17,6 +17,8 @@ from lfq_cli.cli import COMMANDS
 from lfq_cli.errors import LfqError
 from lfq_cli.quantizer.record import CONFIG_KEYS
 
+pytestmark = pytest.mark.slow
+
 PREPARED = {}
 
 

@@ -142,3 +142,16 @@ def test_the_guard_sees_torch_at_the_top(source):
 )
 def test_the_guard_lets_late_imports_be(source):
     assert names_at_top(source) == []
+
+
+def test_the_recipes_of_contributing_name_what_is_there():
+    """Files that are to be made are called NAME; every other path and table in the recipes exists."""
+    root = PACKAGE.parent
+    text = (root / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    paths = [path for path in re.findall(r"`((?:lfq_cli|tests|docs)/[\w/.]*)`", text) if "NAME" not in path]
+    assert len(paths) > 15
+    assert [path for path in paths if not (root / path).exists()] == []
+    tables = re.findall(r"A row in `(\w+)` of `([\w/.]+)`", text)
+    assert len(tables) == 5
+    for table, path in tables:
+        assert re.search(rf"^{table}\b", (root / path).read_text(encoding="utf-8"), re.MULTILINE), (table, path)

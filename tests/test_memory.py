@@ -19,6 +19,8 @@ from lfq_cli import native
 from lfq_cli.container import header_bytes
 from lfq_cli.quantizer import Quantizer
 
+pytestmark = pytest.mark.slow
+
 GIB = 1 << 30
 BITS = 16
 POSITIONS = GIB // 4 // BITS

@@ -24,6 +24,8 @@ from lfq_cli.jobs.merge import MergeOptions, Outputs, merge
 from lfq_cli.jobs.outcome import Outcome
 from lfq_cli.jobs.verify import VerifyOptions, verify
 
+pytestmark = pytest.mark.slow
+
 MERGE, SURVEY = sys.modules["lfq_cli.pipeline.merge"], sys.modules["lfq_cli.pipeline.survey"]
 PLAIN = Kind({"z": (3,)}, carried={"label": ("I64", ())}, texts=("caption",))
 

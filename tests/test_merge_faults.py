@@ -20,6 +20,8 @@ from lfq_cli.jobs.draft import Limits
 from lfq_cli.jobs.merge import MergeOptions, Outputs, merge
 from lfq_cli.jobs.verify import VerifyOptions, verify
 
+pytestmark = pytest.mark.slow
+
 KIND = Kind({"z": (None,)}, dims=(9,), carried={"label": ("I64", ())}, texts=("caption",))
 
 

@@ -35,6 +35,8 @@ from lfq_cli.jobs.plan import Job
 from lfq_cli.pipeline import workers
 from lfq_cli.quantizer import Quantizer
 
+pytestmark = pytest.mark.slow
+
 Array = NDArray[Any]
 BLOCK_VALUES = (1, 7, 64, 100, 300, 1000, 4096, 1 << 20, 1 << 30)
 THREADS = (1, 2, 5)

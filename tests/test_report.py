@@ -24,6 +24,8 @@ from lfq_cli.report import canvas, curves, markup, page, panels, plot, text
 from lfq_cli.statistics.profile import Profile, profile_of
 from lfq_cli.statistics.usage import BitFigures, Estimate, PositionFigures, TokenUsage, Usage
 
+pytestmark = pytest.mark.slow
+
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 HOSTILE = "</title><script>alert(1)</script>&\"'`$x^2$ -->\n\r\t\x00\u202e\ud800\uffff日本<img src=x onerror=alert(2)>"
 

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
 from scipy.stats import binom, entropy, linregress
 
+pytestmark = pytest.mark.slow
+
 DOCS = (Path(__file__).parents[1] / "docs" / "statistics.md").read_text(encoding="utf-8")
 COUNTS = st.lists(st.integers(1, 10**6), min_size=1, max_size=60)
 

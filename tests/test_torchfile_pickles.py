@@ -27,6 +27,8 @@ from lfq_cli.torchfile.machine import MAX_TEXT, STEPS, STOP, unpickle
 from lfq_cli.torchfile.stream import Stream
 from lfq_cli.torchfile.values import BrokenError
 
+pytestmark = pytest.mark.slow
+
 MACHINE_INFO = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
 
 

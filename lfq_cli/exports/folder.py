@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from lfq_cli.errors import ExistsError, OutputError
-from lfq_cli.files import atomic_output, output_error, write_all
+from lfq_cli.files import atomic_output, output_error, remove_leftovers, write_all
 
 DESCRIPTION = "lfq.json"
 _PROGRESS = ".lfq-export.json"
@@ -57,7 +57,9 @@ class ExportFolder:
             try:
                 self._path.mkdir(parents=True, exist_ok=True)
                 for left in self._path.glob(f"{_PARTIAL}*"):
-                    _remove_if_dead(left)
+                    if left.is_dir():
+                        _remove_if_dead(left)
+                remove_leftovers([self._path])
             except OSError as reason:
                 raise output_error(self._path, reason) from reason
         yield

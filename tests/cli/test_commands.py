@@ -12,6 +12,8 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+pytestmark = pytest.mark.slow
+
 LFQ = Path(sys.executable).with_name("lfq")
 BITS, DIM = 8, 12
 

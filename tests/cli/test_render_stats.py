@@ -24,6 +24,8 @@ from lfq_cli.statistics.advice import advice
 from lfq_cli.statistics.comparison import TokenComparison, UsageComparison
 from lfq_cli.statistics.usage import Estimate, TokenUsage
 
+pytestmark = pytest.mark.slow
+
 TABLE = Display(json=False, quiet=False, verbose=False, no_progress=True)
 JSON, QUIET, VERBOSE = (dataclasses.replace(TABLE, **{name: True}) for name in ("json", "quiet", "verbose"))
 

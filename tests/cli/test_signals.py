@@ -13,6 +13,8 @@ from lfq_cli import native
 from lfq_cli.files import PARTIAL_PREFIX
 from lfq_cli.quantizer import Quantizer
 
+pytestmark = pytest.mark.slow
+
 HUGE = 3_000_000_000  # vectors of 8 float32: 96 GB of zeros in a sparse file, which no run ends with in a test's time
 
 

@@ -15,6 +15,8 @@ import stats_twin
 import twin
 from safetensors.numpy import save_file
 
+pytestmark = pytest.mark.slow
+
 NOT_COMPARED = {"file", "tensor", "advice", "notes"}
 
 

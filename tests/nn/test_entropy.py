@@ -16,6 +16,8 @@ from torch import Tensor, multiprocessing
 from lfq_cli.errors import LfqError
 from lfq_cli.nn import LFQ, entropy
 
+pytestmark = pytest.mark.slow
+
 
 def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)

@@ -22,6 +22,8 @@ from lfq_cli.errors import LfqError
 from lfq_cli.nn import LFQ, ResidualLFQ
 from lfq_cli.nn.residual import DROPPED, MAX_LEVELS
 
+pytestmark = pytest.mark.slow
+
 BITS = 6
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},

@@ -12,6 +12,8 @@ from torch import Tensor
 from lfq_cli import StackedLFQ
 from lfq_cli.nn.saved import module_of, quantizer_of
 
+pytestmark = pytest.mark.slow
+
 
 def stack(levels: int = 3, *, dim: int = 6, bits: int = 4, seed: int = 0, **options: object) -> StackedLFQ:
     torch.manual_seed(seed)

@@ -230,6 +230,57 @@ class ResidualNumpyBackend:
         return from_float32(np.ascontiguousarray(values), spec)
 
 
+class _TorchSettings:
+    """What torch has for the whole process: set when the first backend begins to work, restored when the last ends.
+
+    Backends may work in several threads at once; each restoring what it found would leave another's settings behind.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._holders = self._holders_of_one_thread = 0
+        self._precision = ""
+        self._count = 0
+
+    @contextmanager
+    def held(self, *, one_thread: bool) -> Iterator[None]:
+        """A block in which products are exact and, if asked for, each is done by one thread."""
+        with self._lock:
+            self._begin(one_thread=one_thread)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._end(one_thread=one_thread)
+
+    def _begin(self, *, one_thread: bool) -> None:
+        import torch
+
+        if not self._holders:
+            self._precision = torch.get_float32_matmul_precision()
+            torch.set_float32_matmul_precision("highest")  # TF32 changes tokens
+        self._holders += 1
+        if one_thread:
+            if not self._holders_of_one_thread:
+                self._count = torch.get_num_threads()
+            self._holders_of_one_thread += 1
+            torch.set_num_threads(1)  # several blocks at once overlap with reading: 1.7 times torch's own threads
+
+    def _end(self, *, one_thread: bool) -> None:
+        import torch
+
+        self._holders -= 1
+        if not self._holders:
+            torch.set_float32_matmul_precision(self._precision)
+        if one_thread:
+            self._holders_of_one_thread -= 1
+            if not self._holders_of_one_thread:
+                torch.set_num_threads(self._count)
+
+
+_torch_settings = _TorchSettings()
+
+
 class TorchBackend:
     """The torch module of the quantizer on a device, in a compute dtype."""
 
@@ -254,26 +305,13 @@ class TorchBackend:
         if device.type == "cpu":
             turn_projections(self._module)
 
-    @contextmanager
-    def working(self) -> Iterator[None]:
+    def working(self) -> AbstractContextManager[object]:
         """As in Backend."""
-        import torch
-
-        count, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
-        try:
-            torch.set_float32_matmul_precision("highest")  # TF32 changes tokens
-            if self._device.type == "cpu":
-                torch.set_num_threads(1)  # several blocks at once overlap with reading: 1.7 times torch's own threads
-            yield
-        finally:
-            torch.set_num_threads(count)
-            torch.set_float32_matmul_precision(precision)
+        return _torch_settings.held(one_thread=self._device.type == "cpu")
 
     def encode(self, raw: Raw, spec: FloatFormat) -> tuple[Packed, bool]:
         """As in Backend."""
-        import torch
-
-        with torch.inference_mode():
+        with self._computing():
             if self._device.type != "cpu":
                 return self._of_vectors(self._packed, _as_tensor(raw, spec)).numpy(), has_nan(raw, spec)
             z = self._of_vectors(self._projected if self._numpy_levels else self._latents, _as_tensor(raw, spec))
@@ -284,9 +322,7 @@ class TorchBackend:
 
     def latents(self, raw: Raw, spec: FloatFormat) -> Floats:
         """As in Backend."""
-        import torch
-
-        with torch.inference_mode():
+        with self._computing():
             return np.asarray(self._of_vectors(self._latents, _as_tensor(raw, spec)).numpy())
 
     def decode(self, stream: Packed, outer: int, inner: int, spec: FloatFormat, *, project_out: bool) -> Raw:
@@ -294,7 +330,7 @@ class TorchBackend:
         import torch
 
         width = self.quantizer.bits_per_vector
-        with torch.inference_mode():
+        with self._computing():
             by_vector = packed_bits.unpack(stream, outer * inner, width)
             if self._numpy_levels:
                 codes = torch.from_numpy(residual_codes(by_vector, self.quantizer))
@@ -304,6 +340,14 @@ class TorchBackend:
                 y = self._in_parts(values, torch.from_numpy(by_vector))
             y = rearrange(y, "(o i) c -> o c i", o=outer).contiguous()
         return from_float32(y.numpy(), spec)
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        """Without gradients, and without an autocast of the caller's, which would change the compute dtype."""
+        import torch
+
+        with torch.inference_mode(), torch.autocast(self._device.type, enabled=False):
+            yield
 
     def _of_vectors(self, compute: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
         """compute(vectors) for x [outer, dim, inner], whose floats stay where they are if items are large enough."""

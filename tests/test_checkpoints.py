@@ -26,6 +26,7 @@ from lfq_cli.container import header_bytes
 from lfq_cli.errors import CheckpointError, LfqError, LfqNote, OptionError
 from lfq_cli.jobs.encode import EncodeOptions, encode
 from lfq_cli.jobs.inspect import CheckpointView, inspect
+from lfq_cli.jobs.pack import PackOptions, pack
 from lfq_cli.nn import LFQ
 from lfq_cli.quantizer import Quantizer
 from lfq_cli.regions import InputFile
@@ -324,6 +325,10 @@ def test_encode_asks_for_the_soft_clamp_where_a_rotation_makes_it_decide_bits(tm
     path = save(reference(orthogonal_rotation=True).state_dict(), tmp_path / "model.pt")
     with pytest.raises(CheckpointError, match="does not say soft_clamp_input_value"):
         list(encode(checkpoints.load(path), [], EncodeOptions()))
+    with pytest.raises(CheckpointError, match="does not say soft_clamp_input_value"):
+        list(pack(checkpoints.load(path), [], tmp_path, PackOptions(samples_per_file=1)))
+    with pytest.raises(CheckpointError, match="does not say soft_clamp_input_value"):
+        lfq_cli.Codec(checkpoints.load(path)).encode(np.ones((2, 6)))
     assert list(encode(checkpoints.load(path, Facts(soft_clamp="none")), [], EncodeOptions())) == []
 
 

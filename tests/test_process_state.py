@@ -3,14 +3,19 @@
 import json
 import os
 import warnings
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 
+from lfq_cli import Codec, backends
 from lfq_cli.errors import LfqNote
 from lfq_cli.jobs.decode import DecodeOptions, decode
 from lfq_cli.jobs.encode import EncodeOptions, encode
@@ -170,3 +175,66 @@ def test_decoded_values_are_those_of_the_dtype_that_is_told(quantizer):
             values[dtype, device] = told(path)
         assert values[dtype, "auto"] == values[dtype, "cpu:0"]
     assert values["bfloat16", "auto"][0] == ("float32" if quantizer is PLAIN else "bfloat16")
+
+
+# several at once, and what the caller has set
+
+
+def test_threads_that_overlap_leave_torch_as_it_was():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    first_works, second_works, first_is_done = Event(), Event(), Event()
+    backend = backends.select("cpu", PROJECTED, "float32", decoding=False)
+
+    def first():
+        with backend.working():
+            first_works.set()
+            assert second_works.wait(20)
+        first_is_done.set()
+
+    def second():
+        assert first_works.wait(20)
+        with backend.working():
+            second_works.set()
+            assert first_is_done.wait(20)
+            assert torch.get_num_threads() == 1
+
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            for done in [pool.submit(first), pool.submit(second)]:
+                done.result(30)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextmanager
+def default_dtype(dtype):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        partial(torch.autocast, "cpu", torch.bfloat16),
+        partial(torch.device, "meta"),
+        partial(default_dtype, torch.float64),
+        partial(default_dtype, torch.bfloat16),
+    ],
+    ids=["autocast", "device", "float64", "bfloat16"],
+)
+@pytest.mark.parametrize("quantizer", [PROJECTED, replace(RESIDUAL, spherical=True)], ids=["projected", "residual"])
+def test_what_the_caller_has_set_changes_no_token_and_no_value(quantizer, setting):
+    x = floats(300, quantizer.dim)
+    codec = Codec(quantizer)
+    tokens = codec.encode(x)
+    values = codec.decode(tokens)
+    with setting():
+        codec = Codec(quantizer)
+        assert codec.encode(x).packed.tobytes() == tokens.packed.tobytes()
+        assert codec.decode(tokens).tobytes() == values.tobytes()

@@ -20,6 +20,7 @@ from lfq_cli.checkpoints import Facts
 from lfq_cli.codesfile import CodesHeader, CodesTensor, SourceInfo
 from lfq_cli.errors import LfqNote, OptionError, TensorError
 from lfq_cli.floats import FORMATS
+from lfq_cli.jobs.encode import require_certain_bits
 from lfq_cli.layout import Layout, positions_shape
 from lfq_cli.matching import fitting_axis
 from lfq_cli.pipeline import EncodeTask, Encoding, start_workers
@@ -115,6 +116,7 @@ class Codec:
             raise TensorError(f"'x' holds {tensor.dtype}", "expected floats")
         axis = fitting_axis("'x'", tensor.shape, self.quantizer, layout if channel_axis is None else channel_axis)
         quantizer = self.quantizer
+        require_certain_bits(quantizer)
         source = SourceInfo(tensor.shape, tensor.dtype, axis.number, axis.is_assumed)
         shape = positions_shape(tensor.shape, axis.number) + quantizer.index_tail
         info = CodesTensor("x", shape, quantizer.codebook_dims, quantizer.bit_order, "bits", "U8", source)

@@ -17,6 +17,7 @@ from lfq_cli.codesfile.columns import bad_key
 from lfq_cli.container import tensor_bytes
 from lfq_cli.errors import OptionError, TensorError
 from lfq_cli.files import refuse_existing
+from lfq_cli.jobs.encode import require_certain_bits
 from lfq_cli.jobs.keys import KeySet
 from lfq_cli.matching import fitting_axis
 from lfq_cli.pipeline import Batch, Plan, SampleEncoder, SampleOptions
@@ -56,6 +57,7 @@ class Creator:
         self._options = options
         self._overwrite = overwrite
         quantizer = codec.quantizer
+        require_certain_bits(quantizer)
         self._backend = backends.select(codec._device, quantizer, codec._compute_dtype, decoding=False)
         self._coding = Coding(
             quantizer.config(),

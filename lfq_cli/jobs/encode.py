@@ -53,17 +53,22 @@ class EncodeOptions:
         return "zero" if self.zero_nan else "error"
 
 
+def require_certain_bits(quantizer: Quantizer) -> None:
+    """Raises CheckpointError where a rotation may follow a soft clamp of unknown strength: every bit depends on it."""
+    if quantizer.has_rotation:
+        quantizer.require("soft_clamp_input_value")
+        if quantizer.soft_clamp_input_value is not None:
+            quantizer.require("cosine_sim_project_in_scale")
+
+
 def encode(
     quantizer: Quantizer, jobs: Sequence[Job], options: EncodeOptions, progress: Progress = lambda _: None
 ) -> Generator[Outcome]:
     """Encodes every job's tensors into a codes file; an input that cannot be is an Outcome with its error.
 
-    Raises CheckpointError where a clamp that nobody told would be followed by a rotation: no bit would be sure.
+    Raises CheckpointError as `require_certain_bits` does.
     """
-    if quantizer.has_rotation:
-        quantizer.require("soft_clamp_input_value")
-        if quantizer.soft_clamp_input_value is not None:
-            quantizer.require("cosine_sim_project_in_scale")
+    require_certain_bits(quantizer)
     backend = backends.select(options.device, quantizer, options.compute_dtype, decoding=False)
     backends.tell_unused(options.compute_dtype, quantizer)
     if not options.dry_run:

@@ -20,7 +20,7 @@ from lfq_cli.errors import CodesFileError, ExistsError, OptionError, TensorError
 from lfq_cli.files import remove_leftovers
 from lfq_cli.fingerprint import fingerprint
 from lfq_cli.jobs.draft import Draft, Limits
-from lfq_cli.jobs.encode import EncodeOptions, encode
+from lfq_cli.jobs.encode import EncodeOptions, encode, require_certain_bits
 from lfq_cli.jobs.keys import KeySet
 from lfq_cli.jobs.outcome import Outcome, clear_leftovers
 from lfq_cli.jobs.plan import Job
@@ -175,6 +175,7 @@ class _Packer:
         self.inputs = inputs
         self.options = options
         self.progress = progress
+        require_certain_bits(quantizer)
         self._backend = backends.select(options.device, quantizer, options.compute_dtype, decoding=False)
         backends.tell_unused(options.compute_dtype, quantizer)
         self._keys = KeySet()

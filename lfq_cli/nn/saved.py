@@ -22,8 +22,9 @@ def module_of(quantizer: Quantizer) -> AnyLFQ:
     Raises CheckpointError where the scale is only assumed, and cannot be what is assumed.
     """
     quantizer.require_scale_within_clamp()
-    with torch.random.fork_rng(devices=()):  # what it begins with is thrown away, and the caller's numbers are his own
-        module = _residual(quantizer) if quantizer.is_residual else _single(quantizer)
+    # its first weights are thrown away: the caller's random numbers, default device and dtype are left alone
+    with torch.random.fork_rng(devices=()), torch.device("cpu"):
+        module = (_residual(quantizer) if quantizer.is_residual else _single(quantizer)).float()
     for name in module.state_dict().keys() - quantizer.weights.keys():
         if name.endswith(".bias"):  # a bias of zeros would be another quantizer when it is saved
             module.get_submodule(name.removesuffix(".bias")).register_parameter("bias", None)

@@ -24,7 +24,7 @@ TORCH = {
 }
 NARROW = [name for name, spec in FORMATS.items() if spec.itemsize <= 2]
 WIDE = [name for name, spec in FORMATS.items() if spec.itemsize > 2]
-# where normalising and clamping are sure to keep signs: backends.py asks has_extremes with these
+# where normalising and clamping are sure to keep signs: backends/extremes.py asks has_extremes with these
 LOW, HIGH = 2.0**-80, 2.0**40
 
 WIDE_EDGES = {  # patterns

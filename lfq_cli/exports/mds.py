@@ -24,4 +24,4 @@ def write(part: Part, folder: Path, stem: str) -> None:
                 writer.write(sample)
 
 
-FORMAT = Format(write, ("int32", "int64", "uint16", "uint32"), is_single=True, readers="mosaicml-streaming")
+FORMAT = Format(write, ("int32", "int64", "uint16", "uint32"), readers="mosaicml-streaming")

@@ -401,3 +401,61 @@ def test_errors_of_options_are_errors_of_usage(tmp_path: Path) -> None:
         assert told in done.stderr
         assert not (tmp_path / "out").exists()
     assert issubclass(OptionError, LfqError)
+
+
+# lfq verify
+
+
+def verdicts(*arguments: str) -> tuple[int, dict[str, str], dict[str, str]]:
+    """(exit code, name -> status, name -> error) of `lfq verify --json`."""
+    done = lfq("verify", *arguments, "--json")
+    files = json.loads(done.stdout)["files"]
+    names = [Path(each["path"]).name for each in files]
+    statuses = dict(zip(names, (each["status"] for each in files), strict=True))
+    return done.returncode, statuses, {name: each.get("error", "") for name, each in zip(names, files, strict=True)}
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_verify_tells_damage_of_any_part(name: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(name, write(tmp_path / f"a{SUFFIX}"), out, **({"samples_per_file": 10} if name in SHARDED else {}))
+    names = {each for files in json.loads((out / "lfq.json").read_text())["parts"].values() for each in files}
+    code, statuses, _ = verdicts(str(out))
+    assert (code, statuses) == (0, dict.fromkeys(names, "whole"))
+    some = sorted(names)[0]
+    path = next(each for each in sorted((out / some).rglob("*")) if each.is_file()) if name == "npy" else out / some
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    code, statuses, errors = verdicts(str(out))
+    assert (code, statuses) == (4, dict.fromkeys(names, "whole") | {some: "damaged"})
+    assert "another sha256" in errors[some]
+    path.write_bytes(data[:-1])
+    assert f"expected {len(data)}" in verdicts(str(out))[2][some] or name == "npy"
+    path.unlink()
+    assert verdicts(str(out))[0] == 4
+
+
+def test_verify_tells_shards_that_are_no_part_and_exports_that_are_not_finished(tmp_path: Path) -> None:
+    out, path = tmp_path / "out", write(tmp_path / f"a{SUFFIX}")
+    running = export("webdataset", [str(path)], out, ExportOptions(durable=False, samples_per_file=10))
+    next(running)
+    code, statuses, errors = verdicts(str(out))
+    assert (code, statuses) == (1, {"out": "failed"})
+    assert "is not finished" in errors["out"]
+    list(running)
+    shutil.copy(out / "train-00000.tar", out / "train-00003.tar")
+    shutil.copy(out / "train-00000.tar", out / "mine.tar")
+    code, statuses, _ = verdicts(str(out))
+    whole = dict.fromkeys([f"train-0000{k}.tar" for k in range(3)], "whole")
+    assert (code, statuses) == (4, whole | {"train-00003.tar": "different"})
+
+
+def test_verify_takes_codes_and_an_export_among_them(tmp_path: Path) -> None:
+    path = write(tmp_path / f"a{SUFFIX}")
+    run("bin", path, tmp_path)
+    code, statuses, _ = verdicts(str(tmp_path))
+    assert (code, statuses) == (0, {path.name: "whole", "train.bin": "whole"})
+    run("bin", path, tmp_path / "apart")
+    done = lfq("verify", str(tmp_path / "apart"), "--checkpoint", "none")
+    assert done.returncode == 2
+    assert "an export has none" in done.stderr

@@ -7,22 +7,27 @@ from collections.abc import Sequence
 from lfq_cli.cli.messages import printable, shape, size
 from lfq_cli.cli.options import Display
 from lfq_cli.cli.render.checkpoints import facts_table
-from lfq_cli.cli.render.console import heading, new_table, print_json, stdout
+from lfq_cli.cli.render.console import MOST_ROWS, heading, more_rows, new_table, note, print_json, stdout
 from lfq_cli.jobs.inspect import CheckpointView, CodesView, QuantizerView, SamplesView, TensorsView, View, as_json
 
 
 def show_inspection(views: Sequence[View], display: Display) -> None:
-    """What each path holds."""
+    """What each path holds; of many the first, unless --verbose asks for all."""
     if display.json:
         print_json({"paths": [as_json(view) for view in views]})
         return
-    for view in () if display.quiet else views:
+    if display.quiet:
+        return
+    shown = views if display.verbose else views[:MOST_ROWS]
+    for view in shown:
         if isinstance(view, CodesView):
             _show_codes(view)
         elif isinstance(view, TensorsView):
             _show_tensors(view)
         else:
             _show_checkpoint(view)
+    if len(shown) < len(views):
+        note(f"lfq: {len(views):,} files{more_rows(len(shown), len(views))}")
 
 
 def _show_checkpoint(view: CheckpointView) -> None:

@@ -56,6 +56,8 @@ class Format:
     writes_keys: bool = True
     takes_specials: bool = True
     """Whether there may be ids that are no codes."""
+    library: tuple[str, str] | None = None
+    """(module, extra) that writes it."""
     check: Callable[[tuple[int, ...] | None], None] = lambda positions: None
     """Raises OptionError for samples of these axes, None for different lengths, that the format has no place for."""
 

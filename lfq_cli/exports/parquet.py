@@ -11,9 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lfq_cli.errors import OutputError
 from lfq_cli.exports.format import Format, Part, Rows, joined
-from lfq_cli.extras import require
 
 _GROUP_IDS = 1 << 22
 _GROUP_ROWS = 1 << 17
@@ -23,8 +21,9 @@ _GROUP_ROWS = 1 << 17
 def write(part: Part, folder: Path, stem: str) -> None:
     """STEM.parquet."""
     path = folder / f"{stem}.parquet"
-    pyarrow = require("pyarrow", "parquet", path, OutputError)
-    parquet = require("pyarrow.parquet", "parquet", path, OutputError)
+    import pyarrow
+    from pyarrow import parquet
+
     schema = _schema(pyarrow, part)
     split = {"tokens.list.element": "BYTE_STREAM_SPLIT"}
     with parquet.ParquetWriter(path, schema, compression="zstd", use_dictionary=False, column_encoding=split) as writer:
@@ -64,4 +63,11 @@ def _columns(pyarrow: Any, rows: Rows, part: Part) -> dict[str, Any]:
     return columns
 
 
-FORMAT = Format(write, ("int32", "int64"), readers="parquet readers", shards=".parquet", samples_per_file=100_000)
+FORMAT = Format(
+    write,
+    ("int32", "int64"),
+    readers="parquet readers",
+    shards=".parquet",
+    samples_per_file=100_000,
+    library=("pyarrow.parquet", "parquet"),
+)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from lfq_cli.bits import BitOrder
 from lfq_cli.data import CodesDataset
-from lfq_cli.errors import ExistsError, LfqError, OptionError
+from lfq_cli.errors import ExistsError, LfqError, OptionError, OutputError
 from lfq_cli.exports import format_of
 from lfq_cli.exports.flat import FORMAT_1X
 from lfq_cli.exports.folder import ExportFolder
@@ -23,6 +23,7 @@ from lfq_cli.exports.format import Format, Part, Rows
 from lfq_cli.exports.notes import FORMAT, Files
 from lfq_cli.exports.splits import split
 from lfq_cli.exports.vocabulary import Vocabulary
+from lfq_cli.extras import require
 from lfq_cli.jobs.outcome import Outcome
 from lfq_cli.pipeline import Progress
 
@@ -69,6 +70,8 @@ def export(
     OptionError where options, codes and format do not go together, ExistsError where the folder holds another export.
     """
     work = _Export(name, paths, options, progress)
+    if work.format.library is not None:
+        require(*work.format.library, out, OutputError)
     folder = ExportFolder(out, work.fingerprint, overwrite=options.overwrite, inputs=work.dataset.files)
     parts = work.parts()
     if work.format.shards is not None:
@@ -146,8 +149,7 @@ class _Export:
         limits = np.iinfo(dtype)
         for label in (int(column.min()), int(column.max())) if len(column) else ():
             if not limits.min <= label <= limits.max:
-                readers = self.format.readers
-                raise OptionError(f"--labels {name}: {label} does not fit {dtype}, in which {readers} expects labels")
+                raise OptionError(f"--labels {name}: {label} does not fit {dtype}, the dtype for {self.format.readers}")
         return column.astype(np.int64)
 
     def _vocabulary(self) -> Vocabulary:
@@ -194,7 +196,7 @@ class _Export:
         hint = f"--codebook-dims {half},{self._kind.bits_per_vector - half} makes ids smaller"
         if others:
             hint += f"; --dtype {others[0]} holds them, if your reader takes it"
-        raise OptionError(f"ids up to {size - 1} do not fit {wanted[0]}, which {self.format.readers} expect", hint)
+        raise OptionError(f"ids up to {size - 1} do not fit {wanted[0]}, the dtype for {self.format.readers}", hint)
 
     # parts
 

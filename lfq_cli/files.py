@@ -22,7 +22,7 @@ from lfq_cli.rename import rename_new
 
 PARTIAL_PREFIX = ".lfq-"
 PARTIAL_SUFFIX = ".partial"
-_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 """What a file system without locks answers."""
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What a file system answers that has less room than it is asked for."""
@@ -124,7 +124,7 @@ def _create_locked(partial: Path) -> BinaryIO:
             if _lock(file.fileno()) and os.fstat(file.fileno()).st_nlink:
                 return file
         except OSError as error:
-            if error.errno in _NO_LOCKS:
+            if error.errno in NO_LOCKS:
                 return file
             file.close()
             raise

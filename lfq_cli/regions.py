@@ -91,10 +91,9 @@ class InputFile:
     def state(self) -> tuple[int, ...]:
         """What changes when the file is written to, and what no other file shares."""
         try:
-            found = os.fstat(self.file.fileno())
+            return state_of(os.fstat(self.file.fileno()))
         except OSError as reason:
             raise self.refused(reason) from reason
-        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
     def close(self) -> None:
         """Gives the descriptor back."""
@@ -108,6 +107,11 @@ class InputFile:
         except BaseException:
             self.close()
             raise
+
+
+def state_of(found: os.stat_result) -> tuple[int, ...]:
+    """What changes when a file is written to, and what no other file shares."""
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def read_small(path: str, most: int, error: type[LfqError]) -> bytes | None:

@@ -209,6 +209,24 @@ def test_a_file_that_changes_is_an_error(tmp_path: Path) -> None:
         dataset[0]
 
 
+@pytest.mark.parametrize("how", ["in place", "replaced", "removed"])
+def test_so_is_one_that_changes_while_it_is_open(tmp_path: Path, how: str) -> None:
+    write(tmp_path, samples_of(4, lambda _: 2, 5), _plain(5, (2,)), [2, 2])
+    dataset = CodesDataset(tmp_path, memory=False)
+    assert dataset[0]["key"]
+    path = dataset.files[0]
+    if how == "removed":
+        path.unlink()
+    elif how == "replaced":
+        write(tmp_path, samples_of(4, lambda _: 2, 5, seed=1), _plain(5, (2,)), [2, 2])
+    else:
+        with path.open("r+b") as file:
+            file.seek(-1, 2)
+            file.write(b"\xff")
+    with pytest.raises(CodesFileError, match="changed since it was opened"):
+        dataset.batch([0, 1])
+
+
 # batches
 
 

@@ -50,6 +50,11 @@ def checkpoint_files(path: Path) -> CheckpointFiles:
     return CheckpointFiles(tensors, config if config.is_file() else None)
 
 
+def is_checkpoint_folder(path: Path) -> bool:
+    """Whether a folder looks like one of a checkpoint: a config.json, or a file of tensors of a known name."""
+    return any((path / name).is_file() for name in (native.CONFIG_NAME, *FOLDER_NAMES))
+
+
 def _only_tensors(folder: Path, config: Path) -> Path:
     """The one file of tensors in a folder with a config.json, whatever its name. Raises CheckpointError for others."""
     names = sorted(name for name in _listed(folder) if Path(name).suffix in _TENSOR_SUFFIXES)

@@ -26,7 +26,9 @@ def place(text: str) -> str:
 
 
 def path(text: str) -> Path:
-    """A local path. Raises BadParameter as `place` does."""
+    """A local path. Raises BadParameter as `place` does, and for an empty one, which would be the current folder."""
+    if not text:
+        raise typer.BadParameter("'' is no path")
     return Path(place(text))
 
 

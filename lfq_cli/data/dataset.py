@@ -140,6 +140,28 @@ class CodesDataset(Sequence[dict[str, Any]]):
         """A hash of each sample's key, 0 where it has none: [samples]."""
         return key_hashes(self._shelf, self.catalog)
 
+    @property
+    def has_keys(self) -> bool:
+        """Whether every sample has a key of its own."""
+        return all(self._shelf.get(number).header.samples is not None for number in range(len(self._shelf.paths)))
+
+    def check_file(self, number: int, *, keys: bool) -> None:
+        """Raises CodesFileError unless the codes of a file, and its keys if asked for, have the header's digests."""
+        codes = self._shelf.get(number)
+        for name in self.catalog.kinds:
+            codes[name].check_digest()
+            offsets = codes.header.tensors[name].offsets
+            if offsets is not None:
+                codes.check_column(offsets)
+        if keys and codes.header.samples is not None:
+            for name in (codes.header.samples.keys, codes.header.samples.keys + OFFSETS):
+                codes.check_column(name)
+
+    def check_column(self, name: str) -> None:
+        """Raises CodesFileError unless a carried column has the header's digest in every file."""
+        for number in range(len(self._shelf.paths)):
+            self._shelf.get(number).check_column(name)
+
     def digests(self) -> list[dict[str, str]]:
         """Of each file the sha256 of everything that it stores, by name."""
         return [self._shelf.get(number).header.digests for number in range(len(self._shelf.paths))]
@@ -185,9 +207,9 @@ class CodesDataset(Sequence[dict[str, Any]]):
         for name in self.catalog.carried:
             batch[name] = self.column(name)[numbers]
         for name in self.catalog.texts:
-            batch[name] = [self._text(name, number) for number in numbers.tolist()]
+            batch[name] = self._texts_of(name, numbers)
         if self.keys if keys is None else keys:
-            batch["key"] = [self._key(number) for number in numbers.tolist()]
+            batch["key"] = self.keys_of(numbers)
         if starts is not None:
             batch["start"] = starts
         return batch
@@ -248,27 +270,42 @@ class CodesDataset(Sequence[dict[str, Any]]):
         return self._key(int(self._numbers([index])[0]) if self._windows is None else range(self.samples)[index])
 
     def _key(self, sample: int) -> str:
-        codes, row = self._at(sample)
-        if codes.header.samples is None:
-            return f"{codes.path.name.removesuffix('.safetensors').removesuffix('.codes')}/{row}"
-        return self._text_at(codes, codes.header.samples.keys, row)
+        return self.keys_of(np.array([sample]))[0]
 
-    def _text(self, name: str, sample: int) -> str:
-        codes, row = self._at(sample)
-        return self._text_at(codes, name, row)
+    def keys_of(self, samples: NDArray[np.int64]) -> list[str]:
+        """The keys of several samples, as `key` gives that of one."""
+        return self._texts_of(None, samples)
 
-    def _at(self, sample: int) -> tuple[CodesFile, int]:
-        file = int(np.searchsorted(self.catalog.starts, sample, side="right")) - 1
-        return self._shelf.get(file), sample - int(self.catalog.starts[file])
+    def _texts_of(self, name: str | None, samples: NDArray[np.int64]) -> list[str]:
+        """A text of each of several samples; of no name its key."""
+        files, rows = self.catalog.locate(samples)
+        if len(files) and files[0] == files[-1] and (files == files[0]).all():
+            return self._texts_in(int(files[0]), name, rows)
+        texts = [""] * len(samples)
+        order = np.argsort(files, kind="stable")
+        for places in np.split(order, np.flatnonzero(np.diff(files[order])) + 1):
+            if len(places):
+                found = self._texts_in(int(files[places[0]]), name, rows[places])
+                for place, text in zip(places.tolist(), found, strict=True):
+                    texts[place] = text
+        return texts
 
-    def _text_at(self, codes: CodesFile, name: str, row: int) -> str:
+    def _texts_in(self, file: int, name: str | None, rows: NDArray[np.int64]) -> list[str]:
+        """The same of samples of one file."""
+        codes = self._shelf.get(file)
+        if name is None:
+            if codes.header.samples is None:
+                stem = codes.path.name.removesuffix(".safetensors").removesuffix(".codes")
+                return [f"{stem}/{row}" for row in rows.tolist()]
+            name = codes.header.samples.keys
         held = self._texts.get((codes.path, name))
         if held is None:
             data, ends = codes.column(name).tobytes(), codes.column(name + OFFSETS)
             check_offsets(ends, len(data), f"{codes.path}: {name!r}")
             held = self._texts[codes.path, name] = data, ends
         data, ends = held
-        return data[ends[row] : ends[row + 1]].decode("utf-8", "replace")
+        spans = zip(ends[rows].tolist(), ends[rows + 1].tolist(), strict=True)
+        return [data[first:last].decode("utf-8", "replace") for first, last in spans]
 
     def find(self, key: str) -> int:
         """The number of the sample with a key. Raises KeyError where there is none."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -18,6 +17,8 @@ from lfq_cli.regions import bytes_of
 _SHARE_OF_MEMORY = 0.25
 """Of the memory that is free now: what "auto" takes at most, for all tensors of a data set."""
 _RUN_VECTORS = 1 << 18
+_GAP_BYTES = 1 << 13
+"""Read and passed over for each sample that is wanted: a read of its own takes as long."""
 
 
 class Store(Protocol):
@@ -45,16 +46,27 @@ class FileStore:
         kind = self._catalog.kinds[self._name]
         vectors = kind.vectors
         assert vectors is not None
-        nbytes = -(-vectors * kind.bits_per_vector // 8)
-        out = np.empty((len(samples), nbytes), np.uint8)
-        whole_bytes = vectors * kind.bits_per_vector % 8 == 0
-        view = bytes_of(out)
-        files, rows = (each.tolist() for each in self._catalog.locate(samples))
-        if whole_bytes and _are_neighbours(files, rows):
-            codes = self._shelf.get(files[0])
-            if codes.header.tensors[self._name].packing == "bits":
-                codes.region(self._name).read_into(rows[0] * nbytes, view)
-                return out
+        out = np.empty((len(samples), -(-vectors * kind.bits_per_vector // 8)), np.uint8)
+        files, rows = self._catalog.locate(samples)
+        if _is_dense(files, rows, out.shape[1]):
+            self._read_runs(files, rows, vectors, out)
+        else:
+            self._read_each(files.tolist(), rows.tolist(), vectors, out)
+        return out
+
+    def _read_runs(self, files: NDArray[np.int64], rows: NDArray[np.int64], vectors: int, out: Packed) -> None:
+        """All samples of a file at once, with those between them."""
+        begin = 0
+        for end in [*(np.flatnonzero(np.diff(files)) + 1).tolist(), len(files)]:
+            low, high = int(rows[begin:end].min()), int(rows[begin:end].max()) + 1
+            stream = self._shelf.get(int(files[begin]))[self._name].stream(low * vectors, high * vectors)
+            every = _split(stream, high - low, vectors * self._catalog.kinds[self._name].bits_per_vector)
+            out[begin:end] = every if high - low == end - begin else every[rows[begin:end] - low]
+            begin = end
+
+    def _read_each(self, files: list[int], rows: list[int], vectors: int, out: Packed) -> None:
+        whole_bytes = vectors * self._catalog.kinds[self._name].bits_per_vector % 8 == 0
+        nbytes, view = out.shape[1], bytes_of(out)
         found = self._shelf.get_all(set(files))
         for k, (file, row) in enumerate(zip(files, rows, strict=True)):
             codes = found.get(file) or self._shelf.get(file)
@@ -62,7 +74,6 @@ class FileStore:
                 codes.region(self._name).read_into(row * nbytes, view[k * nbytes : (k + 1) * nbytes])
             else:
                 out[k] = codes[self._name].stream(row * vectors, (row + 1) * vectors)
-        return out
 
     def stream(self, sample: int, first: int, last: int) -> Packed:
         """As in Store."""
@@ -73,14 +84,23 @@ class FileStore:
         return self._shelf.get(file)[self._name].stream(begin + first, begin + last)
 
 
-def _are_neighbours(files: list[int], rows: list[int]) -> bool:
-    """Whether samples of one file follow each other."""
-    return (
-        len(rows) > 1
-        and files[0] == files[-1]
-        and rows[-1] - rows[0] == len(rows) - 1
-        and all(b - a == 1 for a, b in pairwise(rows))
-    )
+def _is_dense(files: NDArray[np.int64], rows: NDArray[np.int64], nbytes: int) -> bool:
+    """Whether samples of so many bytes ascend, in few files, with so little between them that all is read at once."""
+    if not len(files):
+        return False
+    same_file = np.diff(files) == 0
+    steps = np.diff(rows)[same_file]
+    if 8 * (len(files) - len(steps)) > len(files) or (steps < 0).any():
+        return False
+    return int(steps.sum() - len(steps)) * nbytes <= _GAP_BYTES * len(files)
+
+
+def _split(stream: Packed, samples: int, bits: int) -> Packed:
+    """A stream of samples of so many bits -> [samples, bytes], each from a byte of its own on."""
+    if bits % 8 == 0:
+        return stream.reshape(samples, bits // 8)
+    every = np.unpackbits(stream, count=samples * bits).reshape(samples, bits)
+    return np.packbits(every, axis=1)
 
 
 class MemoryStore:

@@ -12,7 +12,7 @@ import typer
 
 from lfq_cli.cli.messages import error_lines, printable, size
 from lfq_cli.cli.options import Display
-from lfq_cli.cli.render.console import MOST_ROWS, more_rows, new_table, note, print_json, stdout
+from lfq_cli.cli.render.console import MOST_ROWS, more_rows, new_table, note, print_json, print_table
 from lfq_cli.cli.render.progress import progress_bar
 from lfq_cli.errors import LfqError
 from lfq_cli.jobs.outcome import Outcome
@@ -96,7 +96,7 @@ def show_outcomes(outcomes: Sequence[Outcome], seconds: float, display: Display)
         names = [printable(str(outcome.source)), printable(str(outcome.output))]
         table.add_row(*names, *counts, outcome.status)
     if shown:
-        stdout().print(table)
+        print_table(table)
     for outcome in shown:
         _tell_left_alone(outcome, display)
     for outcome in outcomes:

@@ -186,6 +186,23 @@ class FileRegion:
 
 
 @dataclass(frozen=True)
+class RestRegion:
+    """A region without its first `start` bytes."""
+
+    region: Region
+    start: int
+
+    @property
+    def seekable(self) -> bool:
+        """As of the region."""
+        return self.region.seekable
+
+    def read_into(self, offset: int, view: memoryview) -> None:
+        """Fills `view` from byte `offset` behind `start`."""
+        self.region.read_into(self.start + offset, view)
+
+
+@dataclass(frozen=True)
 class MemoryRegion:
     """Bytes that are in memory already."""
 

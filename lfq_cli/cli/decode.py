@@ -89,7 +89,7 @@ def decode(
         inputs_kept=checkpoints.read_files(checkpoint),
     )
     if shard is not None:
-        jobs = list(parse_shard(shard).of(jobs, sizes_of([job.source for job in jobs])))
+        jobs = list(parse_shard(shard).of(jobs, sizes_of(jobs)))
     chosen = DecodeOptions(
         dtype=options.STORED_FLOATS[dtype],
         project_out=project_out,

@@ -8,10 +8,12 @@ from lfq_cli.codesfile.builder import Coding, SamplesBuilder
 from lfq_cli.codesfile.header import (
     FORMAT,
     FROM_CODES,
+    NO_DIGEST,
     SUFFIX,
     CodesHeader,
     CodesTensor,
     MadeFrom,
+    PartRows,
     SourceInfo,
     stored_dtype,
 )
@@ -21,12 +23,14 @@ from lfq_cli.codesfile.writer import Writer, create
 __all__ = [
     "FORMAT",
     "FROM_CODES",
+    "NO_DIGEST",
     "SUFFIX",
     "CodesFile",
     "CodesHeader",
     "CodesTensor",
     "Coding",
     "MadeFrom",
+    "PartRows",
     "SamplesBuilder",
     "SourceInfo",
     "TensorCodes",

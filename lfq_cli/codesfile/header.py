@@ -106,8 +106,23 @@ MADE_FROM_USUALLY: dict[str, Any] = {"inputs": 1, "begin": 0, "end": None, "skip
 
 
 @dataclass(frozen=True)
+class PartRows:
+    """Which rows of a larger tensor these are: `first` to `last` of the `of` entries of axis 0."""
+
+    first: int
+    last: int
+    of: int
+
+    def entry(self) -> dict[str, Any]:
+        """The object in the header."""
+        return {"rows": [self.first, self.last], "of": self.of}
+
+
+@dataclass(frozen=True)
 class CodesTensor:
     """One tensor's codes. `shape` is the index tensor's; `dtype` that of the stored bytes.
+
+    Of a `part` of a larger tensor everything is said of the part: its rows alone are in `shape` and `source`.
 
     A tensor of `samples` holds one after the other: of one shape, with an axis that counts them in front; or ragged,
     where `offsets` names the column that says where each begins, in vectors, and there is but one axis for vectors.
@@ -123,6 +138,7 @@ class CodesTensor:
     sha256: str = NO_DIGEST
     samples: int | None = None
     offsets: str | None = None
+    part: PartRows | None = None
 
     @property
     def positions(self) -> tuple[int, ...]:
@@ -183,6 +199,8 @@ class CodesTensor:
             told["samples"] = self.samples
         if self.offsets is not None:
             told["sample_offsets"] = self.offsets
+        if self.part is not None:
+            told["part"] = self.part.entry()
         return told
 
 
@@ -240,6 +258,11 @@ class CodesHeader:
     samples: Samples | None = None
 
     @property
+    def is_part(self) -> bool:
+        """Whether the tensors are parts of larger ones: all of them are, or none."""
+        return any(tensor.part is not None for tensor in self.tensors.values())
+
+    @property
     def version(self) -> int:
         """The lowest version of the format that can say it."""
         plain = self.made_from is None and self.samples is None
@@ -279,9 +302,11 @@ class CodesHeader:
             samples = replace(samples, columns=columns)
         return replace(self, tensors=tensors, samples=samples, made_from=made_from)
 
-    def without_digests(self) -> CodesHeader:
-        """The header as it is before any value is read."""
-        origin = self.made_from and replace(self.made_from, zeroed=0, fingerprint=NO_DIGEST)
+    def without_digests(self, *, keep_origin: bool = False) -> CodesHeader:
+        """The header as it is before any value is read; keep_origin: but for what its source turned out to be."""
+        origin = self.made_from
+        if origin is not None and not keep_origin:
+            origin = replace(origin, zeroed=0, fingerprint=NO_DIGEST)
         return self.with_digests(dict.fromkeys(self.stored, NO_DIGEST), origin)
 
     def longest(self) -> CodesHeader:

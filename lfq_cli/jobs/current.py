@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 
 from lfq_cli import codesfile
-from lfq_cli.codesfile import CodesHeader, MadeFrom, SourceInfo
+from lfq_cli.codesfile import CodesHeader, MadeFrom, PartRows, SourceInfo
 from lfq_cli.errors import CodesFileError, ExistsError, TensorError
 from lfq_cli.fingerprint import WHOLE_BYTES, fingerprint
 from lfq_cli.jobs.plan import Job
@@ -69,12 +69,18 @@ def _differences(found: CodesHeader, wanted: CodesHeader) -> Iterator[str]:
         yield f"with the tensors {', '.join(map(repr, found.tensors))}, not {', '.join(map(repr, wanted.tensors))}"
     for name in set(wanted.tensors) & set(found.tensors):
         tensor, other = wanted.tensors[name], found.tensors[name]
+        if other.part != tensor.part:
+            yield f"{name!r} holds {_rows(other.part)}, this run would write {_rows(tensor.part)}"
         if other.source != tensor.source:
             yield f"{name!r} made from {_described(other.source)}, the input has {_described(tensor.source)}"
         if (other.packing, other.dtype) != (tensor.packing, tensor.dtype):
             yield f"{name!r} packed as {other.packing} ({other.dtype}), not {tensor.packing} ({tensor.dtype})"
     if found.made_from.nbytes != wanted.made_from.nbytes:
         yield f"made from a file of {found.made_from.nbytes:,} bytes, the input has {wanted.made_from.nbytes:,}"
+
+
+def _rows(part: PartRows | None) -> str:
+    return "the whole tensor" if part is None else f"rows {part.first:,} to {part.last:,} of {part.of:,}"
 
 
 def _described(source: SourceInfo) -> str:

@@ -18,14 +18,15 @@ from lfq_cli.fingerprint import WHOLE_BYTES, fingerprint, whole_fingerprint
 from lfq_cli.floats import FORMATS
 from lfq_cli.jobs.current import is_current
 from lfq_cli.jobs.outcome import Outcome, clear_leftovers, lost, outcome_of, settle_output, until_failure
+from lfq_cli.jobs.parts import Cut, cuts_of
 from lfq_cli.jobs.plan import Job
 from lfq_cli.jobs.processes import LOOKED_AT, are_many_and_small, in_processes
 from lfq_cli.layout import Layout, positions_shape
-from lfq_cli.matching import ChannelAxis, select_tensors
+from lfq_cli.matching import select_tensors
 from lfq_cli.pipeline import EncodeTask, Encoding, Progress, Workers, start_workers
 from lfq_cli.quantizer import Quantizer
 from lfq_cli.regions import read_small
-from lfq_cli.tensors import Source, StoredTensor, open_bytes, open_source
+from lfq_cli.tensors import Source, open_bytes, open_source
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class EncodeOptions:
     tensors: tuple[str, ...] = ()
     layout: Layout | int | None = None
     """Where the features are, by name or number of the axis."""
+    part_rows: int | None = None
+    """Rows of a part, of jobs that make parts."""
     device: str = "auto"
     compute_dtype: str = "float32"
     overwrite: bool = False
@@ -139,21 +142,25 @@ def _encode_file(job: Job, options: EncodeOptions, backend: Backend, workers: Wo
     found = _Input(job.source, workers)
     with found.open() as source:
         selection = select_tensors(source, backend.quantizer, patterns=options.tensors, layout=options.layout)
-        header = _header(backend, selection.chosen, options, found.nbytes)
+        cuts = cuts_of(job.source, selection.chosen, job.part, options.part_rows)
+        header = _header(backend, cuts, options, found.nbytes)
         outcome = Outcome(
             job.source,
             job.output,
             "written",
-            tensors=len(selection.chosen),
+            tensors=len(cuts),
             vectors=sum(info.vectors for info in header.tensors.values()),
-            bytes_in=sum(_float_bytes(tensor) for tensor, _ in selection.chosen),
+            bytes_in=sum(_float_bytes(cut) for cut in cuts),
             bytes_out=sum(info.stored_bytes for info in header.tensors.values()),
             left_alone=selection.left_alone,
+            part=job.part,
             assumptions=selection.assumptions(),
         )
         tasks = [
-            EncodeTask(job.source, tensor, axis.number, backend, zero_nan=options.zero_nan)
-            for tensor, axis in selection.chosen
+            EncodeTask(
+                job.source, cut.tensor, cut.axis.number, backend, zero_nan=options.zero_nan, first_row=cut.first_row
+            )
+            for cut in cuts
         ]
         return settle_output(
             outcome,
@@ -196,27 +203,23 @@ def _state_of(path: Path) -> tuple[int, ...] | None:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def _header(
-    backend: Backend,
-    chosen: Sequence[tuple[StoredTensor, ChannelAxis]],
-    options: EncodeOptions,
-    source_bytes: int,
-) -> CodesHeader:
+def _header(backend: Backend, cuts: Sequence[Cut], options: EncodeOptions, source_bytes: int) -> CodesHeader:
     """The header as it is before any value is read: without digests, fingerprint and number of NaN."""
     quantizer = backend.quantizer
     dims = quantizer.codebook_dims
     dtype = codesfile.stored_dtype(options.packing, dims, options.index_dtype)
     tensors = {
-        tensor.name: CodesTensor(
-            name=tensor.name,
-            shape=positions_shape(tensor.shape, axis.number) + quantizer.index_tail,
+        cut.tensor.name: CodesTensor(
+            name=cut.tensor.name,
+            shape=positions_shape(cut.tensor.shape, cut.axis.number) + quantizer.index_tail,
             codebook_dims=dims,
             bit_order=quantizer.bit_order,
             packing=options.packing,
             dtype=dtype,
-            source=SourceInfo(tensor.shape, tensor.dtype, axis.number, axis.is_assumed),
+            source=SourceInfo(cut.tensor.shape, cut.tensor.dtype, cut.axis.number, cut.axis.is_assumed),
+            part=cut.part,
         )
-        for tensor, axis in chosen
+        for cut in cuts
     }
     return CodesHeader(
         quantizer.config(),
@@ -228,5 +231,5 @@ def _header(
     )
 
 
-def _float_bytes(tensor: StoredTensor) -> int:
-    return prod(tensor.shape) * FORMATS[tensor.dtype].itemsize
+def _float_bytes(cut: Cut) -> int:
+    return prod(cut.tensor.shape) * FORMATS[cut.tensor.dtype].itemsize

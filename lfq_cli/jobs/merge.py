@@ -31,7 +31,7 @@ from lfq_cli.jobs.inputs import find_inputs, sorted_out
 from lfq_cli.jobs.kinds import is_codes_file
 from lfq_cli.jobs.outcome import Outcome, clear_leftovers, outcome_of, settle_output, until_failure
 from lfq_cli.jobs.plan import Job, refuse_to_replace
-from lfq_cli.jobs.regroup import Group, opened, refuse_change, regroup
+from lfq_cli.jobs.regroup import Group, regroup, reopened
 from lfq_cli.pipeline import Progress, SamplesJoiner, StoredFile, StoredReader, start_workers
 from lfq_cli.samples import CONTAINERS
 from lfq_cli.tensors import FORMATS
@@ -155,11 +155,11 @@ class _Merger:
         with codesfile.create(path, header, overwrite=options.overwrite, durable=options.durable) as writer:
             joiner = SamplesJoiner(header, writer.side_by_side(), self._reader)
             for piece in group.pieces:
-                with opened(piece.member) as source:
+                member = piece.member
+                with reopened(member.path, member.state, member.stored) as source:
                     if not piece.part.is_whole:
                         self._require_whole(source)
                     joiner.add(source, piece.part)
-                    refuse_change(source.file, piece.member)
             joiner.finish()
 
     def _require_whole(self, source: StoredFile) -> None:

@@ -9,9 +9,9 @@ from functools import cache
 from pathlib import Path
 
 from lfq_cli.codesfile import SUFFIX
-from lfq_cli.errors import LfqError, OptionError, TensorError
+from lfq_cli.errors import CodesFileError, LfqError, OptionError, TensorError
 from lfq_cli.jobs.inputs import Accepts, Folder, Inputs, find_inputs
-from lfq_cli.jobs.kinds import is_tensor_file
+from lfq_cli.jobs.kinds import is_codes_file, is_tensor_file
 from lfq_cli.jobs.sample_inputs import SampleInputs
 from lfq_cli.samples import CONTAINERS, stem_of
 from lfq_cli.tensors import FORMATS
@@ -19,11 +19,15 @@ from lfq_cli.tensors import FORMATS
 
 @dataclass(frozen=True)
 class Job:
-    """One input and the output made from it; `error`: why the input, a folder, cannot be read."""
+    """One input and the output made from it; `error`: why the input cannot be read, if that is known already."""
 
     source: Path
     output: Path
     error: LfqError | None = None
+    part: int | None = None
+    """Which part of the input the output is made from, by its number; None: the whole."""
+    nbytes: int | None = None
+    """Bytes of that part."""
 
 
 def plan_jobs(
@@ -97,6 +101,28 @@ def sample_inputs(arguments: Sequence[str], *, stacked: bool) -> tuple[SampleInp
         else:
             missed += [Job(folder.path / name, folder.path / name, folder.error) for name in folder.names]
     return SampleInputs(found, stacked=stacked), missed
+
+
+def plan_wholes(arguments: Sequence[str], output: Path, whole: Callable[[str], str]) -> list[Job]:
+    """Pairs every codes file with the one that it is a part of: the file `output`, or `whole(name)` in the tree that is
+    mirrored under the folder `output`.
+
+    Raises OptionError where `output` is neither or would replace an input, CodesFileError where a folder cannot be
+    read: parts would be missed.
+    """
+    found = find_inputs(arguments, is_codes_file, CodesFileError)
+    for item in found:
+        if item.error is not None:
+            raise item.error
+    is_folder = os.path.isdir(output)  # noqa: PTH112 - Path.is_dir raises for a name that is too long
+    if not is_folder and output.suffix == ".safetensors":
+        jobs = [Job(item.path, output) for item in found]
+    elif is_folder or not (os.path.lexists(output) or output.suffix in (*FORMATS, *CONTAINERS)):
+        jobs = _mirrored(found, output, whole)
+    else:
+        raise OptionError(f"{output}: is the name of a file, expected a folder or a name in .safetensors")
+    refuse_to_replace([job.output for job in jobs], [job.source for job in jobs])
+    return jobs
 
 
 def source_jobs(sources: Sequence[str], arguments: Sequence[str], codes: Sequence[Path], accepts: Accepts) -> list[Job]:

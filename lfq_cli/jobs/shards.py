@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate
-from pathlib import Path
 from typing import TypeVar
 
 from lfq_cli.errors import OptionError
+from lfq_cli.jobs.plan import Job
 
 T = TypeVar("T")
 
@@ -52,13 +52,13 @@ def parse_shard(value: str, environment: Mapping[str, str] | None = None) -> Sha
     return Shard(int(index), int(count))
 
 
-def sizes_of(paths: Sequence[Path]) -> list[int]:
-    """Bytes of each file; 0 for one that is not there."""
+def sizes_of(jobs: Sequence[Job]) -> list[int]:
+    """Bytes that each job reads: of its part, or of its file; 0 for one that is not there."""
     sizes = []
-    for path in paths:
-        size = 0
+    for job in jobs:
+        size = job.nbytes or 0
         with suppress(OSError):
-            size = path.stat().st_size
+            size = job.source.stat().st_size if job.nbytes is None else size
         sizes.append(size)
     return sizes
 

@@ -39,6 +39,8 @@ class EncodeTask:
     channel_axis: int
     backend: Backend
     zero_nan: bool
+    first_row: int = 0
+    """Of axis 0: where the tensor begins in that of the file, if it is a part of it."""
 
     @property
     def spec(self) -> FloatFormat:
@@ -116,8 +118,9 @@ def _nan_error(task: EncodeTask) -> TensorError:
     count, first = 0, prod(task.tensor.shape)
     with ExitStack() as opened:
         if not isinstance(task.tensor.region, MemoryRegion):
-            again = opened.enter_context(open_source(task.path))
-            task = replace(task, tensor=again.tensors[task.tensor.name])
+            again = opened.enter_context(open_source(task.path)).tensors[task.tensor.name]
+            rows = task.first_row, task.first_row + task.tensor.shape[0]
+            task = replace(task, tensor=again if rows == (0, again.shape[0]) else again.rows(*rows))
         for block in task.blocks():
             where = floats.is_nan(read_block(task.tensor, task.geometry, block, task.spec), task.spec)
             if where.any():
@@ -127,6 +130,7 @@ def _nan_error(task: EncodeTask) -> TensorError:
     for size in reversed(task.tensor.shape):  # numpy's own stops at 64 axes
         first, index = divmod(first, size)
         position.insert(0, index)
+    position[0] += task.first_row
     return TensorError(
         f"{task.path}: {task.tensor.name!r} holds {count} NaN, the first at {position}",
         "--nan zero encodes NaN as bit 0, as the reference does",

@@ -71,6 +71,8 @@ def _show_codes(view: CodesView) -> None:
     table = new_table("tensor", "indices", "bits each", "order", "packing", "stored", "from")
     for info in header.tensors.values():
         source = f"{info.source.dtype} {shape(info.source.shape)} axis {info.source.channel_axis}"
+        if info.part is not None:
+            source += f", rows {info.part.first:,} to {info.part.last:,} of {info.part.of:,}"
         bits = "+".join(map(str, info.codebook_dims))
         stored = f"{info.dtype} {size(info.stored_bytes)}"
         table.add_row(printable(info.name), shape(info.shape), bits, info.bit_order, info.packing, stored, source)

@@ -46,9 +46,12 @@ def show_status(outcomes: Sequence[Outcome], display: Display) -> None:
 
 
 def _bytes(outcomes: Sequence[Outcome]) -> int:
-    """Of the inputs' files, as far as they are there."""
+    """Of the inputs' files or, of parts, of their data, as far as they are there."""
     total = 0
     for outcome in outcomes:
+        if outcome.part is not None:
+            total += outcome.bytes_in
+            continue
         try:
             total += outcome.source.stat().st_size
         except OSError:

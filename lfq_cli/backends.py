@@ -100,7 +100,7 @@ def select(device: str, quantizer: Quantizer, compute_dtype: str, *, decoding: b
             return ResidualNumpyBackend(quantizer)
         if quantizer.bits_are_signs and not (decoding and quantizer.code_magnitude() is None):
             return NumpyBackend(quantizer)
-    return TorchBackend(quantizer, _torch_device(device), compute_dtype)
+    return TorchBackend(quantizer, torch_device(device), compute_dtype)
 
 
 def computed_in(quantizer: Quantizer, asked_for: str) -> str:
@@ -281,6 +281,11 @@ class _TorchSettings:
 _torch_settings = _TorchSettings()
 
 
+def exact_products(*, one_thread: bool) -> AbstractContextManager[None]:
+    """A block in which torch's products are exact, each done by one thread if asked for: the same sums every time."""
+    return _torch_settings.held(one_thread=one_thread)
+
+
 class TorchBackend:
     """The torch module of the quantizer on a device, in a compute dtype."""
 
@@ -422,7 +427,8 @@ def _local_rank() -> int:
     return int(rank) if rank.isdecimal() else 0
 
 
-def _torch_device(name: str) -> torch.device:
+def torch_device(name: str) -> torch.device:
+    """The device of this name. Raises DeviceError where it is not there."""
     import torch
 
     if name == "auto":

@@ -1,0 +1,45 @@
+"""What is made small: what the levels leave of a batch, and for even tokens the entropy terms of LFQ."""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from lfq_cli.nn import entropy
+from lfq_cli.training.levels import Levels
+from lfq_cli.training.recipe import Recipe
+
+GROUP_BITS = 16
+"""Codebooks above get the bound over groups of so many bits: the exact batch entropy takes 2^bits numbers."""
+
+
+def loss_of(levels: Levels, x: Tensor, recipe: Recipe, *, slope: float, variance: float) -> Tensor:
+    """x [n, r] -> the share of `variance` that is left, plus the weighted terms of the recipe; 0-dim.
+
+    The value is that of hard bits; the gradient is that of tanh(slope * u), which fades where a bit is certain: with
+    the identity in its place a stack diverges.
+    """
+    rest, terms = x, []
+    for project_in, threshold, project_out in levels:
+        u = torch.addmm(threshold, rest, project_in.T)
+        soft = torch.tanh(u * slope)
+        codes = soft + (torch.where(u > 0, 1.0, -1.0) - soft).detach()
+        rest = torch.addmm(rest, codes, project_out.T, alpha=-1)
+        terms += _terms(u, codes, recipe)
+    loss = rest.square().sum(1).mean() / variance
+    return torch.stack([loss, *terms]).sum() if terms else loss
+
+
+def _terms(u: Tensor, codes: Tensor, recipe: Recipe) -> list[Tensor]:
+    terms = []
+    if recipe.entropy_weight:
+        z = rearrange(u, "n (c d) -> n c d", c=recipe.num_codebooks)
+        logits = entropy.bit_logits(z, magnitude=1.0, inv_temperature=1.0)
+        group_size = GROUP_BITS if recipe.codebook_bits > GROUP_BITS else None
+        confident = entropy.per_sample_entropy(logits)
+        diverse = entropy.batch_entropy(logits, group_size=group_size)
+        terms.append(recipe.entropy_weight * (confident - recipe.diversity_gamma * diverse))
+    if recipe.commitment_weight:
+        terms.append(recipe.commitment_weight * (u - codes.detach()).square().mean())
+    return terms

@@ -219,12 +219,13 @@ class _Job:
     def _recipe(self, tries: tuple[Try, ...]) -> Recipe:
         """The recipe with its shape."""
         from lfq_cli.training.levels import Shape
+        from lfq_cli.training.shapes import best_of
 
         recipe = self._options.recipe
         if self._saved is not None:
             return replace(recipe, shape=Shape(*self._saved.facts["shape"]))
         if tries:
-            return replace(recipe, shape=min(tries, key=lambda tried: tried.unexplained).shape)
+            return replace(recipe, shape=best_of(tries))
         return replace(recipe, shape=recipe.shape or Shape(1, recipe.bits))
 
     def _begin(self, prepared: Prepared, recipe: Recipe) -> TrainingRun:

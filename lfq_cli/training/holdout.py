@@ -31,34 +31,23 @@ class Reservoir:
 
     def __init__(self, capacity: int, dim: int, *, seed: int) -> None:
         self._capacity = capacity
-        self._dim = dim
         self._seed = seed
-        self._blocks: list[Floats] = []
-        self._kept: Floats | None = None
+        self._kept: Floats = np.empty((capacity, dim), np.float32)  # no memory yet where nothing is written
         self.seen = 0
 
     def add(self, vectors: Floats) -> None:
         """Adds vectors [n, dim]."""
         free = max(self._capacity - self.seen, 0)
-        if free:
-            self._blocks.append(vectors[:free].copy())
-        rest = vectors[free:]
+        first, rest = vectors[:free], vectors[free:]
+        self._kept[self.seen : self.seen + len(first)] = first
         if len(rest):
-            kept = self._array()
-            numbers = np.arange(self.seen + free, self.seen + len(vectors))
+            numbers = np.arange(self.seen + len(first), self.seen + len(vectors))
             draws = shares(int(numbers[0]), len(rest), seed=self._seed, use=_SAMPLED)
             places = (draws * (numbers + 1)).astype(np.int64)
             chosen = places < self._capacity
-            kept[places[chosen]] = rest[chosen]  # of two for one place the later wins, as one by one
+            self._kept[places[chosen]] = rest[chosen]  # of two for one place the later wins, as one by one
         self.seen += len(vectors)
 
     def vectors(self) -> Floats:
         """The sample [n, dim]: in the order of the data where it holds all of it."""
-        return self._array()
-
-    def _array(self) -> Floats:
-        if self._kept is None or self._blocks:
-            parts = [] if self._kept is None else [self._kept]
-            self._kept = np.concatenate([*parts, *self._blocks, np.empty((0, self._dim), np.float32)])
-            self._blocks = []
-        return self._kept
+        return self._kept[: self.seen]

@@ -7,7 +7,7 @@ from einops import rearrange
 from torch import Tensor
 
 from lfq_cli.nn import entropy
-from lfq_cli.training.levels import Levels
+from lfq_cli.training.levels import Levels, codes_by_level, signs
 from lfq_cli.training.recipe import Recipe
 
 GROUP_BITS = 16
@@ -20,13 +20,15 @@ def loss_of(levels: Levels, x: Tensor, recipe: Recipe, *, slope: float, variance
     The value is that of hard bits; the gradient is that of tanh(slope * u), which fades where a bit is certain: with
     the identity in its place a stack diverges.
     """
-    rest, terms = x, []
-    for project_in, threshold, project_out in levels:
-        u = torch.addmm(threshold, rest, project_in.T)
+
+    def code_of(u: Tensor) -> Tensor:
         soft = torch.tanh(u * slope)
-        codes = soft + (torch.where(u > 0, 1.0, -1.0) - soft).detach()
-        rest = torch.addmm(rest, codes, project_out.T, alpha=-1)
-        terms += _terms(u, codes, recipe)
+        return soft + (signs(u) - soft).detach()
+
+    found = list(codes_by_level(levels, x, code_of))
+    codes = torch.cat([codes for _, codes in found], dim=1)
+    rest = torch.addmm(x, codes, levels.decoder.T, alpha=-1)
+    terms = [term for u, codes in found for term in _terms(u, codes, recipe)]
     loss = rest.square().sum(1).mean() / variance
     return torch.stack([loss, *terms]).sum() if terms else loss
 

@@ -18,8 +18,8 @@ from lfq_cli.training.survey import Survey
 
 START_VECTORS = 1 << 14
 """From which levels start, and by which use of codes is seen."""
-FITTED_VECTORS = 1 << 17
-"""To which the decoder is fitted at the end."""
+FITTED_VALUES = 1 << 23
+"""To which the decoder is fitted at the end: 32 MiB, or as many vectors as levels start from."""
 _ROTATION, _SUBSET, _BASELINES = 6, 7, 8
 
 
@@ -55,7 +55,7 @@ def prepare(source: Source, found: Survey, recipe: Recipe, device: torch.device)
     space = space_of(found.moments, generator_of(recipe.seed, _ROTATION))
     coordinates = space.coordinates(found.sample)
     order = torch.randperm(len(coordinates), generator=generator_of(recipe.seed, _SUBSET))
-    x = coordinates[order[:FITTED_VECTORS]]
+    x = coordinates[order[: max(START_VECTORS, FITTED_VALUES // space.size)]]
     batches: Batches
     if found.is_whole:
         mixed = MIXED if len(coordinates) < SMALL_DATA_VECTORS else 0.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -28,6 +28,17 @@ class Try:
     shape: Shape
     at_start: float
     unexplained: float
+
+
+ALIKE = 0.01
+"""Of the least error: within it the shape with fewest levels is taken, which encodes faster and has larger indices."""
+
+
+def best_of(found: Sequence[Try]) -> Shape:
+    """The shape to go on with."""
+    least = min(tried.unexplained for tried in found)
+    alike = [tried.shape for tried in found if tried.unexplained <= least * (1 + ALIKE)]
+    return min(alike, key=lambda shape: shape.levels)
 
 
 def candidates(bits: int, coordinates: int) -> list[Shape]:

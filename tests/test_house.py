@@ -21,7 +21,7 @@ LAYERS = (
     ("codesfile", "countsfile", "native", "torchfile"),
     ("checkpoints", "nn", "tensors"),
     ("matching", "numerics", "samples"),
-    ("backends",),
+    ("backends", "training"),
     ("pipeline",),
     ("jobs", "report"),
     ("data",),
@@ -34,11 +34,12 @@ LAYERS = (
 
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 
-TORCH_AT_TOP = {"nn", "data"}
-"""Who imports torch as soon as it is imported: of data batches.py only, which itself is imported late."""
+TORCH_AT_TOP = {"nn", "data", "training"}
+"""Who imports torch as soon as it is imported: of data batches.py only, of training all that computes; both are
+imported late."""
 
-NN_AT_TOP: set[str] = set()
-"""Who else does so, by importing lfq_cli.nn: nobody, so that a comparison with 0 never waits for torch."""
+NN_AT_TOP: set[str] = {"training"}
+"""Who else does so, by importing lfq_cli.nn: nobody that a comparison with 0 would wait for."""
 
 MODULES = {path.relative_to(PACKAGE): path.read_text(encoding="utf-8") for path in sorted(PACKAGE.rglob("*.py"))}
 

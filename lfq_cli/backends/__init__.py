@@ -12,6 +12,7 @@ from lfq_cli.backends.devices import torch_device
 from lfq_cli.backends.numpy_backend import NumpyBackend
 from lfq_cli.backends.residual_numpy_backend import ResidualNumpyBackend, is_plain_residual
 from lfq_cli.backends.torch_backend import LARGE_ITEM, TorchBackend
+from lfq_cli.backends.torch_settings import exact_products
 from lfq_cli.errors import DeviceError, LfqNote
 from lfq_cli.quantizer import Quantizer
 
@@ -23,8 +24,10 @@ __all__ = [
     "ResidualNumpyBackend",
     "TorchBackend",
     "computed_in",
+    "exact_products",
     "select",
     "tell_unused",
+    "torch_device",
 ]
 
 COMPUTE_DTYPES = ("float32", "bfloat16", "float16")

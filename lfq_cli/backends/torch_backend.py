@@ -14,7 +14,7 @@ from einops import rearrange
 from lfq_cli import bits as packed_bits
 from lfq_cli.backends.backend import BLOCK_VALUES, block_values
 from lfq_cli.backends.residual_numpy_backend import has_plain_levels
-from lfq_cli.backends.torch_settings import torch_settings
+from lfq_cli.backends.torch_settings import exact_products
 from lfq_cli.bits import Packed
 from lfq_cli.errors import DeviceError, LfqNote
 from lfq_cli.floats import FloatFormat, Floats, Raw, from_float32, has_nan, to_float32
@@ -55,7 +55,7 @@ class TorchBackend:
 
     def working(self) -> AbstractContextManager[object]:
         """As in Backend."""
-        return torch_settings.held(one_thread=self._device.type == "cpu")
+        return exact_products(one_thread=self._device.type == "cpu")
 
     def encode(self, raw: Raw, spec: FloatFormat) -> tuple[Packed, bool]:
         """As in Backend."""

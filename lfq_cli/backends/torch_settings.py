@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 
-class TorchSettings:
+class _TorchSettings:
     """What torch has for the whole process: set when the first backend begins to work, restored when the last ends.
 
     Backends may work in several threads at once; each restoring what it found would leave another's settings behind.
@@ -55,4 +55,9 @@ class TorchSettings:
                 torch.set_num_threads(self._count)
 
 
-torch_settings = TorchSettings()
+_settings = _TorchSettings()
+
+
+def exact_products(*, one_thread: bool) -> AbstractContextManager[None]:
+    """A block in which torch's products are exact, each done by one thread if asked for: the same sums every time."""
+    return _settings.held(one_thread=one_thread)

@@ -23,6 +23,7 @@ from lfq_cli.cli import (
     messages,
     split,
     stats,
+    train,
     verify,
 )
 from lfq_cli.cli.interrupts import Interrupted, raise_on_signals
@@ -50,6 +51,7 @@ COMMANDS = {
     "inspect": inspect.inspect,
     "import": import_checkpoint.import_checkpoint,
     "verify": verify.verify,
+    "train": train.train,
     "merge": merge.merge,
     "split": split.split,
 }

@@ -11,6 +11,9 @@ from lfq_cli.container import metadata_entry
 from lfq_cli.samples import container_of
 from lfq_cli.tensors import FORMATS
 
+_TRAINING = "lfq-training"
+"""What `training.runfile` calls a run that was saved; not imported from there, which would import torch."""
+
 
 def is_tensor_file(path: str) -> bool:
     """Whether a folder's file is one to encode: a container lfq knows that calls itself nothing else of lfq's."""
@@ -20,7 +23,7 @@ def is_tensor_file(path: str) -> bool:
         return suffix in FORMATS or container_of(name) is not None
     if path.endswith(codesfile.SUFFIX):
         return False
-    return described_format(Path(path)) not in (codesfile.FORMAT, native.FORMAT, countsfile.FORMAT)
+    return described_format(Path(path)) not in (codesfile.FORMAT, native.FORMAT, countsfile.FORMAT, _TRAINING)
 
 
 def is_codes_file(path: str) -> bool:

@@ -15,6 +15,7 @@ from lfq_cli.pipeline.merge import Part, PartsJoiner, SamplesJoiner, StoredFile,
 from lfq_cli.pipeline.samples import Batch, Plan, SampleEncoder, SampleOptions
 from lfq_cli.pipeline.survey import SAMPLE_BYTES, check_keys, check_texts, hash_of_key, key_at, sizes_of, survey
 from lfq_cli.pipeline.table import write_table
+from lfq_cli.pipeline.vectors import all_vectors, read_vectors, vector_blocks
 from lfq_cli.pipeline.workers import Progress, Workers, start_workers
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "StoredFile",
     "StoredReader",
     "Workers",
+    "all_vectors",
     "check_indices",
     "check_keys",
     "check_texts",
@@ -43,9 +45,11 @@ __all__ = [
     "count_ranges",
     "hash_of_key",
     "key_at",
+    "read_vectors",
     "sizes_of",
     "start_workers",
     "survey",
+    "vector_blocks",
     "write_decoded",
     "write_table",
 ]

@@ -6,7 +6,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 from lfq_cli.cli import interrupts
 from lfq_cli.cli.options import Display
@@ -34,5 +42,22 @@ def progress_bar(title: str, total: int | Callable[[], int], display: Display) -
         def advance(nbytes: int) -> None:
             interrupts.check()
             progress.advance(task, nbytes)
+
+        yield advance
+
+
+@contextmanager
+def count_bar(title: str, display: Display) -> Iterator[Callable[[int], None]]:
+    """As `progress_bar`, of things whose total nobody knows."""
+    console = Console(stderr=True)
+    if not console.is_terminal or display.quiet or display.no_progress:
+        yield lambda _: interrupts.check()
+        return
+    with Progress(TextColumn(title), BarColumn(), MofNCompleteColumn(), console=console, transient=True) as progress:
+        task = progress.add_task(title, total=None)
+
+        def advance(count: int) -> None:
+            interrupts.check()
+            progress.advance(task, count)
 
         yield advance

@@ -180,9 +180,8 @@ class CodesDataset(Sequence[dict[str, Any]]):
         """The item of a number; of a slice, list or array of numbers a list of items."""
         if isinstance(index, slice):
             return self.__getitems__(range(*index.indices(len(self))))
-        if isinstance(index, Sequence | np.ndarray):
-            return self.__getitems__(index)
-        return self.__getitems__([index])[0]
+        items = self.__getitems__(index)
+        return items if np.ndim(index) else items[0]
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for first in range(0, len(self), 64):
@@ -218,12 +217,15 @@ class CodesDataset(Sequence[dict[str, Any]]):
         numbers = np.asarray(indices)
         if numbers.dtype == np.bool_ and numbers.shape == (len(self),):
             numbers = np.flatnonzero(numbers)
+        if numbers.dtype == np.object_ and numbers.size and all(isinstance(each, int) for each in numbers.flat):
+            raise IndexError(f"{numbers.flat[0]} is outside the {len(self)} items of the data set")
         if numbers.size and numbers.dtype.kind not in "iu":
             raise TypeError(f"samples are chosen by integers, found {numbers.dtype}")
-        numbers = numbers.astype(np.int64).reshape(-1)
+        numbers = numbers.reshape(-1)
         outside = (numbers < -len(self)) | (numbers >= len(self))
         if outside.any():
             raise IndexError(f"{int(numbers[outside][0])} is outside the {len(self)} items of the data set")
+        numbers = numbers.astype(np.int64)
         return np.where(numbers < 0, numbers + len(self), numbers)
 
     # codes

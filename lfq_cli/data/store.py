@@ -183,7 +183,8 @@ def load(shelf: Shelf, catalog: Catalog, name: str) -> Store:
             _load_file(shelf.get(number)[name], catalog, number, data[begin : int(ends[last - 1])])
     if kind.vectors is None:
         return RaggedStore(data, ends - sizes, kind.bits_per_vector)
-    return MemoryStore(data.reshape(len(sizes), -1) if len(sizes) else data.reshape(0, 0), kind.bits_per_vector)
+    nbytes = -(-kind.vectors * kind.bits_per_vector // 8)
+    return MemoryStore(data.reshape(len(sizes), nbytes), kind.bits_per_vector)
 
 
 def _load_file(codes: TensorCodes, catalog: Catalog, number: int, out: Packed) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 
 from lfq_cli.errors import LfqError, OutputError
 from lfq_cli.regions import InputFile
+from lfq_cli.storage.remote import open_input
 
 MAX_HEADER_BYTES = 100_000_000
 """The library's own limit."""
@@ -93,7 +94,7 @@ def read_header(file: InputFile, error: type[LfqError]) -> Header:
 def metadata_entry(path: Path, key: str) -> str | None:
     """What the metadata of the file at `path` says under `key`; None where it says nothing or is no such file."""
     try:
-        file = InputFile(path, LfqError)
+        file = open_input(path, LfqError, known=True)
     except LfqError:
         return None
     try:

@@ -27,11 +27,12 @@ from lfq_cli.container import DTYPES, header_bytes, metadata_entry, no_duplicate
 from lfq_cli.errors import CodesFileError, CodesUnreadableError
 from lfq_cli.files import atomic_output, write_all
 from lfq_cli.quantizer import canonical_json
-from lfq_cli.regions import InputFile, bytes_of
+from lfq_cli.regions import bytes_of
 from lfq_cli.statistics import CountOptions, TokenCounts
 from lfq_cli.statistics.counter import Counter
 from lfq_cli.statistics.sketch import REGISTER_BITS, Sketch, begins_with_zeros, mixed, registers_of
 from lfq_cli.statistics.tables import DENSE_BITS
+from lfq_cli.storage.remote import open_input
 
 FORMAT = "lfq-counts"
 VERSION = 1
@@ -69,7 +70,7 @@ def write(sets: Sequence[TokenCounts], path: Path, *, overwrite: bool = False) -
 
 def read(path: Path, options: CountOptions) -> list[tuple[str, TokenCounts]]:
     """(name, counts) of every set. Raises CodesFileError where the file is damaged or something else."""
-    file = InputFile(path, CodesFileError, CodesUnreadableError)
+    file = open_input(path, CodesFileError, CodesUnreadableError)
     try:
         container = read_header(file, CodesFileError)
         arrays: Arrays = {}

@@ -16,8 +16,9 @@ PACKAGE = Path(lfq_cli.__file__).parent
 
 LAYERS = (
     ("cpus", "errors", "rename", "version"),
-    ("bits", "extras", "files", "floats", "layout", "regions"),
-    ("container", "fingerprint", "quantizer", "statistics", "zipread"),
+    ("bits", "extras", "floats", "layout", "regions"),
+    ("storage",),
+    ("container", "files", "fingerprint", "quantizer", "statistics", "zipread"),
     ("codesfile", "countsfile", "native", "torchfile"),
     ("checkpoints", "nn", "tensors"),
     ("matching", "numerics", "samples"),

@@ -25,6 +25,7 @@ from lfq_cli.layout import Layout, positions_shape
 from lfq_cli.matching import fitting_axis
 from lfq_cli.pipeline import EncodeTask, Encoding, start_workers
 from lfq_cli.quantizer import Quantizer
+from lfq_cli.storage.urlpath import path_of
 
 if TYPE_CHECKING:
     from lfq_cli.nn.saved import AnyLFQ
@@ -70,7 +71,7 @@ def load(
         cosine_scale,
         channel_first,
     )
-    quantizer = checkpoints.load(Path(path), facts)
+    quantizer = checkpoints.load(path_of(path), facts)
     if quantizer.assumed:
         warnings.warn("; ".join(quantizer.assumption_text()), LfqNote, stacklevel=2)
     return Codec(quantizer, device=device, compute_dtype=compute_dtype)

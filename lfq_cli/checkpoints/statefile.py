@@ -16,6 +16,7 @@ from lfq_cli import floats
 from lfq_cli.container import DTYPES, Entry, read_header
 from lfq_cli.errors import CheckpointError
 from lfq_cli.regions import FileRegion, InputFile, Region, bytes_of
+from lfq_cli.storage.remote import open_input
 from lfq_cli.torchfile import OddTensor, read_torch_file
 
 
@@ -63,7 +64,7 @@ def open_state(path: Path) -> StateFile:
 
 
 def _from_safetensors(path: Path) -> StateFile:
-    file = InputFile(path, CheckpointError)
+    file = open_input(path, CheckpointError)
     with file.closed_on_error():
         header = read_header(file, CheckpointError)
     tensors = {
@@ -78,7 +79,7 @@ def _read_entry(file: InputFile, entry: Entry) -> NDArray[Any]:
 
 
 def _from_torch(path: Path) -> StateFile:
-    file = InputFile(path, CheckpointError)
+    file = open_input(path, CheckpointError, staged=True)
     with file.closed_on_error():
         held = read_torch_file(file, "", CheckpointError)
         if not held.tensors and not held.odd:

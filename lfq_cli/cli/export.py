@@ -22,7 +22,7 @@ Inputs = Annotated[
     list[str], typer.Argument(metavar="CODES", parser=options.place, help="Codes files, folders or globs.")
 ]
 Output = Annotated[
-    Path, typer.Option("--output", "-o", metavar="OUT", parser=options.path, help="The folder of the export.")
+    Path, typer.Option("--output", "-o", metavar="OUT", parser=options.local_path, help="The folder of the export.")
 ]
 Style = Annotated[
     Literal["1x"] | None, typer.Option("--style", help="1x: bin as 1xgpt reads it, video.bin and segment_ids.bin.")

@@ -15,21 +15,34 @@ import typer
 if TYPE_CHECKING:
     from lfq_cli.checkpoints import Facts
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-
 
 def place(text: str) -> str:
-    """A path or glob as it was given. Raises BadParameter for a URL, which would be taken for a folder's name."""
-    if _URL.match(text):
-        raise typer.BadParameter(f"{text!r} is a URL; lfq reads and writes local paths: copy it here, or mount it")
+    """A path, URL or glob as it was given. Raises BadParameter for a URL that lfq cannot reach."""
+    path(text)
     return text
 
 
 def path(text: str) -> Path:
-    """A local path. Raises BadParameter as `place` does, and for an empty one, which would be the current folder."""
+    """A path or URL. Raises BadParameter for a URL that lfq cannot reach, and for an empty path: the current folder."""
     if not text:
         raise typer.BadParameter("'' is no path")
-    return Path(place(text))
+    if "://" not in text:
+        return Path(text)
+
+    from lfq_cli.errors import OptionError
+    from lfq_cli.storage.urlpath import path_of
+
+    try:
+        return path_of(text)
+    except OptionError as error:
+        raise typer.BadParameter(error.message) from None
+
+
+def local_path(text: str) -> Path:
+    """A local path. Raises BadParameter for a URL, which would be taken for a folder's name."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
+        raise typer.BadParameter(f"{text!r} is a URL, expected a local path: write it here and copy it")
+    return path(text)
 
 
 Checkpoint: TypeAlias = Annotated[

@@ -32,6 +32,8 @@ from lfq_cli.codesfile.parse import parse_header
 from lfq_cli.container import DTYPES, read_header, tensor_bytes
 from lfq_cli.errors import CodesFileError, CodesUnreadableError, OptionError
 from lfq_cli.regions import FileRegion, InputFile, bytes_of
+from lfq_cli.storage.remote import open_input
+from lfq_cli.storage.urlpath import path_of
 
 _CHUNK_BYTES = 1 << 20
 _LEAST_GAP = 1 << 14
@@ -52,7 +54,7 @@ class CodesFile(Mapping[str, "TensorCodes"]):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = InputFile(path, CodesFileError, CodesUnreadableError)
+        self._file = open_input(path, CodesFileError, CodesUnreadableError)
         try:
             container = read_header(self._file, CodesFileError)
             self.header = parse_header(container, path)
@@ -169,7 +171,7 @@ class CodesFile(Mapping[str, "TensorCodes"]):
 
 def open_codes(path: str | Path) -> CodesFile:
     """The codes file at `path`, open for reading. Raises CodesFileError where it is damaged or something else."""
-    return CodesFile(Path(path))
+    return CodesFile(path_of(path))
 
 
 class TensorCodes:

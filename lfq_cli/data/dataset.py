@@ -25,6 +25,8 @@ from lfq_cli.errors import CodesFileError, CodesUnreadableError, OptionError
 from lfq_cli.jobs.inputs import find_inputs, sorted_out
 from lfq_cli.jobs.kinds import is_codes_file
 from lfq_cli.pipeline import hash_of_key
+from lfq_cli.storage.places import is_folder, is_taken
+from lfq_cli.storage.urlpath import path_of
 
 Format = Literal["indices", "bits", "packed"]
 Where = str | os.PathLike[str]
@@ -35,13 +37,13 @@ def open_codes(path: Where | Sequence[Where]) -> CodesFile | CodesDataset:
 
     Raises CodesFileError where a file is damaged or something else.
     """
-    if isinstance(path, str | os.PathLike) and not os.path.isdir(path) and not _is_glob(path):  # noqa: PTH112
+    if isinstance(path, str | os.PathLike) and not is_folder(path_of(path)) and not _is_glob(path):
         return codesfile.open_codes(os.fspath(path))
     return CodesDataset(path)
 
 
 def _is_glob(path: Where) -> bool:
-    return glob.has_magic(os.fspath(path)) and not os.path.lexists(path)
+    return glob.has_magic(os.fspath(path)) and not is_taken(path_of(path))
 
 
 class CodesDataset(Sequence[dict[str, Any]]):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 from lfq_cli import codesfile
@@ -10,7 +9,10 @@ from lfq_cli.codesfile import CodesHeader, MadeFrom, PartRows, SourceInfo
 from lfq_cli.errors import CodesFileError, ExistsError, TensorError
 from lfq_cli.fingerprint import WHOLE_BYTES, fingerprint
 from lfq_cli.jobs.plan import Job
+from lfq_cli.storage.places import exists
+from lfq_cli.storage.urlpath import UrlPath
 
+_SECOND = 1_000_000_000
 _REPLACES = "--overwrite replaces it"
 
 
@@ -20,7 +22,7 @@ def is_current(job: Job, header: CodesHeader, *, by_header: bool = False) -> boo
     header: as it is before any value is read. by_header: size and age of the input will do, it is not read. Raises
     ExistsError where something else is in the output's place.
     """
-    if not os.path.exists(job.output):  # noqa: PTH110 - for each of many files
+    if not exists(job.output):
         return False
     try:
         with codesfile.open_codes(job.output) as existing:
@@ -35,7 +37,7 @@ def is_current(job: Job, header: CodesHeader, *, by_header: bool = False) -> boo
     if found.without_digests() != header:
         difference = next(_differences(found, header), "made with other facts told of the checkpoint")
         raise ExistsError(f"{job.output}: exists, {difference}", _REPLACES)
-    if by_header:
+    if by_header and not isinstance(job.source, UrlPath):  # an object is asked for its tag, not read
         _refuse_older(job)
     else:
         _refuse_other_values(job, found.made_from)
@@ -46,12 +48,17 @@ def _refuse_other_values(job: Job, made_from: MadeFrom) -> None:
     nbytes, digest = fingerprint(job.source, TensorError)
     if digest != made_from.fingerprint:
         raise ExistsError(f"{job.output}: exists, made from other content than {job.source} has now", _REPLACES)
-    if nbytes > WHOLE_BYTES:  # written to since, maybe in between the parts that were compared
+    if nbytes > WHOLE_BYTES and not isinstance(
+        job.source, UrlPath
+    ):  # written to since, maybe in between the parts that were compared
         _refuse_older(job)
 
 
 def _refuse_older(job: Job) -> None:
-    if job.output.stat().st_mtime_ns < job.source.stat().st_mtime_ns:
+    written = job.output.stat().st_mtime_ns
+    if isinstance(job.output, UrlPath):
+        written += _SECOND  # stores tell whole seconds
+    if written < job.source.stat().st_mtime_ns:
         raise ExistsError(f"{job.output}: exists and is older than {job.source}", _REPLACES)
 
 

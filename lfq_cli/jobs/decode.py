@@ -21,7 +21,8 @@ from lfq_cli.jobs.plan import Job
 from lfq_cli.layout import insert_channels
 from lfq_cli.pipeline import DecodeTask, Progress, Workers, start_workers, write_decoded
 from lfq_cli.quantizer import LAYOUT_KEYS, OPTIONS, Quantizer, bits_of_size
-from lfq_cli.regions import InputFile
+from lfq_cli.storage.places import exists
+from lfq_cli.storage.remote import open_input
 from lfq_cli.tensors import Head, head_for
 
 
@@ -233,7 +234,7 @@ def made_of(codes: CodesFile, infos: Sequence[CodesTensor], quantizer: Quantizer
 
 def _is_current(job: Job, head: Head) -> bool:
     """Whether the output begins as this run's would. Raises ExistsError where something else is in its place."""
-    if not job.output.exists():
+    if not exists(job.output):
         return False
     if not head.tells_origin or not begins_with(job.output, head):
         raise ExistsError(f"{job.output}: exists, and is not what this run would make", "--overwrite replaces it")
@@ -243,7 +244,7 @@ def _is_current(job: Job, head: Head) -> bool:
 def begins_with(path: Path, head: Head) -> bool:
     """Whether a whole file is there that begins with the head."""
     try:
-        file = InputFile(path, TensorError)
+        file = open_input(path, TensorError)
     except TensorError:
         return False
     try:

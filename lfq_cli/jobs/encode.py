@@ -25,7 +25,10 @@ from lfq_cli.layout import Layout, positions_shape
 from lfq_cli.matching import select_tensors
 from lfq_cli.pipeline import EncodeTask, Encoding, Progress, Workers, start_workers
 from lfq_cli.quantizer import Quantizer
-from lfq_cli.regions import read_small
+from lfq_cli.storage.places import version
+from lfq_cli.storage.ranges import RANGE_BYTES
+from lfq_cli.storage.remote import read_whole, stage
+from lfq_cli.storage.urlpath import UrlPath
 from lfq_cli.tensors import Source, open_bytes, open_source
 
 
@@ -108,11 +111,11 @@ class _Input:
     def __init__(self, path: Path, workers: Workers) -> None:
         self._path = path
         self._workers = workers
+        self._data = read_whole(os.fspath(path), WHOLE_BYTES, TensorError)
         self._state: tuple[int, ...] | None = None
-        self._data = read_small(os.fspath(path), WHOLE_BYTES, TensorError)
-        if self._data is None:
-            self._state = _state_of(path)
-        self.nbytes = len(self._data) if self._data is not None else self._state[2] if self._state else 0
+        if self._data is None or isinstance(path, UrlPath):
+            self._state = version(path, known=True)
+        self.nbytes = _size_of(path) if self._data is None else len(self._data)
 
     def open(self) -> Source:
         """Its tensors."""
@@ -120,6 +123,8 @@ class _Input:
 
     def origin(self) -> Callable[[], tuple[int, str]]:
         """A call for when all of it was read: size and fingerprint. Raises TensorError where it changed since."""
+        if isinstance(self._path, UrlPath):
+            return self._object_as_it_was
         if self._data is not None:
             data = self._data
             return lambda: (len(data), whole_fingerprint(data))
@@ -133,8 +138,13 @@ class _Input:
 
         return unchanged
 
-    def _refuse_change(self) -> None:
-        if _state_of(self._path) != self._state:
+    def _object_as_it_was(self) -> tuple[int, str]:
+        told = fingerprint(self._path, TensorError)  # asks the store for it again
+        self._refuse_change(known=True)
+        return told
+
+    def _refuse_change(self, *, known: bool = False) -> None:
+        if version(self._path, known=known) != self._state:
             raise TensorError(f"{self._path}: changed while it was read", "run again when nothing writes to it")
 
 
@@ -184,6 +194,7 @@ def _write(
     nan_values = 0
     with codesfile.create(job.output, header, overwrite=options.overwrite, durable=options.durable) as writer:
         origin = found.origin()
+        _stage_scattered(tasks)
         for task in tasks:
             encoding = Encoding(task, header.tensors[task.tensor.name], workers, progress)
             with writer.tensor(task.tensor.name) as out, closing(encoding.runs()) as runs:
@@ -194,13 +205,19 @@ def _write(
         writer.made_from = MadeFrom(nbytes, options.nan_policy, nan_values, digest)
 
 
-def _state_of(path: Path) -> tuple[int, ...] | None:
-    """What changes when a file is written to, replaced or removed; None where it is not there."""
+def _size_of(path: Path) -> int:
     try:
-        found = path.stat()
+        return path.stat().st_size
     except OSError:
-        return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+        return 0  # opening it says why
+
+
+def _stage_scattered(tasks: Sequence[EncodeTask]) -> None:
+    """Stages objects of which each block would be read in many small runs that lie far apart."""
+    for task in tasks:
+        item_bytes = task.geometry.channels * task.geometry.inner * task.spec.itemsize
+        if task.geometry.inner > 1 and item_bytes > RANGE_BYTES:
+            stage(task.tensor.region)
 
 
 def _header(backend: Backend, cuts: Sequence[Cut], options: EncodeOptions, source_bytes: int) -> CodesHeader:

@@ -22,6 +22,7 @@ from lfq_cli.jobs.parts import whole_path
 from lfq_cli.jobs.plan import Job, plan_wholes
 from lfq_cli.jobs.regroup import reopened
 from lfq_cli.pipeline import PartsJoiner, Progress, StoredReader, start_workers
+from lfq_cli.storage.places import exists
 
 _REPLACES = "--overwrite replaces it"
 
@@ -209,7 +210,7 @@ def _whole(info: CodesTensor) -> CodesTensor:
 
 def _is_current(path: Path, header: CodesHeader) -> bool:
     """Whether the whole is there, whoever made it. Raises ExistsError where something else is in its place."""
-    if not path.exists():
+    if not exists(path):
         return False
     try:
         with codesfile.open_codes(path) as existing:

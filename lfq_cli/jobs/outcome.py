@@ -12,6 +12,7 @@ from lfq_cli.errors import ExistsError, LfqError, LfqNote
 from lfq_cli.files import remove_leftovers
 from lfq_cli.jobs.plan import Job
 from lfq_cli.pipeline import Progress
+from lfq_cli.storage.outputs import work_folder
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,6 @@ def settle_output(
 
 def clear_leftovers(jobs: Sequence[Job]) -> None:
     """Removes what runs that were killed left where the outputs go, and notes it."""
-    count = remove_leftovers(sorted({job.output.parent for job in jobs}))
+    count = remove_leftovers(sorted({work_folder(job.output) for job in jobs}))
     if count:
         warnings.warn(f"removed {count} unfinished file(s) of runs that were killed", LfqNote, stacklevel=2)

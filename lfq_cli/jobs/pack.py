@@ -30,6 +30,7 @@ from lfq_cli.jobs.shards import Shard
 from lfq_cli.pipeline import Progress, SampleOptions
 from lfq_cli.quantizer import Quantizer
 from lfq_cli.samples import container_of, stem_of
+from lfq_cli.storage.places import exists
 
 _REPLACES = "--overwrite replaces it"
 _NAMES_AT_ONCE = 1 << 12
@@ -230,7 +231,7 @@ class _Packer:
 
     def _next(self, path: Path, cursor: Cursor) -> tuple[Outcome | None, Cursor]:
         """What became of the file that begins at the cursor, and where the next begins; None where nothing is left."""
-        if path.exists() and not self.options.overwrite:
+        if exists(path) and not self.options.overwrite:
             self._stop()
             return self._there_already(path, cursor)
         if self._stream is None:

@@ -7,7 +7,6 @@ there are.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from lfq_cli.layout import Layout
 from lfq_cli.matching import ChannelAxis, select_tensors
 from lfq_cli.quantizer import Quantizer
 from lfq_cli.samples import container_of
+from lfq_cli.storage.places import is_taken
 from lfq_cli.tensors import StoredTensor, open_source
 
 _NUMBERED = re.compile(r"(.+)\.\d{5,}" + re.escape(SUFFIX), re.DOTALL)
@@ -102,7 +102,7 @@ def _parts_of(
     _require_rows(job.source, chosen)
     count = max(1, *(-(-tensor.shape[0] // rows) for tensor, _ in chosen))
     behind = part_path(job.output, count)
-    if os.path.lexists(behind):
+    if is_taken(behind):
         raise ExistsError(
             f"{behind}: lies behind the last of the {count:,} parts of {job.source}",
             "it was made with another --part-rows, or of other content: name another output, or remove those parts",

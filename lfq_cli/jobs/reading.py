@@ -20,6 +20,7 @@ from lfq_cli.jobs.sample_inputs import SampleInput
 from lfq_cli.pipeline import Batch, SampleEncoder, SampleOptions
 from lfq_cli.regions import read_small
 from lfq_cli.samples import BadSample, Sample, sample_of, samples_in, small_sample_of
+from lfq_cli.storage.urlpath import is_url
 
 _DIGEST_BYTES = 32
 _RUN_INPUTS = 256
@@ -232,7 +233,7 @@ def _read_single(inputs: Sequence[SampleInput], run: range, encoder: SampleEncod
 def _sample_of(item: SampleInput, index: int, reads: list[_Read]) -> Sample | BadSample:
     """The input's sample; adds to `reads` what it was read from."""
     try:
-        data = read_small(item.where, WHOLE_BYTES, TensorError)
+        data = None if is_url(item.where) else read_small(item.where, WHOLE_BYTES, TensorError)
         if data is not None:
             reads.append(_Read(index, len(data), whole_fingerprint(data)))
             return small_sample_of(item.where, item.name, data)

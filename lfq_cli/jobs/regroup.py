@@ -19,6 +19,7 @@ from lfq_cli.jobs.agreement import require_alike, require_samples
 from lfq_cli.jobs.draft import Limits
 from lfq_cli.pipeline import Part, StoredFile, key_at, sizes_of, survey
 from lfq_cli.regions import InputFile
+from lfq_cli.storage.remote import open_input
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,7 @@ def _key_of(members: Sequence[Member], starts: NDArray[np.int64], index: int) ->
 @contextmanager
 def reopened(path: Path, state: tuple[int, ...], stored: Mapping[str, Stored]) -> Iterator[StoredFile]:
     """A codes file, open again. Raises CodesFileError where it is another than before, then or at the end."""
-    file = InputFile(path, CodesFileError, CodesUnreadableError)
+    file = open_input(path, CodesFileError, CodesUnreadableError)
     try:
         refuse_change(file, state)
         yield StoredFile(file, stored)

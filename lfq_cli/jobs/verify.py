@@ -16,10 +16,11 @@ from lfq_cli.jobs.decode import matching_quantizer
 from lfq_cli.jobs.kinds import is_tensor_file
 from lfq_cli.jobs.merge_parts import holds_parts, read_parts
 from lfq_cli.jobs.parts import whole_path
-from lfq_cli.jobs.plan import real_path, source_jobs
+from lfq_cli.jobs.plan import source_jobs
 from lfq_cli.jobs.verify_samples import SampleSources, compare_samples
 from lfq_cli.pipeline import Comparison, EncodeTask, Progress, check_indices, check_keys, check_texts, compare
 from lfq_cli.quantizer import Quantizer
+from lfq_cli.storage.places import real_path
 from lfq_cli.tensors import Source, StoredTensor, open_source
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from lfq_cli.container import DTYPES, tensor_bytes
 from lfq_cli.errors import LfqError, TensorError
 from lfq_cli.regions import FileRegion, MemoryFile, MemoryRegion, bytes_of
+from lfq_cli.storage.urlpath import path_of
 from lfq_cli.tensors import SOLE_TENSOR, Source, StoredTensor, open_bytes, open_source
 from lfq_cli.tensors.npy import array_in
 
@@ -62,7 +63,7 @@ def small_tensors(where: str, data: bytes) -> dict[str, StoredTensor]:
     """The tensors of a file called `where` whose bytes are in memory."""
     if where.endswith(".npy"):  # most data sets of small files; the general way takes twice as long
         return {SOLE_TENSOR: array_in(data, where)}
-    with open_bytes(Path(where), data) as source:
+    with open_bytes(path_of(where), data) as source:
         return in_memory(source)
 
 

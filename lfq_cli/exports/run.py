@@ -250,7 +250,8 @@ class _Export:
         first, last = self.dataset.catalog.ranges(self._kind.name, numbers)
         row = self._row
         if self._kind.vectors is None:
-            ids = sum(self.vocabulary.length(int(length), row) for length in last - first)
+            codes = int((last - first).sum()) * len(self.vocabulary.dims)
+            ids = codes + len(numbers) * self.vocabulary.length(0, None)
         else:
             ids = len(numbers) * self.vocabulary.length(self._kind.vectors, row)
         labels = self._options.labels if self._options.label_offset is None else None
@@ -308,14 +309,11 @@ class _Export:
                 every = self.vocabulary.sequences(indices, self._row, labels).astype(self.dtype)
                 yield Rows(batch.get("key", []), every, labels)
             else:
-                ids = [self._ragged(each.reshape(1, -1, count), labels, k) for k, each in enumerate(codes)]
+                lengths = np.array([len(each) for each in codes])
+                joined = np.concatenate(codes).reshape(-1, count).view(np.int64)
+                ids = [each.astype(self.dtype) for each in self.vocabulary.ragged(joined, lengths, labels)]
                 yield Rows(batch.get("key", []), ids, labels)
             self._progress(self.packed_bytes(some))
-
-    def _ragged(self, indices: NDArray[Any], labels: NDArray[Any] | None, k: int) -> NDArray[Any]:
-        own = None if labels is None else labels[k : k + 1]
-        ids: NDArray[Any] = self.vocabulary.sequences(indices.view(np.int64), None, own)[0].astype(self.dtype)
-        return ids
 
     def entry(self, parts: dict[str, Files]) -> dict[str, Any]:
         """The object of lfq.json."""

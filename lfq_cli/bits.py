@@ -8,7 +8,7 @@ channels is the most significant bit of its index: "msb" channel 0, "lsb" the la
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import gcd
 from typing import Any, Literal, TypeAlias
@@ -101,6 +101,17 @@ def cut_stream(stream: Packed, skip: int, count: int) -> Packed:
         stream = stream[:size].copy()
         stream[-1] &= 0xFF << (8 - count % 8) & 0xFF
     return stream[:size]
+
+
+def join_streams(streams: Sequence[Packed], bits: NDArray[np.int64]) -> Packed:
+    """Streams of so many bits each -> one stream of all, one after the other. For many short ones, all in memory."""
+    if len(streams) < 2:
+        return streams[0] if streams else np.empty(0, np.uint8)
+    every, tails = np.concatenate(streams), -bits % 8
+    if not tails.any():
+        return every
+    used = np.repeat(np.tile([True, False], len(streams)), np.stack([bits, tails], axis=1).reshape(-1))
+    return np.packbits(np.unpackbits(every)[used])
 
 
 def _shifted_left(stream: Packed, count: int, out: Packed | None = None) -> Packed:

@@ -194,3 +194,11 @@ def test_ints_are_the_indices(order, case):
     dims, vectors, text = case
     ints = bits.PACKINGS["ints"].pack(padded(text), vectors, dims, order, bits.index_dtype(dims))
     assert ints.tolist() == numbers_of(text, dims, order)
+
+
+@given(st.lists(st.integers(0, 30), max_size=6), st.integers(0, 2**32))
+def test_joined_streams_are_their_bits_one_after_the_other(sizes, seed):
+    random = np.random.default_rng(seed)
+    parts = [random.integers(0, 2, size).astype(bool) for size in sizes]
+    found = bits.join_streams([np.packbits(part) for part in parts], np.array(sizes, np.int64))
+    assert np.array_equal(found, np.packbits(np.concatenate([np.empty(0, bool), *parts])))

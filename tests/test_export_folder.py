@@ -6,6 +6,7 @@ import fcntl
 import io
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -372,6 +373,32 @@ def test_labels_that_do_not_fit_are_refused(
     with pytest.raises(OptionError, match=f"--labels {LABEL}: {label} does not fit int"):
         run(name, path, tmp_path / "out", labels=LABEL, **options)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("bits", [18, 40, 64])
+@pytest.mark.parametrize("offset", [0, 60_000])
+def test_the_cut_that_a_message_names_fits(bits: int, offset: int, tmp_path: Path) -> None:
+    samples = [Sample("a", {"x": np.ones((2, bits), bool)})]
+    path = sample_files.write(tmp_path / f"a{SUFFIX}", samples, Kind({"x": (2,)}, (bits,)))
+    with pytest.raises(OptionError, match="do not fit uint16") as told:
+        run("bin", path, tmp_path / "out", offset=offset)
+    found = re.search(r"--codebook-dims ([\d,]+) makes", str(told.value.hint))
+    assert found is not None
+    dims = tuple(map(int, found[1].split(",")))
+    assert sum(dims) == bits
+    raise_errors(run("bin", path, tmp_path / "out", dims=dims, offset=offset))
+    with pytest.raises(OptionError, match="do not fit uint16") as told:
+        run("bin", path, tmp_path / "out", eos=2**bits)
+    assert "--codebook-dims" not in str(told.value.hint), "no cut makes room for that id"
+
+
+@pytest.mark.parametrize("positions", [(2,), (None,)])
+def test_ids_near_the_end_of_int64_are_exact(positions: tuple[int | None, ...], tmp_path: Path) -> None:
+    bits = np.random.default_rng(0).integers(0, 2, (2, 62)).astype(bool)
+    path = sample_files.write(tmp_path / f"a{SUFFIX}", [Sample("a", {"x": bits})], Kind({"x": positions}, (62,)))
+    raise_errors(run("parquet", path, tmp_path / "out", dtype="int64", offset=2**62))
+    (ids,) = pq.read_table(tmp_path / "out" / "train-00000.parquet")["tokens"].to_pylist()
+    assert ids == [2**62 + int("".join(map(str, row.astype(int))), 2) for row in bits]
 
 
 # libraries that are not there

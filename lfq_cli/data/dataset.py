@@ -243,10 +243,12 @@ class CodesDataset(Sequence[dict[str, Any]]):
         if kind.positions is not None:
             return self._expanded(name, store.rows(samples), kind.positions)
         first, last = self.catalog.ranges(name, samples)
-        return [
-            self._expanded(name, store.stream(sample, 0, length)[None], (length,))[0]
-            for sample, length in zip(samples.tolist(), (last - first).tolist(), strict=True)
-        ]
+        lengths = last - first
+        if self.format == "packed":
+            return [store.stream(s, 0, length) for s, length in zip(samples.tolist(), lengths.tolist(), strict=True)]
+        ends = np.cumsum(lengths)
+        every = self._expanded(name, store.joined(samples)[None], (int(lengths.sum()),))[0]
+        return [every[a:b] for a, b in zip((ends - lengths).tolist(), ends.tolist(), strict=True)]
 
     def _expanded(self, name: str, rows: Packed, positions: tuple[int, ...]) -> NDArray[Any]:
         cut, order, dtype = self._cuts[name]

@@ -12,6 +12,7 @@ from typing import Any
 from lfq_cli.codesfile import CodesFile, open_codes
 from lfq_cli.errors import CodesFileError
 from lfq_cli.regions import state_of
+from lfq_cli.storage.urlpath import UrlPath
 
 MOST_OPEN = 64
 
@@ -58,9 +59,15 @@ class Shelf:
         return codes
 
     def _state_of(self, number: int) -> tuple[int, ...] | None:
-        """The state of what has the file's name now; None where nothing has it. 2 µs, where a read takes 10."""
+        """The state of what has the file's name now; None where nothing has it. 2 µs, where a read takes 10.
+
+        An object's is the one that was opened: its ranges are asked for under its version, so that another is an error.
+        """
+        path = self.paths[number]
+        if isinstance(path, UrlPath):
+            return self._states[number]
         try:
-            return state_of(os.stat(self.paths[number]))  # noqa: PTH116 - Path.stat takes twice as long
+            return state_of(os.stat(path))  # noqa: PTH116 - Path.stat takes twice as long
         except OSError:
             return None
 

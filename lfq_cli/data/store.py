@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lfq_cli.bits import Packed, cut_stream
+from lfq_cli.bits import Packed, cut_stream, join_streams
 from lfq_cli.codesfile import TensorCodes
 from lfq_cli.data.catalog import Catalog
 from lfq_cli.data.shelf import Shelf
@@ -26,6 +26,10 @@ class Store(Protocol):
 
     def rows(self, samples: NDArray[np.int64]) -> Packed:
         """Of samples of one length: [samples, bytes], each from its own first byte on, its tail zero."""
+        ...
+
+    def joined(self, samples: NDArray[np.int64]) -> Packed:
+        """All vectors of samples of any lengths as one stream, its tail zero."""
         ...
 
     def stream(self, sample: int, first: int, last: int) -> Packed:
@@ -75,6 +79,18 @@ class FileStore:
             else:
                 out[k] = codes[self._name].stream(row * vectors, (row + 1) * vectors)
 
+    def joined(self, samples: NDArray[np.int64]) -> Packed:
+        """As in Store; neighbours are read together."""
+        if not len(samples):
+            return np.empty(0, np.uint8)
+        begins, ends = self._catalog.ranges(self._name, samples)
+        files, _ = self._catalog.locate(samples)
+        first = np.flatnonzero(np.append(True, (np.diff(samples) != 1) | (np.diff(files) != 0)))
+        last = np.append(first[1:], len(samples)) - 1
+        runs = list(zip(files[first].tolist(), begins[first].tolist(), ends[last].tolist(), strict=True))
+        streams = [self._shelf.get(file)[self._name].stream(begin, end) for file, begin, end in runs]
+        return join_streams(streams, (ends[last] - begins[first]) * self._catalog.kinds[self._name].bits_per_vector)
+
     def stream(self, sample: int, first: int, last: int) -> Packed:
         """As in Store."""
         number = np.array([sample])
@@ -106,13 +122,19 @@ def _split(stream: Packed, samples: int, bits: int) -> Packed:
 class MemoryStore:
     """All of a tensor's samples of one length in memory: [samples, bytes], each from a byte of its own on."""
 
-    def __init__(self, data: Packed, bits_per_vector: int) -> None:
+    def __init__(self, data: Packed, vectors: int, bits_per_vector: int) -> None:
+        """vectors: of a sample."""
         self.data = data
+        self._vectors = vectors
         self._bits = bits_per_vector
 
     def rows(self, samples: NDArray[np.int64]) -> Packed:
         """As in Store."""
         return self.data[samples]
+
+    def joined(self, samples: NDArray[np.int64]) -> Packed:
+        """As in Store."""
+        return join_streams(list(self.data[samples]), np.full(len(samples), self._vectors * self._bits))
 
     def stream(self, sample: int, first: int, last: int) -> Packed:
         """As in Store."""
@@ -122,9 +144,12 @@ class MemoryStore:
 class RaggedStore:
     """All of a tensor's samples of several lengths in memory, one after the other, each from a byte of its own on."""
 
-    def __init__(self, data: Packed, starts: NDArray[np.int64], bits_per_vector: int) -> None:
-        """starts: the first byte of each sample."""
+    def __init__(
+        self, data: Packed, starts: NDArray[np.int64], vectors: NDArray[np.int64], bits_per_vector: int
+    ) -> None:
+        """starts: the first byte of each sample; vectors: of each."""
         self.data = data
+        self._vectors = vectors
         self._starts = starts
         self._bits = bits_per_vector
 
@@ -133,6 +158,12 @@ class RaggedStore:
         ends = np.append(self._starts, len(self.data))
         sizes = ends[samples + 1] - ends[samples]
         return self.data[self._starts[samples][:, None] + np.arange(sizes[0] if len(sizes) else 0)]
+
+    def joined(self, samples: NDArray[np.int64]) -> Packed:
+        """As in Store."""
+        bits, starts = self._vectors[samples] * self._bits, self._starts[samples]
+        spans = zip(starts.tolist(), (starts - (-bits // 8)).tolist(), strict=True)
+        return join_streams([self.data[first:last] for first, last in spans], bits)
 
     def stream(self, sample: int, first: int, last: int) -> Packed:
         """As in Store."""
@@ -182,9 +213,10 @@ def load(shelf: Shelf, catalog: Catalog, name: str) -> Store:
             begin = int(ends[first] - sizes[first])
             _load_file(shelf.get(number)[name], catalog, number, data[begin : int(ends[last - 1])])
     if kind.vectors is None:
-        return RaggedStore(data, ends - sizes, kind.bits_per_vector)
+        begins, stops = catalog.ranges(name, np.arange(len(sizes), dtype=np.int64))
+        return RaggedStore(data, ends - sizes, stops - begins, kind.bits_per_vector)
     nbytes = -(-kind.vectors * kind.bits_per_vector // 8)
-    return MemoryStore(data.reshape(len(sizes), nbytes), kind.bits_per_vector)
+    return MemoryStore(data.reshape(len(sizes), nbytes), kind.vectors, kind.bits_per_vector)
 
 
 def _load_file(codes: TensorCodes, catalog: Catalog, number: int, out: Packed) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -116,7 +117,9 @@ class _Export:
         self._checked: set[int] = set()
         self.format: Format = _format(name, options)
         tensors = () if options.tensor is None else (options.tensor,)
-        self.dataset = CodesDataset(paths, tensors=tensors, dims=options.dims, order=options.order, memory=False)
+        self.dataset = CodesDataset(
+            paths, tensors=tensors, dims=options.dims, order=options.order, dtype="uint64", memory=False
+        )
         kinds = self.dataset.catalog.kinds
         if len(kinds) > 1:
             raise OptionError(f"the files hold {', '.join(map(repr, kinds))}", "--tensor NAME chooses one")
@@ -192,11 +195,24 @@ class _Export:
             if size <= np.iinfo(name).max + 1:
                 return np.dtype(name)
         others = [name for name in self.format.dtypes if size <= np.iinfo(name).max + 1]
-        half = self._kind.bits_per_vector // 2
-        hint = f"--codebook-dims {half},{self._kind.bits_per_vector - half} makes ids smaller"
-        if others:
-            hint += f"; --dtype {others[0]} holds them, if your reader takes it"
-        raise OptionError(f"ids up to {size - 1} do not fit {wanted[0]}, the dtype for {self.format.readers}", hint)
+        hints = [f"--dtype {others[0]} holds them, if your reader takes it"] if others else []
+        cut = self._narrower_cut(int(np.iinfo(wanted[0]).max) + 1)
+        if cut is not None:
+            hints.insert(0, f"--codebook-dims {','.join(map(str, cut))} makes ids smaller")
+        raise OptionError(
+            f"ids up to {size - 1} do not fit {wanted[0]}, the dtype for {self.format.readers}",
+            "; ".join(hints) or "fewer bits an index, or lower special ids",
+        )
+
+    def _narrower_cut(self, most: int) -> tuple[int, ...] | None:
+        """The fewest indices of nearly equal bits whose ids, with all others, stay below `most`; None where none do."""
+        bits = self._kind.bits_per_vector
+        for count in range(len(self.vocabulary.dims) + 1, bits + 1):
+            cut = tuple(bits // count + (k < bits % count) for k in range(count))
+            with suppress(OptionError):  # an id that is free now would stand for two things
+                if replace(self.vocabulary, dims=cut).size <= most:
+                    return cut
+        return None
 
     # parts
 
@@ -234,7 +250,8 @@ class _Export:
         first, last = self.dataset.catalog.ranges(self._kind.name, numbers)
         row = self._row
         if self._kind.vectors is None:
-            ids = sum(self.vocabulary.length(int(length), row) for length in last - first)
+            codes = int((last - first).sum()) * len(self.vocabulary.dims)
+            ids = codes + len(numbers) * self.vocabulary.length(0, None)
         else:
             ids = len(numbers) * self.vocabulary.length(self._kind.vectors, row)
         labels = self._options.labels if self._options.label_offset is None else None
@@ -288,18 +305,15 @@ class _Export:
             labels = None if self._labels is None else self._labels[some]
             codes = batch[name]
             if self._kind.vectors is not None:
-                indices = codes.reshape(len(some), self._kind.vectors, count)
+                indices = codes.reshape(len(some), self._kind.vectors, count).view(np.int64)  # as ids are, which fit
                 every = self.vocabulary.sequences(indices, self._row, labels).astype(self.dtype)
                 yield Rows(batch.get("key", []), every, labels)
             else:
-                ids = [self._ragged(each.reshape(1, -1, count), labels, k) for k, each in enumerate(codes)]
+                lengths = np.array([len(each) for each in codes])
+                joined = np.concatenate(codes).reshape(-1, count).view(np.int64)
+                ids = [each.astype(self.dtype) for each in self.vocabulary.ragged(joined, lengths, labels)]
                 yield Rows(batch.get("key", []), ids, labels)
             self._progress(self.packed_bytes(some))
-
-    def _ragged(self, indices: NDArray[Any], labels: NDArray[Any] | None, k: int) -> NDArray[Any]:
-        own = None if labels is None else labels[k : k + 1]
-        ids: NDArray[Any] = self.vocabulary.sequences(indices, None, own)[0].astype(self.dtype)
-        return ids
 
     def entry(self, parts: dict[str, Files]) -> dict[str, Any]:
         """The object of lfq.json."""

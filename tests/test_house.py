@@ -26,6 +26,7 @@ LAYERS = (
     ("jobs", "report"),
     ("data",),
     ("exports",),
+    ("cluster",),
     ("cli",),
     ("api",),
     ("__init__", "__main__"),

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # two workers: torch and BLAS use the cores themselves
 PYTEST := $(BIN)/python -m pytest -q -n 2
 
-.PHONY: setup test test-fast test-lowest test-trainers test-slurm lint demo sample-data bench bench-smoke fuzz clean
+.PHONY: setup test test-fast test-lowest test-trainers test-slurm test-ray lint demo sample-data bench bench-smoke fuzz clean
 
 setup: $(VENV)/.installed
 
@@ -33,12 +33,17 @@ test-lowest:
 	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-lowest.txt \
 		-e '.[parquet,hdf5,plot]' hypothesis pytest pytest-xdist scipy
 	.venv-lowest/bin/python -m pytest -q -n 2 -o filterwarnings=ignore $(LOWEST)
-LOWEST := $(addprefix tests/, cli/test_help.py test_grid.py test_golden.py test_readme.py test_api.py test_data.py test_parquet.py \
+LOWEST := $(addprefix tests/, cli/test_stacked_commands.py test_grid.py test_golden.py test_readme.py test_api.py test_data.py test_parquet.py \
 	test_hdf5.py test_report.py nn/test_stacked.py test_process_state.py)
 
 # a SLURM cluster of one node, where slurmctld, slurmd and munge are installed (Debian's packages); as root
 test-slurm: setup
 	$(BIN)/python -m pytest -q tests/test_slurm.py
+
+# Ray, which is large
+test-ray: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,ray-test]'
+	$(BIN)/python -m pytest -q tests/test_ray.py
 
 lint: setup
 	$(BIN)/ruff check .

@@ -27,8 +27,10 @@ LAYERS = (
     ("jobs", "report"),
     ("data",),
     ("exports",),
+    ("cluster",),
     ("cli",),
     ("api",),
+    ("ray",),
     ("__init__", "__main__"),
 )
 """Bottom first. A name is a module or a package of lfq_cli; it imports from rows above its own in this table only."""

@@ -11,7 +11,7 @@ from lfq_cli.jobs.decode import DecodeOptions, decode
 from lfq_cli.jobs.encode import EncodeOptions
 from lfq_cli.jobs.kinds import is_codes_file
 from lfq_cli.jobs.outcome import Outcome
-from lfq_cli.jobs.pack import PackOptions, encode_each, pack
+from lfq_cli.jobs.pack import PackOptions, encode_each, pack, refuse_idle_options
 from lfq_cli.jobs.plan import name_samples, plan_encoding, plan_jobs
 from lfq_cli.pipeline import SampleOptions
 from lfq_cli.storage.urlpath import path_of
@@ -45,7 +45,9 @@ def encode_files(
         found, missed = name_samples(_strings(inputs), path_of(output), stacked=stacked, inputs_kept=[])
         return _done(pack(codec.quantizer, found, path_of(output), packed, missed=missed))
     alone = EncodeOptions(**shared, tensors=tuple(tensors), layout=channel_axis)
-    return _done(encode_each(codec.quantizer, plan_encoding(_strings(inputs), path_of(output)), alone, packed))
+    jobs = plan_encoding(_strings(inputs), path_of(output))
+    refuse_idle_options(jobs, packed)
+    return _done(encode_each(codec.quantizer, jobs, alone, packed))
 
 
 def decode_files(

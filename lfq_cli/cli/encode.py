@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import typer
 
 from lfq_cli.cli import options
-from lfq_cli.cli.options import Display, takes_display, takes_facts, takes_threads
+from lfq_cli.cli.options import Display, takes_cluster, takes_display, takes_facts, takes_threads
 
 if TYPE_CHECKING:
+    from lfq_cli.cluster import Cluster
+    from lfq_cli.jobs.encode import EncodeOptions
     from lfq_cli.jobs.outcome import Outcome
+    from lfq_cli.jobs.pack import PackOptions
+    from lfq_cli.jobs.plan import Job
+    from lfq_cli.quantizer import Quantizer
 
     Run: TypeAlias = Callable[[Callable[[int], None]], Generator[Outcome]]
 
@@ -88,6 +94,7 @@ _STORED = {"uint8": "U8", "int16": "I16", "int32": "I32", "int64": "I64", "uint6
 
 
 @takes_facts
+@takes_cluster
 @takes_display
 @takes_threads
 def encode(
@@ -122,6 +129,7 @@ def encode(
     *,
     display: Display,
     facts: Any,
+    cluster: Any,
 ) -> None:
     """Encode float tensors to packed indices, a codes file for every input, or for so many samples.
 
@@ -137,7 +145,7 @@ def encode(
     from lfq_cli.cli.render.status import show_status
     from lfq_cli.errors import OptionError
     from lfq_cli.jobs.encode import EncodeOptions
-    from lfq_cli.jobs.pack import PackOptions, encode_each, pack
+    from lfq_cli.jobs.pack import PackOptions, pack, refuse_idle_options
     from lfq_cli.jobs.parts import cut_jobs
     from lfq_cli.jobs.plan import name_samples, plan_encoding, refuse_to_replace
     from lfq_cli.jobs.shards import parse_shard, sizes_of
@@ -147,7 +155,14 @@ def encode(
         raise OptionError("--index-dtype belongs to --packing ints", "leave it out, or add --packing ints")
     samples_per_file, file_bytes = options.file_limits(samples_per_file, file_size)
     together = samples_per_file is not None or file_bytes is not None
-    _refuse_contradictions(together, stacked=stacked, append=append, status=status, parts=part_rows is not None)
+    _refuse_contradictions(
+        together,
+        stacked=stacked,
+        append=append,
+        status=status,
+        parts=part_rows is not None,
+        elsewhere=cluster is not None,
+    )
     part = None if shard is None else parse_shard(shard)
     quantizer = checkpoints.load(checkpoint, facts)
     if num_quantizers is not None:
@@ -202,9 +217,8 @@ def encode(
     if part is not None:
         jobs = list(part.of(jobs, sizes_of(jobs)))
 
-    def run(progress: Callable[[int], None]) -> Generator[Outcome]:
-        return encode_each(quantizer, jobs, alone, packed, progress)
-
+    refuse_idle_options(jobs, packed)
+    run = _encoding(quantizer, jobs, alone, packed, None if dry_run else cluster, display)
     if status:
         show_status(list(run(lambda _: None)), display)
         return
@@ -213,7 +227,9 @@ def encode(
     run_jobs("encode", jobs, counted, display)
 
 
-def _refuse_contradictions(together: bool, *, stacked: bool, append: bool, status: bool, parts: bool) -> None:
+def _refuse_contradictions(
+    together: bool, *, stacked: bool, append: bool, status: bool, parts: bool, elsewhere: bool
+) -> None:
     """together: whether samples of several inputs go into one file. Raises OptionError."""
     from lfq_cli.errors import OptionError
 
@@ -223,6 +239,31 @@ def _refuse_contradictions(together: bool, *, stacked: bool, append: bool, statu
         raise OptionError("--status tells of a codes file an input", "--dry-run tells of files of samples")
     if parts and (together or stacked):
         raise OptionError("--part-rows cuts tensors, not samples", "leave it out, or --samples-per-file and --stacked")
+    if elsewhere and (together or status):
+        raise OptionError("--ray makes a codes file of every input", "leave it out: this is the work of one process")
+
+
+def _encoding(
+    quantizer: Quantizer,
+    jobs: Sequence[Job],
+    alone: EncodeOptions,
+    packed: PackOptions,
+    cluster: Cluster | None,
+    display: Display,
+) -> Run:
+    """The run of the jobs, here or on a cluster."""
+    from lfq_cli.jobs.pack import encode_each
+
+    if cluster is None:
+        return lambda progress: encode_each(quantizer, jobs, alone, packed, progress)
+
+    from lfq_cli.cli.render.console import say_unless_quiet
+    from lfq_cli.cluster import EncodeWork, run_on
+
+    elsewhere: dict[str, Any] = {"tidy": False, "fail_fast": False}
+    work = EncodeWork(quantizer, replace(alone, **elsewhere), replace(packed, **elsewhere))
+    say = say_unless_quiet(display)
+    return lambda progress: run_on(cluster, work, jobs, progress, fail_fast=alone.fail_fast, say=say)
 
 
 def _counting(

@@ -14,6 +14,7 @@ import typer
 
 if TYPE_CHECKING:
     from lfq_cli.checkpoints import Facts
+    from lfq_cli.cluster import Cluster
 
 
 def place(text: str) -> str:
@@ -196,6 +197,25 @@ _DISPLAY_OPTIONS: dict[str, Any] = {
 }
 
 
+_CLUSTER_OPTIONS: dict[str, Any] = {
+    "ray": Annotated[
+        str | None,
+        typer.Option(
+            "--ray",
+            metavar="local|auto|HOST:PORT",
+            help="Work on a Ray cluster: one of this machine, for this run; the one that runs here; one elsewhere.",
+        ),
+    ],
+    "ray_num_cpus": Annotated[
+        float | None,
+        typer.Option("--ray-num-cpus", metavar="N", min=0, help="CPUs of each actor, and its threads; unset: 1."),
+    ],
+    "ray_num_gpus": Annotated[
+        float | None, typer.Option("--ray-num-gpus", metavar="N", min=0, help="GPUs of each actor; unset: 0.")
+    ],
+}
+
+
 _THREAD_OPTIONS: dict[str, Any] = {
     "threads": Annotated[
         int | None,
@@ -235,6 +255,23 @@ def takes_facts(command: Callable[..., None]) -> Callable[..., None]:
         return Facts(**{**given, **parsed})
 
     return _expand(command, "facts", _FACT_OPTIONS, None, build)
+
+
+def takes_cluster(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command with a parameter `cluster` the options that say where else to work; None: nowhere."""
+
+    def build(ray: str | None, ray_num_cpus: float | None, ray_num_gpus: float | None) -> Cluster | None:
+        from lfq_cli.errors import OptionError
+
+        if ray is None:
+            if ray_num_cpus is not None or ray_num_gpus is not None:
+                raise OptionError("--ray-num-cpus and --ray-num-gpus belong to --ray", "add --ray local, for one")
+            return None
+        from lfq_cli.cluster import Cluster
+
+        return Cluster(ray, 1 if ray_num_cpus is None else ray_num_cpus, ray_num_gpus or 0)
+
+    return _expand(command, "cluster", _CLUSTER_OPTIONS, None, build)
 
 
 def takes_display(command: Callable[..., None]) -> Callable[..., None]:

@@ -41,6 +41,8 @@ class DecodeOptions:
     durable: bool = True
     dry_run: bool = False
     fail_fast: bool = False
+    tidy: bool = True
+    """Whether what killed runs left where the outputs go is removed first."""
 
 
 def decode(
@@ -56,7 +58,7 @@ def decode(
     """
     select = Backends(options)
     backends.tell_unused(options.compute_dtype, quantizer)
-    if not options.dry_run:
+    if options.tidy and not options.dry_run:
         clear_leftovers(jobs)
     with start_workers() as workers:
         yield from each(

@@ -52,6 +52,8 @@ class EncodeOptions:
     by_header: bool = False
     """Whether an output is up to date by its header, and by size and age of its input, which is not read."""
     fail_fast: bool = False
+    tidy: bool = True
+    """Whether what killed runs left where the outputs go is removed first."""
 
     @property
     def nan_policy(self) -> str:
@@ -77,7 +79,7 @@ def encode(
     require_certain_bits(quantizer)
     backend = backends.select(options.device, quantizer, options.compute_dtype, decoding=False)
     backends.tell_unused(options.compute_dtype, quantizer)
-    if not options.dry_run:
+    if options.tidy and not options.dry_run:
         clear_leftovers(jobs)
     with backend.working():
         yield from _encode(backend, jobs, options, progress)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import typer
@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lfq_cli.cli.messages import printable
+from lfq_cli.cli.options import Display
 
 _FLAT_LIST = re.compile(r"\[\n\s+([^\[\]{}]*?)\n\s+\]")  # JSON breaks no line within a string
 MOST_ROWS = 20
@@ -27,6 +28,11 @@ _BETWEEN = 2
 def note(text: str) -> None:
     """A line on stderr."""
     typer.echo(text, err=True)
+
+
+def say_unless_quiet(display: Display) -> Callable[[str], None]:
+    """Takes lines on how a run went."""
+    return lambda text: None if display.quiet else note(f"lfq: {text}")
 
 
 def new_table(*columns: str, right: Iterable[int] = ()) -> Table:

@@ -1,13 +1,15 @@
 """Where arithmetic runs. A backend turns one block of floats into a run of the stream, and back.
 
-Without projection and rotation bits are a comparison, which numpy does; with them the torch modules of `nn` compute.
+Without projection and rotation bits are a comparison, which numpy does; with them the torch modules of `nn` compute, on
+the CPU block by block, on a device in a pipeline.
 """
 
 from __future__ import annotations
 
 import warnings
 
-from lfq_cli.backends.backend import Backend
+from lfq_cli.backends.backend import Backend, CodesToRead, FloatsToRead, PipelinedBackend
+from lfq_cli.backends.device_backend import DeviceBackend
 from lfq_cli.backends.devices import torch_device
 from lfq_cli.backends.numpy_backend import NumpyBackend
 from lfq_cli.backends.residual_numpy_backend import ResidualNumpyBackend, is_plain_residual
@@ -20,7 +22,11 @@ __all__ = [
     "COMPUTE_DTYPES",
     "LARGE_ITEM",
     "Backend",
+    "CodesToRead",
+    "DeviceBackend",
+    "FloatsToRead",
     "NumpyBackend",
+    "PipelinedBackend",
     "ResidualNumpyBackend",
     "TorchBackend",
     "computed_in",
@@ -50,7 +56,10 @@ def select(device: str, quantizer: Quantizer, compute_dtype: str, *, decoding: b
             return ResidualNumpyBackend(quantizer)
         if quantizer.bits_are_signs and not (decoding and quantizer.code_magnitude() is None):
             return NumpyBackend(quantizer)
-    return TorchBackend(quantizer, torch_device(device), compute_dtype)
+    found = torch_device(device)
+    if found.type == "cpu":
+        return TorchBackend(quantizer, compute_dtype)
+    return DeviceBackend(quantizer, found, compute_dtype)
 
 
 def computed_in(quantizer: Quantizer, asked_for: str) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator, Iterable
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from lfq_cli.bits import Packed
 from lfq_cli.cpus import threads
@@ -55,4 +56,32 @@ class Backend(Protocol):
 
         They may lie in a buffer that this thread's next call writes over.
         """
+        ...
+
+
+class FloatsToRead(NamedTuple):
+    """A block on its way in: `read_into` fills an array of this shape [outer, dim, inner], as stored."""
+
+    shape: tuple[int, int, int]
+    read_into: Callable[[Raw], None]
+
+
+class CodesToRead(NamedTuple):
+    """A block on its way out: `read` gives the stream of its outer * inner vectors."""
+
+    outer: int
+    inner: int
+    read: Callable[[], Packed]
+
+
+@runtime_checkable
+class PipelinedBackend(Backend, Protocol):
+    """A backend that has blocks read into memory of its own, and works on several while others are read."""
+
+    def encode_blocks(self, blocks: Iterable[FloatsToRead], spec: FloatFormat) -> Generator[tuple[Packed, int]]:
+        """Each block's stream in order, and how many of its values are NaN."""
+        ...
+
+    def decode_blocks(self, blocks: Iterable[CodesToRead], spec: FloatFormat, *, project_out: bool) -> Generator[Raw]:
+        """Each block's floats in order, as stored [outer, dim, inner]; good until the next block is asked for."""
         ...

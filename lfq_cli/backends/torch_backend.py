@@ -1,22 +1,19 @@
-"""The torch modules of `nn`, the one owner of the matrix product, on a device."""
+"""The torch modules of `nn`, the one owner of the matrix product, on the CPU."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from einops import rearrange
 
 from lfq_cli import bits as packed_bits
-from lfq_cli.backends.backend import BLOCK_VALUES, block_values
+from lfq_cli.backends.backend import block_values
 from lfq_cli.backends.residual_numpy_backend import has_plain_levels
 from lfq_cli.backends.torch_settings import exact_products
 from lfq_cli.bits import Packed
-from lfq_cli.errors import DeviceError, LfqNote
 from lfq_cli.floats import FloatFormat, Floats, Raw, from_float32, has_nan, to_float32
 from lfq_cli.numerics import residual_bits, residual_codes
 from lfq_cli.quantizer import Quantizer
@@ -30,11 +27,11 @@ LARGE_ITEM = 64
 
 
 class TorchBackend:
-    """The torch module of the quantizer on a device, in a compute dtype."""
+    """The torch module of the quantizer on the CPU, in a compute dtype."""
 
     forks = False
 
-    def __init__(self, quantizer: Quantizer, device: torch.device, compute_dtype: str) -> None:
+    def __init__(self, quantizer: Quantizer, compute_dtype: str) -> None:
         import torch
 
         from lfq_cli.nn.saved import module_of
@@ -43,26 +40,21 @@ class TorchBackend:
         self.quantizer = quantizer
         self.compute_dtype = compute_dtype
         widened = -(-quantizer.bits_per_vector // quantizer.dim)  # by levels, which are computed side by side
-        # a device wants larger blocks: 16 MB of float32 hide what it costs to start its work
-        self.block_values = max(1, (block_values() if device.type == "cpu" else 4 * BLOCK_VALUES) // widened)
+        self.block_values = max(1, block_values() // widened)
         self._dtype: torch.dtype = getattr(torch, compute_dtype)
-        self._device = device
-        self._module: Any = module_of(quantizer).to(device, self._dtype)
+        self._module: Any = module_of(quantizer).to(self._dtype)
         # the same bits and sums as the module's (tests/test_numerics.py), in a third of the time
-        self._numpy_levels = device.type == "cpu" and compute_dtype == "float32" and has_plain_levels(quantizer)
-        if device.type == "cpu":
-            turn_projections(self._module)
+        self._numpy_levels = compute_dtype == "float32" and has_plain_levels(quantizer)
+        turn_projections(self._module)
 
     def working(self) -> AbstractContextManager[object]:
         """As in Backend."""
-        return exact_products(one_thread=self._device.type == "cpu")
+        return exact_products(one_thread=True)
 
     def encode(self, raw: Raw, spec: FloatFormat) -> tuple[Packed, bool]:
         """As in Backend."""
-        with self._computing():
-            if self._device.type != "cpu":
-                return self._of_vectors(self._packed, _as_tensor(raw, spec)).numpy(), has_nan(raw, spec)
-            z = self._of_vectors(self._projected if self._numpy_levels else self._latents, _as_tensor(raw, spec))
+        with _computing():
+            z = _of_vectors(self._projected if self._numpy_levels else self._latents, _as_tensor(raw, spec))
             # a NaN in x is one in z, where few others are; a maximum is NaN if one of them is
             nan = z.numel() > 0 and bool(z.max().isnan()) and has_nan(raw, spec)
             bits = residual_bits(z.numpy()[..., None], self.quantizer) if self._numpy_levels else (z > 0).numpy()
@@ -70,77 +62,49 @@ class TorchBackend:
 
     def latents(self, raw: Raw, spec: FloatFormat) -> Floats:
         """As in Backend."""
-        with self._computing():
-            return np.asarray(self._of_vectors(self._latents, _as_tensor(raw, spec)).numpy())
+        with _computing():
+            return np.asarray(_of_vectors(self._latents, _as_tensor(raw, spec)).numpy())
 
     def decode(self, stream: Packed, outer: int, inner: int, spec: FloatFormat, *, project_out: bool) -> Raw:
         """As in Backend."""
         import torch
 
         width = self.quantizer.bits_per_vector
-        with self._computing():
+        with _computing():
             by_vector = packed_bits.unpack(stream, outer * inner, width)
             if self._numpy_levels:
                 codes = torch.from_numpy(residual_codes(by_vector, self.quantizer))
                 y = self._module.unproject(codes) if project_out else codes
             else:
-                values = partial(self._values, project_out=project_out)
-                y = self._in_parts(values, torch.from_numpy(by_vector))
+                y = self._module.decode_bits(torch.from_numpy(by_vector), project_out=project_out).float()
             y = rearrange(y, "(o i) c -> o c i", o=outer).contiguous()
         return from_float32(y.numpy(), spec)
-
-    @contextmanager
-    def _computing(self) -> Iterator[None]:
-        """Without gradients, and without an autocast of the caller's, which would change the compute dtype."""
-        import torch
-
-        with torch.inference_mode(), torch.autocast(self._device.type, enabled=False):
-            yield
-
-    def _of_vectors(self, compute: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-        """compute(vectors) for x [outer, dim, inner], whose floats stay where they are if items are large enough."""
-        import torch
-
-        if self._device.type != "cpu" or x.shape[2] < LARGE_ITEM:
-            return self._in_parts(compute, rearrange(x, "o c i -> (o i) c"))
-        return torch.cat([self._in_parts(compute, rearrange(item, "c i -> i c")) for item in x])
 
     def _projected(self, x: torch.Tensor) -> torch.Tensor:
         z: torch.Tensor = self._module.project(x.to(self._dtype))
         return z
 
     def _latents(self, x: torch.Tensor) -> torch.Tensor:
-        latents: torch.Tensor = self._module.latents(x.to(self._device).to(self._dtype))
-        return latents.cpu()
+        latents: torch.Tensor = self._module.latents(x.to(self._dtype))
+        return latents
 
-    def _packed(self, x: torch.Tensor) -> torch.Tensor:
-        """x [n, dim] -> the stream of its n vectors, packed on the device: an eighth of the bytes to move."""
-        return pack_on_device(self._module.latents(x.to(self._device).to(self._dtype)) > 0).cpu()
 
-    def _values(self, bits: torch.Tensor, *, project_out: bool) -> torch.Tensor:
-        values: torch.Tensor = self._module.decode_bits(bits.to(self._device), project_out=project_out)
-        return values.float().cpu()
+@contextmanager
+def _computing() -> Iterator[None]:
+    """Without gradients, and without an autocast of the caller's, which would change the compute dtype."""
+    import torch
 
-    def _in_parts(self, compute: Callable[[torch.Tensor], torch.Tensor], vectors: torch.Tensor) -> torch.Tensor:
-        """compute(vectors [n, ...]), on the CPU; of halves, with a note, where the device's memory is too small.
+    with torch.inference_mode(), torch.autocast("cpu", enabled=False):
+        yield
 
-        Halves are of whole eights of vectors, so that their streams can be joined.
-        """
-        import torch
 
-        try:
-            return compute(vectors)
-        except torch.cuda.OutOfMemoryError as error:  # on every device; torch.OutOfMemoryError from 2.5 on
-            count = len(vectors)
-            if count <= 8:
-                raise DeviceError(f"{self._device}: out of memory for {count} vectors", "--device cpu") from error
-        warnings.warn(f"{self._device}: out of memory for {count:,} vectors at once; halving", LfqNote, stacklevel=2)
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
-        self.block_values = max(1, self.block_values // 2)  # for the tensors that follow
-        half = -(-count // 16) * 8
-        halves = vectors[:half], vectors[half:]
-        return torch.cat([self._in_parts(compute, half) for half in halves])
+def _of_vectors(compute: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    """compute(vectors) for x [outer, dim, inner], whose floats stay where they are if items are large enough."""
+    import torch
+
+    if x.shape[2] < LARGE_ITEM:
+        return compute(rearrange(x, "o c i -> (o i) c"))
+    return torch.cat([compute(rearrange(item, "c i -> i c")) for item in x])
 
 
 def _as_tensor(raw: Raw, spec: FloatFormat) -> torch.Tensor:
@@ -151,14 +115,3 @@ def _as_tensor(raw: Raw, spec: FloatFormat) -> torch.Tensor:
     if spec.name in dtypes:  # torch widens them 10 times as fast as numpy
         return torch.from_numpy(raw.view(np.int16)).view(dtypes[spec.name])
     return torch.from_numpy(to_float32(raw, spec))
-
-
-def pack_on_device(above: torch.Tensor) -> torch.Tensor:
-    """bits [n, B] bool on any device -> their stream, uint8, on that device: an eighth of the bytes to move."""
-    import torch
-    from torch.nn.functional import pad
-
-    flat = above.flatten().to(torch.uint8)
-    octets = pad(flat, (0, -flat.numel() % 8)).view(-1, 8)
-    weights = torch.tensor([128, 64, 32, 16, 8, 4, 2, 1], dtype=torch.uint8, device=above.device)
-    return (octets * weights).sum(-1, dtype=torch.uint8)

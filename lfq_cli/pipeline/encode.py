@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lfq_cli import floats
-from lfq_cli.backends import Backend
+from lfq_cli.backends import Backend, FloatsToRead, PipelinedBackend
 from lfq_cli.bits import PACKINGS, Packed, StreamJoiner
 from lfq_cli.codesfile import CodesTensor
 from lfq_cli.container import DTYPES
@@ -65,8 +65,23 @@ class EncodeTask:
         return self.geometry.blocks(self.backend.block_values, whole_items=not seekable)
 
     def run(self, blocks: list[Block]) -> list[tuple[Block, Packed, int]]:
-        """Reads and encodes some blocks, one after the other while it is in cache; with each how much of it was NaN."""
-        return [(block, *self._encode(block)) for block in blocks]
+        """Reads and encodes some blocks; with each how many of its values were NaN."""
+        if isinstance(self.backend, PipelinedBackend):
+            return self._run_ahead(blocks, self.backend)
+        return [(block, *self._encode(block)) for block in blocks]  # one after the other, while it is in cache
+
+    def _run_ahead(self, blocks: list[Block], backend: PipelinedBackend) -> list[tuple[Block, Packed, int]]:
+        def to_read(block: Block) -> FloatsToRead:
+            shape = block_shape(self.geometry, block)
+            return FloatsToRead(shape, lambda raw: read_into(raw, self.tensor, self.geometry, block))
+
+        done = []
+        with closing(backend.encode_blocks(map(to_read, blocks), self.spec)) as encoded:
+            for block, (stream, nan_values) in zip(blocks, encoded, strict=True):
+                if nan_values and not self.zero_nan:
+                    raise _NanFoundError
+                done.append((block, stream, nan_values))
+        return done
 
     def _encode(self, block: Block) -> tuple[Packed, int]:
         raw = read_block(self.tensor, self.geometry, block, self.spec)
@@ -149,12 +164,22 @@ _buffers = threading.local()
 
 def read_block(tensor: StoredTensor, geometry: Geometry, block: Block, spec: FloatFormat) -> Raw:
     """The block's values [outer, channels, inner] as stored, in this thread's reused buffer."""
-    outer, inner = block.outer.stop - block.outer.start, block.inner.stop - block.inner.start
-    needed = outer * geometry.channels * inner * spec.itemsize
+    shape = block_shape(geometry, block)
+    needed = prod(shape) * spec.itemsize
     buffer: NDArray[Any] | None = getattr(_buffers, "block", None)
     if buffer is None or buffer.size < needed:
         buffer = _buffers.block = np.empty(needed, np.uint8)
-    raw = buffer[:needed].view(spec.storage).reshape(outer, geometry.channels, inner)
-    for part, start in geometry.runs(block):
-        tensor.region.read_into(start * spec.itemsize, bytes_of(raw[part]))
+    raw = buffer[:needed].view(spec.storage).reshape(shape)
+    read_into(raw, tensor, geometry, block)
     return raw
+
+
+def block_shape(geometry: Geometry, block: Block) -> tuple[int, int, int]:
+    """[outer, channels, inner] of a block."""
+    return block.outer.stop - block.outer.start, geometry.channels, block.inner.stop - block.inner.start
+
+
+def read_into(raw: Raw, tensor: StoredTensor, geometry: Geometry, block: Block) -> None:
+    """Fills raw [outer, channels, inner] with the block's values as stored."""
+    for part, start in geometry.runs(block):
+        tensor.region.read_into(start * raw.itemsize, bytes_of(raw[part]))

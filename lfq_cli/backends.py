@@ -18,6 +18,7 @@ import numpy as np
 from einops import rearrange
 
 from lfq_cli import bits as packed_bits
+from lfq_cli import kernels
 from lfq_cli.bits import Packed
 from lfq_cli.cpus import threads
 from lfq_cli.errors import DeviceError, LfqNote
@@ -147,11 +148,11 @@ class NumpyBackend:
 
     def encode(self, raw: Raw, spec: FloatFormat) -> tuple[Packed, bool]:
         """As in Backend."""
+        formula = self._needs_formula(raw, spec)
+        if not formula and (found := kernels.signs(raw, spec.name)) is not None:
+            return found
         nan = has_nan(raw, spec)
-        if self._needs_formula(raw, spec):
-            above = bits_by_formula(to_float32(raw, spec), self.quantizer)
-        else:
-            above = positive(raw, spec, has_nan=nan)
+        above = bits_by_formula(to_float32(raw, spec), self.quantizer) if formula else positive(raw, spec, has_nan=nan)
         if raw.shape[2] > 1:
             above = np.ascontiguousarray(rearrange(above, "o c i -> o i c"))
         return packed_bits.pack(above), nan
@@ -163,10 +164,13 @@ class NumpyBackend:
     def decode(self, stream: Packed, outer: int, inner: int, spec: FloatFormat, *, project_out: bool) -> Raw:
         """As in Backend; there is nothing to project."""
         width = self.quantizer.bits_per_vector
+        table = self._table(spec)
         if inner > 1:
+            out = self._buffer(outer * inner * width, spec).reshape(outer, width, inner)
+            if kernels.decode(stream, table[0, :1], table[255, :1], out):
+                return out
             by_vector = packed_bits.unpack(stream, outer * inner, width)
             stream = packed_bits.pack(np.ascontiguousarray(rearrange(by_vector, "(o i) c -> o c i", o=outer)))
-        table = self._table(spec)
         octets = self._buffer(8 * stream.size, spec).reshape(-1, 8)
         np.take(table, stream, axis=0, out=octets, mode="clip")  # "raise" would go through a copy
         return octets.reshape(-1)[: outer * inner * width].reshape(outer, width, inner)
@@ -217,6 +221,9 @@ class ResidualNumpyBackend:
         """As in Backend."""
         if "soft_clamp_input_value" in self.quantizer.assumed and has_extremes(raw, spec, *_SAFE_INPUTS):
             self.quantizer.require("soft_clamp_input_value", why=_WHY_EXTREMES)
+        found = kernels.residual(raw, spec.name, self.quantizer.codebook_dim, self.quantizer.num_quantizers or 1)
+        if found is not None:
+            return found
         return packed_bits.pack(residual_bits(to_float32(raw, spec), self.quantizer)), has_nan(raw, spec)
 
     def latents(self, raw: Raw, spec: FloatFormat) -> Floats:

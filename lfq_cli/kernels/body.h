@@ -36,11 +36,17 @@ static inline uint64_t NAME(above_32)(const uint32_t *x, uint32_t largest, uint6
     return above;
 }
 
-static inline uint64_t NAME(above_float)(const float *x)
+/* 64 floats -> a word of their signs; what is left of each after a code of +-scale, which replaces it. */
+static inline uint64_t NAME(level)(float *x, float scale)
 {
     uint64_t above = 0;
-    for (int k = 0; k < 4; k++)
-        above |= (uint64_t)_mm512_cmp_ps_mask(_mm512_loadu_ps(x + 16 * k), _mm512_setzero_ps(), _CMP_GT_OQ) << 16 * k;
+    const __m512 code = _mm512_set1_ps(scale);
+    for (int k = 0; k < 4; k++) {
+        const __m512 rest = _mm512_loadu_ps(x + 16 * k);
+        const __mmask16 is = _mm512_cmp_ps_mask(rest, _mm512_setzero_ps(), _CMP_GT_OQ);
+        above |= (uint64_t)is << 16 * k;
+        _mm512_storeu_ps(x + 16 * k, _mm512_mask_sub_ps(_mm512_add_ps(rest, code), is, rest, code));
+    }
     return above;
 }
 
@@ -82,12 +88,16 @@ static inline uint64_t NAME(above_32)(const uint32_t *x, uint32_t largest, uint6
     return above;
 }
 
-static inline uint64_t NAME(above_float)(const float *x)
+/* 64 floats -> a word of their signs; what is left of each after a code of +-scale replaces it. */
+static inline uint64_t NAME(level)(float *x, float scale)
 {
     uint64_t above = 0;
+    const __m256 code = _mm256_set1_ps(scale), minus = _mm256_set1_ps(-scale);
     for (int k = 0; k < 8; k++) {
-        const __m256 is = _mm256_cmp_ps(_mm256_loadu_ps(x + 8 * k), _mm256_setzero_ps(), _CMP_GT_OQ);
+        const __m256 rest = _mm256_loadu_ps(x + 8 * k);
+        const __m256 is = _mm256_cmp_ps(rest, _mm256_setzero_ps(), _CMP_GT_OQ);
         above |= (uint64_t)(uint32_t)_mm256_movemask_ps(is) << 8 * k;
+        _mm256_storeu_ps(x + 8 * k, _mm256_sub_ps(rest, _mm256_blendv_ps(minus, code, is)));
     }
     return above;
 }
@@ -110,11 +120,14 @@ ABOVE(16)
 ABOVE(32)
 #undef ABOVE
 
-static inline uint64_t NAME(above_float)(const float *x)
+/* 64 floats -> a word of their signs; what is left of each after a code of +-scale replaces it. */
+static inline uint64_t NAME(level)(float *x, float scale)
 {
     uint8_t bools[64];
-    for (int k = 0; k < 64; k++)
+    for (int k = 0; k < 64; k++) {
         bools[k] = x[k] > 0;
+        x[k] = x[k] - (bools[k] ? scale : -scale);
+    }
     return word_of(bools);
 }
 
@@ -212,43 +225,38 @@ static int NAME(signs)(const struct block *b, const void *x, int itemsize, uint3
 
 /* residual levels */
 
-/* Stored values [count] at a distance of `stride` -> float32 at a distance of `spread`; returns whether one is NaN. */
-static int NAME(widen)(const void *x, enum format format, size_t stride, size_t count, float *out, size_t spread)
+/* Stored values [count] -> float32 at a distance of `spread`; returns whether one is NaN. */
+static inline __attribute__((always_inline)) int NAME(widen)(const void *x, enum format format, size_t count, float *out,
+                                                             size_t spread)
 {
     uint32_t wrong = 0;
     for (size_t k = 0; k < count; k++) {
-        uint32_t pattern;
-        if (format == F32)
-            pattern = ((const uint32_t *)x)[k * stride];
-        else if (format == BF16)
-            pattern = (uint32_t)((const uint16_t *)x)[k * stride] << 16;
-        else
-            pattern = pattern_of_half(((const uint16_t *)x)[k * stride]);
+        uint32_t pattern = format == F32    ? ((const uint32_t *)x)[k]
+                           : format == BF16 ? (uint32_t)((const uint16_t *)x)[k] << 16
+                                            : pattern_of_half(((const uint16_t *)x)[k]);
         wrong |= (pattern & 0x7FFFFFFF) > 0x7F800000;
         memcpy(out + k * spread, &pattern, sizeof pattern);
     }
     return wrong != 0;
 }
 
-/* What is left of `count` values after a level of codes +-scale: the operations of numerics.py, in float32. */
-static void NAME(subtract)(float *rest, size_t count, float scale)
+static int NAME(widen_run)(const void *x, enum format format, size_t count, float *out)
 {
-    for (size_t k = 0; k < count; k++)
-        rest[k] = rest[k] - (rest[k] > 0 ? scale : -scale);
+    return format == F32    ? NAME(widen)(x, F32, count, out, 1)
+           : format == BF16 ? NAME(widen)(x, BF16, count, out, 1)
+                            : NAME(widen)(x, F16, count, out, 1);
 }
 
 /* rest [fields, depth] -> the bits of all levels of each field as a stream, from a byte on; 8 bytes to spare.
- * `rest` has zeros behind it up to a multiple of 64. */
+ * `rest` has zeros behind it up to a multiple of 64, and is used up. */
 static void NAME(levels)(float *rest, size_t fields, size_t depth, size_t levels, uint8_t *out)
 {
     uint8_t planes[MOST_LEVELS][RESIDUAL_VALUES / 8 + 8];
     const size_t count = (fields * depth + 63) / 64 * 64;
     float scale = 1;
-    for (size_t level = 0; level < levels; level++, scale *= 0.5f) {
+    for (size_t level = 0; level < levels; level++, scale *= 0.5f)
         for (size_t k = 0; k < count; k += 64)
-            store_le64(planes[level] + k / 8, reversed_in_bytes(NAME(above_float)(rest + k)));
-        NAME(subtract)(rest, fields * depth, scale);
-    }
+            store_le64(planes[level] + k / 8, reversed_in_bytes(NAME(level)(rest + k, scale)));
     const size_t together = 57 / depth; /* levels that one word takes */
     for (size_t first = 0; first < fields; first += 8) {
         const size_t last = first + 8 < fields ? first + 8 : fields;
@@ -282,10 +290,10 @@ static int NAME(residual)(const struct block *b, const void *x, enum format form
             const size_t count = positions - first < most ? positions - first : most, values = count * channels;
             const char *start = (const char *)x + (item * channels * b->inner + first * (b->inner == 1 ? channels : 1)) * itemsize;
             if (b->inner == 1)
-                nan |= NAME(widen)(start, format, 1, values, rest, 1);
+                nan |= NAME(widen_run)(start, format, values, rest);
             else
                 for (size_t c = 0; c < channels; c++)
-                    nan |= NAME(widen)(start + c * b->inner * itemsize, format, 1, count, rest + c, channels);
+                    nan |= NAME(widen)(start + c * b->inner * itemsize, format, count, rest + c, channels);
             memset(rest + values, 0, 64 * sizeof *rest);
             NAME(levels)(rest, count * per_vector, depth, levels, stream);
             put_at(out, (item * positions + first) * channels * levels, stream, values * levels);

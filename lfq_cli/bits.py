@@ -16,6 +16,8 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from lfq_cli import kernels
+
 Packed: TypeAlias = NDArray[np.uint8]
 Indices: TypeAlias = NDArray[Any]
 BitOrder: TypeAlias = Literal["msb", "lsb"]
@@ -53,7 +55,15 @@ def index_dtype(dims: tuple[int, ...]) -> np.dtype[Any]:
 def stream_to_indices(
     stream: Packed, vectors: int, dims: tuple[int, ...], order: BitOrder, dtype: np.dtype[Any]
 ) -> Indices:
-    """stream (starting at a vector) -> indices [vectors, len(dims)] of `dtype`, which must hold them.
+    """stream (starting at a vector) -> indices [vectors, len(dims)] of `dtype`, which must hold them."""
+    found = kernels.unpack(stream, 0, vectors, dims, order, dtype)
+    return _periods_to_indices(stream, vectors, dims, order, dtype) if found is None else found
+
+
+def _periods_to_indices(
+    stream: Packed, vectors: int, dims: tuple[int, ...], order: BitOrder, dtype: np.dtype[Any]
+) -> Indices:
+    """As `stream_to_indices`, in numpy.
 
     Works in whole periods: the smallest run of fields that ends at a byte. Field k of every period is one strided read
     of words and two shifts; no pass touches single bits. Fastest in runs of 2^14 to 2^17 vectors, which stay in cache.

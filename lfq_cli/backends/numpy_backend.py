@@ -9,6 +9,7 @@ import numpy as np
 from einops import rearrange
 
 from lfq_cli import bits as packed_bits
+from lfq_cli import kernels
 from lfq_cli.backends.backend import block_values
 from lfq_cli.backends.extremes import SAFE_INPUTS, USUAL_SCALES, WHY_EXTREMES
 from lfq_cli.bits import Packed
@@ -35,11 +36,11 @@ class NumpyBackend:
 
     def encode(self, raw: Raw, spec: FloatFormat) -> tuple[Packed, bool]:
         """As in Backend."""
+        formula = self._needs_formula(raw, spec)
+        if not formula and (found := kernels.signs(raw, spec.name)) is not None:
+            return found
         nan = has_nan(raw, spec)
-        if self._needs_formula(raw, spec):
-            above = bits_by_formula(to_float32(raw, spec), self.quantizer)
-        else:
-            above = positive(raw, spec, has_nan=nan)
+        above = bits_by_formula(to_float32(raw, spec), self.quantizer) if formula else positive(raw, spec, has_nan=nan)
         if raw.shape[2] > 1:
             above = np.ascontiguousarray(rearrange(above, "o c i -> o i c"))
         return packed_bits.pack(above), nan
@@ -51,10 +52,13 @@ class NumpyBackend:
     def decode(self, stream: Packed, outer: int, inner: int, spec: FloatFormat, *, project_out: bool) -> Raw:
         """As in Backend; there is nothing to project."""
         width = self.quantizer.bits_per_vector
+        table = self._table(spec)
         if inner > 1:
+            out = self._buffer(outer * inner * width, spec).reshape(outer, width, inner)
+            if kernels.decode(stream, table[0, :1], table[255, :1], out):
+                return out
             by_vector = packed_bits.unpack(stream, outer * inner, width)
             stream = packed_bits.pack(np.ascontiguousarray(rearrange(by_vector, "(o i) c -> o c i", o=outer)))
-        table = self._table(spec)
         octets = self._buffer(8 * stream.size, spec).reshape(-1, 8)
         np.take(table, stream, axis=0, out=octets, mode="clip")  # "raise" would go through a copy
         return octets.reshape(-1)[: outer * inner * width].reshape(outer, width, inner)

@@ -8,6 +8,7 @@ import numpy as np
 from einops import rearrange
 
 from lfq_cli import bits as packed_bits
+from lfq_cli import kernels
 from lfq_cli.backends.backend import block_values
 from lfq_cli.backends.extremes import SAFE_INPUTS, WHY_EXTREMES
 from lfq_cli.bits import Packed
@@ -45,6 +46,9 @@ class ResidualNumpyBackend:
         """As in Backend."""
         if "soft_clamp_input_value" in self.quantizer.assumed and has_extremes(raw, spec, *SAFE_INPUTS):
             self.quantizer.require("soft_clamp_input_value", why=WHY_EXTREMES)
+        found = kernels.residual(raw, spec.name, self.quantizer.codebook_dim, self.quantizer.num_quantizers or 1)
+        if found is not None:
+            return found
         return packed_bits.pack(residual_bits(to_float32(raw, spec), self.quantizer)), has_nan(raw, spec)
 
     def latents(self, raw: Raw, spec: FloatFormat) -> Floats:

@@ -66,7 +66,13 @@ def seaweed(folder):
         *(weed(), "-logdir", str(folder), "server", "-dir", str(folder), "-ip", "127.0.0.1", "-ip.bind", "127.0.0.1"),
         *(f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}", "-s3", f"-s3.port={s3}"),
         *(f"-s3.config={config}", "-master.volumeSizeLimitMB=256", "-volume.max=0", "-master.telemetry=false"),
-        *("-s3.iam=false", "-s3.port.iceberg=0", "-s3.port.lance=0", "-volume.minFreeSpace=0"),
+        *(
+            "-s3.iam=false",
+            "-s3.autoCreateBucket=false",
+            "-s3.port.iceberg=0",
+            "-s3.port.lance=0",
+            "-volume.minFreeSpace=0",
+        ),
     ]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)

@@ -276,7 +276,27 @@ def takes_cluster(command: Callable[..., None]) -> Callable[..., None]:
 
 def takes_display(command: Callable[..., None]) -> Callable[..., None]:
     """Gives a command with a parameter `display` the options that say what to print."""
-    return _expand(command, "display", _DISPLAY_OPTIONS, False, Display)
+
+    def build(**given: bool) -> Display:
+        _show_log(verbose=given["verbose"])
+        return Display(**given)
+
+    return _expand(command, "display", _DISPLAY_OPTIONS, False, build)
+
+
+def _show_log(*, verbose: bool) -> None:
+    """Lines on stderr for what the package logs: what was done to get at the data, if that is wanted."""
+    import logging
+
+    from lfq_cli.cli.messages import printable
+
+    class Lines(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            typer.echo(f"lfq: {printable(record.getMessage())}", err=True)
+
+    logger = logging.getLogger("lfq_cli")
+    logger.handlers[:] = [Lines()]
+    logger.setLevel(logging.INFO if verbose else logging.WARNING)
 
 
 def _expand(

@@ -11,8 +11,7 @@ from typing import Any
 
 from lfq_cli.codesfile import CodesFile, open_codes
 from lfq_cli.errors import CodesFileError
-from lfq_cli.regions import state_of
-from lfq_cli.storage.urlpath import UrlPath
+from lfq_cli.storage.places import version
 
 MOST_OPEN = 64
 
@@ -61,15 +60,9 @@ class Shelf:
     def _state_of(self, number: int) -> tuple[int, ...] | None:
         """The state of what has the file's name now; None where nothing has it. 2 µs, where a read takes 10.
 
-        An object's is the one that was opened: its ranges are asked for under its version, so that another is an error.
+        Of an object as it was when it was opened: asking the store for each sample would take longer than to read it.
         """
-        path = self.paths[number]
-        if isinstance(path, UrlPath):
-            return self._states[number]
-        try:
-            return state_of(os.stat(path))  # noqa: PTH116 - Path.stat takes twice as long
-        except OSError:
-            return None
+        return version(self.paths[number], known=True)
 
     def _changed(self, number: int) -> CodesFileError:
         return CodesFileError(f"{self.paths[number]}: changed since it was opened", "open the data set again")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -16,8 +17,9 @@ from lfq_cli.container import read_header
 from lfq_cli.errors import CheckpointError, CodesFileError, ExistsError, OtherCheckpointError, TensorError
 from lfq_cli.files import atomic_output, write_all
 from lfq_cli.floats import FORMATS
-from lfq_cli.jobs.outcome import Outcome, clear_leftovers, each, settle_output
+from lfq_cli.jobs.outcome import Outcome, clear_leftovers, each, outcome_of, settle_output, until_failure
 from lfq_cli.jobs.plan import Job
+from lfq_cli.jobs.side_by_side import are_small_objects, at_once
 from lfq_cli.layout import insert_channels
 from lfq_cli.pipeline import DecodeTask, Progress, Workers, start_workers, write_decoded
 from lfq_cli.quantizer import LAYOUT_KEYS, OPTIONS, Quantizer, bits_of_size
@@ -61,11 +63,15 @@ def decode(
     if options.tidy and not options.dry_run:
         clear_leftovers(jobs)
     with start_workers() as workers:
-        yield from each(
-            jobs,
-            lambda job: _decode_file(job, quantizer, options, select, workers, progress, tell),
-            fail_fast=options.fail_fast,
-        )
+
+        def work(job: Job) -> Outcome:
+            return _decode_file(job, quantizer, options, select, workers, progress, tell)
+
+        if are_small_objects(jobs):
+            with closing(at_once(lambda job: outcome_of(job, work), jobs)) as done:
+                yield from until_failure(done, fail_fast=options.fail_fast)
+        else:
+            yield from each(jobs, work, fail_fast=options.fail_fast)
 
 
 class Backends:

@@ -21,6 +21,7 @@ from lfq_cli.jobs.outcome import Outcome, clear_leftovers, lost, outcome_of, set
 from lfq_cli.jobs.parts import Cut, cuts_of
 from lfq_cli.jobs.plan import Job
 from lfq_cli.jobs.processes import LOOKED_AT, are_many_and_small, in_processes
+from lfq_cli.jobs.side_by_side import are_small_objects, at_once
 from lfq_cli.layout import Layout, positions_shape
 from lfq_cli.matching import select_tensors
 from lfq_cli.pipeline import EncodeTask, Encoding, Progress, Workers, start_workers
@@ -96,6 +97,10 @@ def _encode(backend: Backend, jobs: Sequence[Job], options: EncodeOptions, progr
         with start_workers() as workers:
             yield lambda job: [outcome_of(job, lambda job: _encode_file(job, options, backend, workers, progress))]
 
+    if are_small_objects(jobs):
+        with working(progress) as work, closing(at_once(work, jobs)) as done:
+            yield from until_failure((outcome for (outcome,) in done), fail_fast=options.fail_fast)
+        return
     if not (backend.forks and _are_many_and_small(jobs)):
         with working(progress) as work:
             yield from until_failure((outcome for job in jobs for outcome in work(job)), fail_fast=options.fail_fast)

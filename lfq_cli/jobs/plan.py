@@ -139,7 +139,7 @@ def source_jobs(sources: Sequence[str], arguments: Sequence[str], codes: Sequenc
     folders = [path for path in map(path_of, arguments) if is_folder(path)]
     if len(folders) > 1:
         raise OptionError("several folders of codes cannot be paired with sources", "verify one folder at a time")
-    folder = real_folder(folders[0] if folders else deepest([path.parent for path in codes]))
+    folder = real_folder(folders[0] if folders else deepest([real_path(path).parent for path in codes]))
     jobs = _mirrored(found, folder, lambda name: stem_of(name) + SUFFIX)
     return [replace(job, output=real_path(job.output)) for job in jobs]
 

@@ -205,6 +205,10 @@ class Store:
         try:
             yield
         except OSError as reason:
+            cause = reason.__cause__
+            if isinstance(reason, FileNotFoundError) and isinstance(cause, self._foreign) and _status_of(cause) != 404:
+                # fsspec's http says so of a network that is down as well
+                raise OSError(errno.EIO, _one_line(cause)) from reason
             raise type_of(reason)(reason.errno or _number_of(reason), _one_line(reason)) from reason
         except self._foreign as reason:
             raise OSError(errno.EIO, _one_line(reason)) from reason
@@ -235,7 +239,7 @@ def _status_of(reason: BaseException | None) -> int | None:
         response = getattr(reason, "response", None)  # of botocore
         if isinstance(response, dict):
             return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)) or None
-        for name in ("status_code", "code"):  # of azure, of gcsfs
+        for name in ("status", "status_code", "code"):  # of aiohttp, of azure, of gcsfs
             status = getattr(reason, name, None)
             if isinstance(status, int):
                 return status

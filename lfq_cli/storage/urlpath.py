@@ -94,6 +94,8 @@ def is_url(text: str) -> bool:
 
 def path_of(place: str | os.PathLike[str]) -> Path:
     """The path that a text or path names. Raises OptionError for a URL that lfq cannot reach or name by its parts."""
+    if isinstance(place, UrlPath):
+        return place
     text = os.fspath(place)
     found = _URL.match(text) if "://" in text else None
     if found is None:

@@ -15,7 +15,7 @@ import lfq_cli
 PACKAGE = Path(lfq_cli.__file__).parent
 
 LAYERS = (
-    ("cpus", "errors", "rename", "version"),
+    ("cpus", "dtypes", "errors", "rename", "version"),
     ("bits", "extras", "floats", "layout", "regions"),
     ("storage",),
     ("container", "files", "fingerprint", "quantizer", "statistics", "zipread"),

@@ -107,10 +107,6 @@ FailFast: TypeAlias = Annotated[
 DryRun: TypeAlias = Annotated[bool, typer.Option("--dry-run", help="Show what would be done and write nothing.")]
 
 
-STORED_FLOATS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}
-"""What --dtype takes, and safetensors' name for it."""
-
-
 @dataclass(frozen=True)
 class Display:
     """What to show: JSON on stdout, nothing but errors, more, no progress bar."""

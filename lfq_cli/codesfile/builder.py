@@ -24,7 +24,7 @@ from lfq_cli.codesfile.header import (
     stored_dtype,
 )
 from lfq_cli.codesfile.writer import create
-from lfq_cli.container import DTYPES
+from lfq_cli.dtypes import NUMPY
 from lfq_cli.errors import OutputError
 
 _IN_MEMORY_BYTES = 64 << 20
@@ -58,7 +58,7 @@ class Coding:
         if self.packing == "rows":
             return -(-self.bits_per_vector // 8) * 8
         dtype = stored_dtype(self.packing, self.codebook_dims, self.index_dtype)
-        return 8 * DTYPES[dtype].itemsize * len(self.codebook_dims)
+        return 8 * NUMPY[dtype].itemsize * len(self.codebook_dims)
 
 
 def _integers() -> array[int]:
@@ -144,7 +144,7 @@ class SamplesBuilder:
             stored = codes.joiner.join(stream, vectors * coding.bits_per_vector)
         else:
             pack = PACKINGS[coding.packing].pack
-            stored = pack(stream, vectors, coding.codebook_dims, coding.bit_order, DTYPES[self._dtype])
+            stored = pack(stream, vectors, coding.codebook_dims, coding.bit_order, NUMPY[self._dtype])
         codes.file.write(np.ascontiguousarray(stored).data)
 
     def write(self, path: Path, made_from: MadeFrom | None, *, overwrite: bool, durable: bool) -> CodesHeader:

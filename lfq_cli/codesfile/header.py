@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 
 from lfq_cli.bits import BitOrder, index_dtype, stream_bytes
-from lfq_cli.container import DTYPES, tensor_bytes
+from lfq_cli.container import tensor_bytes
+from lfq_cli.dtypes import NUMPY, OF_NUMPY
 from lfq_cli.errors import OptionError
 from lfq_cli.quantizer import canonical_json
 
 FORMAT = "lfq-codes"
 SUFFIX = ".codes.safetensors"
 HEADER_DIGEST = "header_sha256"
-INT_NAMES = {DTYPES[name]: name for name in ("U8", "I16", "I32", "I64", "U64")}
+INT_NAMES = ("U8", "I16", "I32", "I64", "U64")
 """numpy's integers -> the container's names for those in which indices are stored."""
 
 MOST_VALUES = 2**63 - 1
@@ -176,14 +177,14 @@ class CodesTensor:
     @property
     def stored_bytes(self) -> int:
         """Bytes of the codes in the file."""
-        return prod(self.stored_shape) * DTYPES[self.dtype].itemsize
+        return prod(self.stored_shape) * NUMPY[self.dtype].itemsize
 
     @property
     def stored_bits_per_vector(self) -> int:
         """Bits that one vector takes in the file."""
         if self.packing == "bits":
             return self.bits_per_vector
-        return 8 * prod(self.stored_shape[len(self.positions) :]) * DTYPES[self.dtype].itemsize
+        return 8 * prod(self.stored_shape[len(self.positions) :]) * NUMPY[self.dtype].itemsize
 
     def entry(self, version: int) -> dict[str, Any]:
         """This tensor's object in the header."""
@@ -348,8 +349,8 @@ def stored_dtype(packing: str, dims: tuple[int, ...], requested: str | None) -> 
         return "U8"
     smallest = index_dtype(dims)
     if requested is None:
-        return INT_NAMES[smallest]
-    wide = DTYPES[requested]
+        return OF_NUMPY[smallest]
+    wide = NUMPY[requested]
     if np.iinfo(wide).max < 2 ** max(dims) - 1:
         raise OptionError(
             f"indices of {max(dims)} bits do not fit {wide}",

@@ -25,7 +25,8 @@ from lfq_cli.codesfile.header import (
     SourceInfo,
     digest_of,
 )
-from lfq_cli.container import DTYPES, Header, no_duplicates
+from lfq_cli.container import Header, no_duplicates
+from lfq_cli.dtypes import NUMPY
 from lfq_cli.errors import CodesFileError
 from lfq_cli.layout import Layout, axis_of
 
@@ -148,10 +149,10 @@ def _tensor_of(name: str, value: Any, container: Header, version: int) -> CodesT
         (ragged or tensor.positions == expected) and tail in ((), (len(dims),)) and (len(dims) == 1 or tail != ()),
         f"{name!r}: index shape {tensor.shape} does not belong to source shape {tensor.source.shape}",
     )
-    dtypes = set(INT_NAMES.values()) if tensor.packing == "ints" else {"U8"}
+    dtypes = set(INT_NAMES) if tensor.packing == "ints" else {"U8"}
     _need(entry.dtype in dtypes, f"{name!r}: dtype {entry.dtype} does not belong to packing {tensor.packing!r}")
     _need(
-        tensor.packing != "ints" or np.iinfo(DTYPES[entry.dtype]).max >= 2 ** max(dims) - 1,
+        tensor.packing != "ints" or np.iinfo(NUMPY[entry.dtype]).max >= 2 ** max(dims) - 1,
         f"{name!r}: {entry.dtype} does not hold indices of {max(dims)} bits",
     )
     _need(entry.shape == tensor.stored_shape, f"{name!r} is stored as {entry.shape}, expected {tensor.stored_shape}")

@@ -29,7 +29,8 @@ from lfq_cli.bits import (
 from lfq_cli.codesfile.columns import bad_key, check_offsets, texts_of
 from lfq_cli.codesfile.header import OFFSETS, CodesTensor
 from lfq_cli.codesfile.parse import parse_header
-from lfq_cli.container import DTYPES, read_header, tensor_bytes
+from lfq_cli.container import read_header, tensor_bytes
+from lfq_cli.dtypes import NUMPY
 from lfq_cli.errors import CodesFileError, CodesUnreadableError, OptionError
 from lfq_cli.regions import FileRegion, InputFile, bytes_of
 from lfq_cli.storage.remote import open_input
@@ -123,7 +124,7 @@ class CodesFile(Mapping[str, "TensorCodes"]):
         column = samples.columns[name]
         data = bytearray(column.nbytes)
         self._file.read_into(self._starts[name], memoryview(data))
-        dtype = DTYPES.get(column.dtype)
+        dtype = NUMPY.get(column.dtype)
         if dtype is None:
             rows = column.shape[0]
             return np.frombuffer(data, np.uint8).reshape(rows, len(data) // max(rows, 1))
@@ -357,7 +358,7 @@ class TensorCodes:
     def _rows(self, start: int, stop: int) -> NDArray[Any]:
         """Rows or ints of vectors `start` to `stop` as stored: [vectors, row]."""
         row_bytes = self._stored.stored_bytes // self._stored.vectors
-        rows = self._bytes(start * row_bytes, stop * row_bytes).view(DTYPES[self._stored.dtype])
+        rows = self._bytes(start * row_bytes, stop * row_bytes).view(NUMPY[self._stored.dtype])
         rows = rows.reshape(stop - start, -1)
         if self._stored.packing == "ints":
             self._check_range(rows)

@@ -19,7 +19,7 @@ from lfq_cli import floats
 from lfq_cli.backends import Backend
 from lfq_cli.bits import PACKINGS, Packed, StreamJoiner
 from lfq_cli.codesfile import CodesTensor
-from lfq_cli.container import DTYPES
+from lfq_cli.dtypes import NUMPY
 from lfq_cli.errors import TensorError
 from lfq_cli.floats import FORMATS, FloatFormat, Raw
 from lfq_cli.layout import Block, Geometry, geometry_of
@@ -95,7 +95,7 @@ class Encoding:
     def runs(self) -> Generator[NDArray[Any]]:
         """The tensor's codes as they are stored, run by run. Raises TensorError for NaN unless it counts as zero."""
         task, info = self._task, self._info
-        pack, dtype = PACKINGS[info.packing].pack, DTYPES[info.dtype]
+        pack, dtype = PACKINGS[info.packing].pack, NUMPY[info.dtype]
         joiner = StreamJoiner()
         item_bytes = task.geometry.channels * task.spec.itemsize
         parallel = task.tensor.region.seekable

@@ -21,12 +21,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import basic_indices
 
 from lfq_cli import codesfile
-from lfq_cli.bits import PACKINGS, index_dtype, pack
+from lfq_cli.bits import index_dtype, pack
 from lfq_cli.codesfile import CodesHeader, CodesTensor, SourceInfo, open_codes, reader, stored_dtype
 from lfq_cli.container import header_bytes
 from lfq_cli.dtypes import NUMPY
 from lfq_cli.errors import CodesFileError, OptionError
 from lfq_cli.layout import axis_of, geometry_of, positions_shape
+from lfq_cli.packings import PACKINGS
 from lfq_cli.regions import InputFile
 
 INTS = ("U8", "I16", "I32", "I64", "U64")

@@ -17,7 +17,7 @@ PACKAGE = Path(lfq_cli.__file__).parent
 LAYERS = (
     ("cpus", "dtypes", "errors", "rename", "version"),
     ("bits", "extras", "floats", "layout", "regions"),
-    ("storage",),
+    ("packings", "storage"),
     ("container", "files", "fingerprint", "quantizer", "statistics", "zipread"),
     ("codesfile", "countsfile", "native", "torchfile"),
     ("checkpoints", "nn", "tensors"),

@@ -177,12 +177,19 @@ ShardOption = Annotated[
 Cut = Annotated[
     str | None,
     typer.Option(
-        "--codebook-dims", metavar="D,D,…", help="Cut each vector's bits into indices anew, as 9,9; unset: as written."
+        "--codebook-dims",
+        metavar="D,D,…",
+        help="Cut each vector's bits into indices anew, as 9,9; unset: as written.",
+        rich_help_panel="Input",
     ),
 ]
 Order = Annotated[
     Literal["msb", "lsb"] | None,
-    typer.Option("--bit-order", help="Which bit of an index comes first in a vector; unset: as written."),
+    typer.Option(
+        "--bit-order",
+        help="Which bit of an index comes first in a vector; unset: as written.",
+        rich_help_panel="Input",
+    ),
 ]
 _DISPLAY_OPTIONS: dict[str, Any] = {
     "json": Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")],

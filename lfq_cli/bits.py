@@ -1,6 +1,6 @@
 """Bits <-> packed bytes <-> indices. Arrays in memory only; nothing of files, floats or what a code means.
 
-The stream (README, "The codes file"): the bits of vector 0, then vector 1, ...; within a vector codebook 0 first,
+The stream (docs/codes-file.md): the bits of vector 0, then vector 1, ...; within a vector codebook 0 first,
 within a codebook channel order; bit k is bit `7 - k % 8` of byte `k // 8`; the tail is zero. Every other form is made
 from it. `dims` lists the bits of each index of one vector; their sum is B. `order` says which end of a codebook's
 channels is the most significant bit of its index: "msb" channel 0, "lsb" the last channel.

@@ -1,6 +1,6 @@
 """Bits <-> packed bytes <-> indices. Arrays in memory only; nothing of files, floats or what a code means.
 
-The stream (README, "The codes file"): the bits of vector 0, then vector 1, ...; within a vector codebook 0 first,
+The stream (docs/codes-file.md): the bits of vector 0, then vector 1, ...; within a vector codebook 0 first,
 within a codebook channel order; bit k is bit `7 - k % 8` of byte `k // 8`; the tail is zero. Every other form is made
 from it. `dims` lists the bits of each index of one vector; their sum is B. `order` says which end of a codebook's
 channels is the most significant bit of its index: "msb" channel 0, "lsb" the last channel.
@@ -8,7 +8,7 @@ channels is the most significant bit of its index: "msb" channel 0, "lsb" the la
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import gcd
 from typing import Any, Literal, TypeAlias
@@ -167,41 +167,6 @@ class StreamJoiner:
         rest = np.array([self._rest] if self._rest_bits else [], np.uint8)
         self._rest, self._rest_bits = np.uint8(0), 0
         return rest
-
-
-@dataclass(frozen=True)
-class Packing:
-    """One way to store indices, as what becomes of a run of the stream. Arguments: run, vectors, dims, order, dtype."""
-
-    pack: Callable[[Packed, int, tuple[int, ...], BitOrder, np.dtype[Any]], NDArray[Any]]
-    unpack: Callable[[NDArray[Any], int, tuple[int, ...], BitOrder], Packed]
-
-
-def _to_rows(
-    stream: Packed, vectors: int, dims: tuple[int, ...], order: BitOrder, dtype: np.dtype[Any]
-) -> NDArray[Any]:
-    width = sum(dims)
-    if width % 8 == 0:
-        return stream.reshape(vectors, width // 8)
-    return np.packbits(unpack(stream, vectors, width), axis=-1)
-
-
-def _from_rows(rows: NDArray[Any], vectors: int, dims: tuple[int, ...], order: BitOrder) -> Packed:
-    width = sum(dims)
-    if width % 8 == 0:
-        return rows.reshape(-1)
-    return np.packbits(np.unpackbits(rows.reshape(vectors, -(-width // 8)), axis=-1, count=width))
-
-
-def _from_indices(indices: NDArray[Any], vectors: int, dims: tuple[int, ...], order: BitOrder) -> Packed:
-    return pack(indices_to_bits(indices.reshape(vectors, len(dims)), dims, order))
-
-
-PACKINGS = {
-    "bits": Packing(lambda stream, *_: stream, lambda stream, *_: stream),
-    "rows": Packing(_to_rows, _from_rows),
-    "ints": Packing(stream_to_indices, _from_indices),
-}
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from lfq_cli.api.codec import load
 from lfq_cli.api.tokens import Tokens
-from lfq_cli.bits import PACKINGS, index_dtype
+from lfq_cli.bits import index_dtype
 from lfq_cli.cpus import use_threads
 from lfq_cli.errors import OptionError
+from lfq_cli.packings import PACKINGS
 
 Array: TypeAlias = NDArray[Any]
 Batch: TypeAlias = dict[str, Array]

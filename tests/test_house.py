@@ -15,9 +15,9 @@ import lfq_cli
 PACKAGE = Path(lfq_cli.__file__).parent
 
 LAYERS = (
-    ("cpus", "errors", "kernels", "rename", "version"),
+    ("cpus", "dtypes", "errors", "kernels", "rename", "version"),
     ("bits", "extras", "floats", "layout", "regions"),
-    ("storage",),
+    ("packings", "storage"),
     ("container", "files", "fingerprint", "quantizer", "statistics", "zipread"),
     ("codesfile", "countsfile", "native", "torchfile"),
     ("checkpoints", "nn", "tensors"),

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lfq_cli import floats
-from lfq_cli.container import DTYPES, Entry, read_header
+from lfq_cli.container import Entry, read_header
+from lfq_cli.dtypes import NUMPY
 from lfq_cli.errors import CheckpointError
 from lfq_cli.regions import FileRegion, InputFile, Region, bytes_of
 from lfq_cli.storage.remote import open_input
@@ -110,9 +111,9 @@ def _refuse(name: str, tensor: OddTensor) -> NDArray[Any]:
 def _values(region: Region, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
     """All values; floats as float32."""
     spec = floats.FORMATS.get(dtype)
-    if spec is None and dtype not in DTYPES:
+    if spec is None and dtype not in NUMPY:
         raise CheckpointError(f"a tensor of {dtype} cannot be read")
-    storage = DTYPES[dtype] if spec is None else spec.storage
+    storage = NUMPY[dtype] if spec is None else spec.storage
     data = np.empty(shape, storage)
     region.read_into(0, bytes_of(data))
     return data if spec is None else floats.to_float32(data, spec)

@@ -78,6 +78,7 @@ def decode(
     from lfq_cli.cli.render.checkpoints import once, tell_assumptions
     from lfq_cli.cli.render.outcomes import run_jobs
     from lfq_cli.codesfile import SUFFIX
+    from lfq_cli.dtypes import PLAIN_FLOATS
     from lfq_cli.errors import CodesFileError, OptionError
     from lfq_cli.jobs.decode import DecodeOptions
     from lfq_cli.jobs.decode import decode as decode_jobs
@@ -98,7 +99,7 @@ def decode(
     if shard is not None:
         jobs = list(parse_shard(shard).of(jobs, sizes_of(jobs)))
     chosen = DecodeOptions(
-        dtype=options.STORED_FLOATS[dtype],
+        dtype=PLAIN_FLOATS[dtype],
         project_out=project_out,
         tensors=tuple(tensor or ()),
         device=device,

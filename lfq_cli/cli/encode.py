@@ -149,9 +149,10 @@ def encode(
     from lfq_cli.jobs.parts import cut_jobs
     from lfq_cli.jobs.plan import name_samples, plan_encoding, refuse_to_replace
     from lfq_cli.jobs.shards import parse_shard, sizes_of
+    from lfq_cli.packings import PACKINGS
     from lfq_cli.pipeline import SampleOptions
 
-    if index_dtype is not None and packing != "ints":
+    if index_dtype is not None and not PACKINGS[packing].holds_indices:
         raise OptionError("--index-dtype belongs to --packing ints", "leave it out, or add --packing ints")
     samples_per_file, file_bytes = options.file_limits(samples_per_file, file_size)
     together = samples_per_file is not None or file_bytes is not None

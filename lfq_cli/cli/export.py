@@ -100,10 +100,6 @@ def export(
     bin for nanoGPT (and 1xgpt), megatron for Megatron-Core, webdataset, parquet for datasets, polars and Spark, mds for
     mosaicml-streaming, npy for LlamaGen. OUT/lfq.json says what each id is. What is whole is left alone, so that a run
     that was interrupted can be repeated. docs/export.md shows how each is read.
-
-    `lfq export bin tokens -o data --codebook-dims 9,9 --split train=0.99,val=0.01`
-
-    `lfq export webdataset tokens -o shards --labels cls`
     """
     from lfq_cli.cli.render.outcomes import run_packing
     from lfq_cli.errors import CodesFileError, OptionError

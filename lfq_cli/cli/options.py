@@ -108,10 +108,6 @@ FailFast: TypeAlias = Annotated[
 DryRun: TypeAlias = Annotated[bool, typer.Option("--dry-run", help="Show what would be done and write nothing.")]
 
 
-STORED_FLOATS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}
-"""What --dtype takes, and safetensors' name for it."""
-
-
 @dataclass(frozen=True)
 class Display:
     """What to show: JSON on stdout, nothing but errors, more, no progress bar."""
@@ -182,12 +178,19 @@ ShardOption = Annotated[
 Cut = Annotated[
     str | None,
     typer.Option(
-        "--codebook-dims", metavar="D,D,…", help="Cut each vector's bits into indices anew, as 9,9; unset: as written."
+        "--codebook-dims",
+        metavar="D,D,…",
+        help="Cut each vector's bits into indices anew, as 9,9; unset: as written.",
+        rich_help_panel="Input",
     ),
 ]
 Order = Annotated[
     Literal["msb", "lsb"] | None,
-    typer.Option("--bit-order", help="Which bit of an index comes first in a vector; unset: as written."),
+    typer.Option(
+        "--bit-order",
+        help="Which bit of an index comes first in a vector; unset: as written.",
+        rich_help_panel="Input",
+    ),
 ]
 _DISPLAY_OPTIONS: dict[str, Any] = {
     "json": Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")],

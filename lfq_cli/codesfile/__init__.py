@@ -1,4 +1,4 @@
-"""The codes file, versions 1 and 2 (README, "The codes file").
+"""The codes file, versions 1 and 2 (docs/codes-file.md).
 
 A codes file is a safetensors file whose metadata entry "lfq" says what made the bytes. This package knows packings and
 digests, and nothing of how codes are computed.

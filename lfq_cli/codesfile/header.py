@@ -11,15 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from lfq_cli.bits import BitOrder, index_dtype, stream_bytes
-from lfq_cli.container import DTYPES, tensor_bytes
+from lfq_cli.bits import BitOrder, index_dtype
+from lfq_cli.container import tensor_bytes
+from lfq_cli.dtypes import NUMPY, OF_NUMPY
 from lfq_cli.errors import OptionError
+from lfq_cli.packings import PACKINGS
 from lfq_cli.quantizer import canonical_json
 
 FORMAT = "lfq-codes"
 SUFFIX = ".codes.safetensors"
 HEADER_DIGEST = "header_sha256"
-INT_NAMES = {DTYPES[name]: name for name in ("U8", "I16", "I32", "I64", "U64")}
 """numpy's integers -> the container's names for those in which indices are stored."""
 
 MOST_VALUES = 2**63 - 1
@@ -167,23 +168,17 @@ class CodesTensor:
     @property
     def stored_shape(self) -> tuple[int, ...]:
         """The shape of the stored bytes in the container."""
-        if self.packing == "bits":
-            return (stream_bytes(self.vectors, self.bits_per_vector),)
-        if self.packing == "rows":
-            return (*self.positions, -(-self.bits_per_vector // 8))
-        return self.shape
+        return PACKINGS[self.packing].shape(self.vectors, self.positions, self.shape, self.codebook_dims)
 
     @property
     def stored_bytes(self) -> int:
         """Bytes of the codes in the file."""
-        return prod(self.stored_shape) * DTYPES[self.dtype].itemsize
+        return prod(self.stored_shape) * NUMPY[self.dtype].itemsize
 
     @property
     def stored_bits_per_vector(self) -> int:
         """Bits that one vector takes in the file."""
-        if self.packing == "bits":
-            return self.bits_per_vector
-        return 8 * prod(self.stored_shape[len(self.positions) :]) * DTYPES[self.dtype].itemsize
+        return PACKINGS[self.packing].row_bits(self.codebook_dims, self.dtype)
 
     def entry(self, version: int) -> dict[str, Any]:
         """This tensor's object in the header."""
@@ -343,13 +338,13 @@ class CodesHeader:
 
 
 def stored_dtype(packing: str, dims: tuple[int, ...], requested: str | None) -> str:
-    """The container dtype of a packing; `requested` widens that of "ints". Raises OptionError if it is too narrow."""
-    if packing != "ints":
+    """The container dtype of a packing; `requested` is a wider one. Raises OptionError if it is too narrow."""
+    if not PACKINGS[packing].holds_indices:
         return "U8"
     smallest = index_dtype(dims)
     if requested is None:
-        return INT_NAMES[smallest]
-    wide = DTYPES[requested]
+        return OF_NUMPY[smallest]
+    wide = NUMPY[requested]
     if np.iinfo(wide).max < 2 ** max(dims) - 1:
         raise OptionError(
             f"indices of {max(dims)} bits do not fit {wide}",

@@ -9,11 +9,10 @@ from typing import Any, get_args
 
 import numpy as np
 
-from lfq_cli.bits import MAX_INDEX_BITS, PACKINGS, BitOrder
+from lfq_cli.bits import MAX_INDEX_BITS, BitOrder
 from lfq_cli.codesfile.header import (
     FORMAT,
     HEADER_DIGEST,
-    INT_NAMES,
     MADE_FROM_USUALLY,
     OFFSETS,
     CodesHeader,
@@ -25,9 +24,11 @@ from lfq_cli.codesfile.header import (
     SourceInfo,
     digest_of,
 )
-from lfq_cli.container import DTYPES, Header, no_duplicates
+from lfq_cli.container import Header, no_duplicates
+from lfq_cli.dtypes import NUMPY
 from lfq_cli.errors import CodesFileError
 from lfq_cli.layout import Layout, axis_of
+from lfq_cli.packings import PACKINGS
 
 _KEYS_OF_1 = {"format", "version", "quantizer", "checkpoint_sha256", "compute_dtype", "assumed", "tensors"}
 _KEYS_OF_SAMPLES = {"samples", "keys", "carried", "carried_text", "columns"}
@@ -148,10 +149,10 @@ def _tensor_of(name: str, value: Any, container: Header, version: int) -> CodesT
         (ragged or tensor.positions == expected) and tail in ((), (len(dims),)) and (len(dims) == 1 or tail != ()),
         f"{name!r}: index shape {tensor.shape} does not belong to source shape {tensor.source.shape}",
     )
-    dtypes = set(INT_NAMES.values()) if tensor.packing == "ints" else {"U8"}
-    _need(entry.dtype in dtypes, f"{name!r}: dtype {entry.dtype} does not belong to packing {tensor.packing!r}")
+    packing = PACKINGS[tensor.packing]
+    _need(entry.dtype in packing.dtypes, f"{name!r}: dtype {entry.dtype} does not belong to packing {tensor.packing!r}")
     _need(
-        tensor.packing != "ints" or np.iinfo(DTYPES[entry.dtype]).max >= 2 ** max(dims) - 1,
+        not packing.holds_indices or np.iinfo(NUMPY[entry.dtype]).max >= 2 ** max(dims) - 1,
         f"{name!r}: {entry.dtype} does not hold indices of {max(dims)} bits",
     )
     _need(entry.shape == tensor.stored_shape, f"{name!r} is stored as {entry.shape}, expected {tensor.stored_shape}")

@@ -12,6 +12,7 @@ from lfq_cli.bits import Packed, cut_stream, join_streams
 from lfq_cli.codesfile import TensorCodes
 from lfq_cli.data.catalog import Catalog
 from lfq_cli.data.shelf import Shelf
+from lfq_cli.packings import PACKINGS
 from lfq_cli.regions import bytes_of
 
 _SHARE_OF_MEMORY = 0.25
@@ -74,7 +75,7 @@ class FileStore:
         found = self._shelf.get_all(set(files))
         for k, (file, row) in enumerate(zip(files, rows, strict=True)):
             codes = found.get(file) or self._shelf.get(file)
-            if whole_bytes and codes.header.tensors[self._name].packing == "bits":
+            if whole_bytes and PACKINGS[codes.header.tensors[self._name].packing].is_stream:
                 codes.region(self._name).read_into(row * nbytes, view[k * nbytes : (k + 1) * nbytes])
             else:
                 out[k] = codes[self._name].stream(row * vectors, (row + 1) * vectors)

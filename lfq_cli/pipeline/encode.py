@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 
 from lfq_cli import floats
 from lfq_cli.backends import Backend, FloatsToRead, PipelinedBackend
-from lfq_cli.bits import PACKINGS, Packed, StreamJoiner
+from lfq_cli.bits import Packed, StreamJoiner
 from lfq_cli.codesfile import CodesTensor
-from lfq_cli.container import DTYPES
+from lfq_cli.dtypes import NUMPY
 from lfq_cli.errors import TensorError
 from lfq_cli.floats import FORMATS, FloatFormat, Raw
 from lfq_cli.layout import Block, Geometry, geometry_of
+from lfq_cli.packings import PACKINGS
 from lfq_cli.pipeline.workers import Progress, Workers, in_tasks
 from lfq_cli.regions import MemoryRegion, bytes_of
 from lfq_cli.tensors import StoredTensor, open_source
@@ -110,7 +111,7 @@ class Encoding:
     def runs(self) -> Generator[NDArray[Any]]:
         """The tensor's codes as they are stored, run by run. Raises TensorError for NaN unless it counts as zero."""
         task, info = self._task, self._info
-        pack, dtype = PACKINGS[info.packing].pack, DTYPES[info.dtype]
+        packing, dtype = PACKINGS[info.packing], NUMPY[info.dtype]
         joiner = StreamJoiner()
         item_bytes = task.geometry.channels * task.spec.itemsize
         parallel = task.tensor.region.seekable
@@ -118,10 +119,10 @@ class Encoding:
             with closing(self._workers.in_order(task.run, in_tasks(task.blocks()), parallel=parallel)) as done:
                 for block, stream, nan_values in chain.from_iterable(done):
                     self.nan_values += nan_values
-                    if info.packing == "bits":
+                    if packing.is_stream:
                         yield joiner.join(stream, block.vectors * info.bits_per_vector)
                     else:
-                        yield pack(stream, block.vectors, info.codebook_dims, info.bit_order, dtype)
+                        yield packing.pack(stream, block.vectors, info.codebook_dims, info.bit_order, dtype)
                     self._progress(block.vectors * item_bytes)
         except _NanFoundError:
             raise _nan_error(task) from None

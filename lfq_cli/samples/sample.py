@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lfq_cli.container import DTYPES, tensor_bytes
+from lfq_cli.container import tensor_bytes
+from lfq_cli.dtypes import OF_NUMPY
 from lfq_cli.errors import LfqError, TensorError
 from lfq_cli.regions import FileRegion, MemoryFile, MemoryRegion, bytes_of
 from lfq_cli.storage.urlpath import path_of
@@ -92,7 +93,7 @@ def _loaded(source: Source, tensor: StoredTensor) -> StoredTensor:
 
 def tensor_of(name: str, array: NDArray[Any]) -> StoredTensor:
     """A numpy array of a dtype that safetensors has, as a tensor in memory."""
-    dtype = next(known for known, found in DTYPES.items() if found == array.dtype)
+    dtype = OF_NUMPY[array.dtype]
     return StoredTensor(name, dtype, array.shape, MemoryRegion(bytes_of(array)))
 
 

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # two workers: torch and BLAS use the cores themselves
 PYTEST := $(BIN)/python -m pytest -q -n 2
 
-.PHONY: setup test test-fast test-trainers test-slurm lint demo sample-data bench bench-smoke fuzz clean
+.PHONY: setup test test-fast test-trainers test-slurm test-ray lint demo sample-data bench bench-smoke fuzz clean
 
 setup: $(VENV)/.installed
 
@@ -29,6 +29,11 @@ test-trainers: setup
 # a SLURM cluster of one node, where slurmctld, slurmd and munge are installed (Debian's packages); as root
 test-slurm: setup
 	$(BIN)/python -m pytest -q tests/test_slurm.py
+
+# Ray, which is large
+test-ray: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,ray-test]'
+	$(BIN)/python -m pytest -q tests/test_ray.py
 
 lint: setup
 	$(BIN)/ruff check .

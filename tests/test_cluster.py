@@ -13,11 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lfq_cli import native
+from lfq_cli import load, native
 from lfq_cli.cluster.messages import Done, InOrder
 from lfq_cli.cluster.schedule import BATCH_JOBS, Schedule, batches_of
+from lfq_cli.errors import OptionError, TensorError
 from lfq_cli.jobs.outcome import Outcome
 from lfq_cli.quantizer import Quantizer
+from lfq_cli.ray import Decoder, Encoder
 
 Lfq = Callable[..., tuple[int, str, str]]
 
@@ -89,8 +91,11 @@ def test_ray_that_is_missing_is_named(tmp_path: Path) -> None:
     """Whether it is installed or not: nothing called ray is found."""
     native.write(Quantizer(dim=5, codebook_dim=5), tmp_path / "c.safetensors")
     np.save(tmp_path / "x.npy", np.zeros((2, 5), np.float32))
-    hide = "import importlib.util as u; find = u.find_spec; u.find_spec = lambda n, *r: None if n == 'ray' else find(n, *r)"
-    (tmp_path / "sitecustomize.py").write_text(hide)
+    (tmp_path / "sitecustomize.py").write_text(
+        "import importlib.util as util\n"
+        "find = util.find_spec\n"
+        "util.find_spec = lambda name, *rest: None if name == 'ray' else find(name, *rest)\n"
+    )
     command = [sys.executable, "-m", "lfq_cli", "encode", "c.safetensors", "x.npy", "-o", "out", "--ray", "local"]
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     told = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
@@ -125,3 +130,62 @@ def test_splitting_samples_is_not_for_ray(lfq: Lfq) -> None:
     code, _, err = lfq("decode", "c.safetensors", "out", "-o", "back", "--split", "--ray", "local")
     assert code == 2
     assert "--split with --ray" in err
+
+
+# stages for Ray Data, which are plain callables
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    native.write(Quantizer(dim=6, codebook_dim=3, num_codebooks=2), tmp_path / "c.safetensors")
+    return tmp_path / "c.safetensors"
+
+
+@pytest.mark.parametrize("packing", ["ints", "rows"])
+@pytest.mark.parametrize(("shape", "axis"), [((4, 6), -1), ((6, 5), 0), ((2, 6, 3), 1), ((6,), None), ((6,), 0)])
+def test_stages_give_the_tokens_of_the_codec(
+    checkpoint: Path, shape: tuple[int, ...], axis: int | None, packing: str
+) -> None:
+    codec = load(checkpoint)
+    x = np.random.default_rng(0).standard_normal((7, *shape)).astype(np.float32)
+    of_batch = axis if axis is None or axis < 0 else axis + 1
+    expected = codec.encode(x, channel_axis=of_batch)
+    batch = {"data": x, "label": np.arange(7)}
+    given = Encoder(checkpoint, channel_axis=axis, packing=packing)(batch)
+    assert set(given) == {"tokens", "label"}
+    assert given["label"].tolist() == list(range(7))
+    if packing == "ints":
+        assert given["tokens"].dtype == np.uint8
+        assert np.array_equal(given["tokens"], expected.indices)
+    else:
+        assert given["tokens"].shape == (*expected.positions, 1)
+        bits = np.unpackbits(given["tokens"], axis=-1)[..., :6]
+        assert np.array_equal(np.packbits(bits), expected.packed)
+    decode = Decoder(checkpoint, channel_axis=-1 if axis is None else axis, packing=packing, keep=True)
+    back = decode(given)
+    assert set(back) == {"tokens", "label", "data"}
+    assert np.array_equal(back["data"], codec.decode(expected))
+
+
+def test_stages_take_samples_of_several_shapes_and_none(checkpoint: Path) -> None:
+    samples = np.empty(3, object)
+    for k in range(3):
+        samples[k] = np.random.default_rng(k).standard_normal((k, 6)).astype(np.float32)
+    given = Encoder(checkpoint)({"data": samples})["tokens"]
+    assert [each.shape for each in given] == [(0, 2), (1, 2), (2, 2)]
+    back = Decoder(checkpoint)({"tokens": given})["data"]
+    assert [each.shape for each in back] == [(0, 6), (1, 6), (2, 6)]
+    nothing = np.empty((0, 4, 6), np.float32)
+    for packing, last in (("ints", 2), ("rows", 1)):
+        assert Encoder(checkpoint, packing=packing)({"data": nothing})["tokens"].shape == (0, 4, last)
+
+
+def test_stages_say_what_is_wrong(checkpoint: Path) -> None:
+    with pytest.raises(OptionError, match="has no column 'data'"):
+        Encoder(checkpoint)({"x": np.zeros((2, 6), np.float32)})
+    with pytest.raises(TensorError, match="5 features"):
+        Encoder(checkpoint)({"data": np.zeros((2, 5), np.float32)})
+    with pytest.raises(TensorError, match="NaN"):
+        Encoder(checkpoint)({"data": np.full((2, 6), np.nan, np.float32)})
+    with pytest.raises(OptionError, match="expected uint8"):
+        Decoder(checkpoint, packing="rows")({"tokens": np.zeros((2, 2), np.uint8)})

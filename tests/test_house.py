@@ -29,6 +29,7 @@ LAYERS = (
     ("cluster",),
     ("cli",),
     ("api",),
+    ("ray",),
     ("__init__", "__main__"),
 )
 """Bottom first. A name is a module or a package of lfq_cli; it imports from rows above its own in this table only."""

@@ -278,3 +278,48 @@ def test_a_cluster_that_is_not_there() -> None:
         assert told in err
         assert len(err.splitlines()) == 2  # the error and its hint
     assert time.monotonic() - started < 60
+
+
+# Ray Data
+
+STAGES = """
+import sys
+import numpy as np
+import ray
+import ray.data
+from lfq_cli import load
+from lfq_cli.ray import Decoder, Encoder
+
+ray.init(address="local", include_dashboard=False, log_to_driver=False, num_cpus=3)
+ray.data.DataContext.get_current().enable_progress_bars = False
+codec = load("c.safetensors")
+x = np.concatenate([np.load(f"in/{k % 3}/{k:02}.npy")[None] for k in range(8)])
+ray.data.from_items([{"data": each, "key": k} for k, each in enumerate(x)]).write_parquet("table")
+import webdataset, warnings
+with webdataset.TarWriter("shard.tar") as shard:
+    for k, each in enumerate(x):
+        shard.write({"__key__": f"{k}", "npy": each})
+np.save("stack.npy", x)
+stages = {
+    "read_parquet": (lambda: ray.data.read_parquet("table"), "data"),
+    "read_numpy": (lambda: ray.data.read_numpy("stack.npy"), "data"),
+    "read_webdataset": (lambda: ray.data.read_webdataset("shard.tar"), "npy"),
+}
+expected = sorted(codec.encode(x).indices.reshape(8, -1).tolist())
+values = sorted(codec.decode(codec.encode(x)).reshape(8, -1).tolist())
+for name, (read, column) in stages.items():
+    encoded = read().map_batches(
+        Encoder, fn_constructor_args=("c.safetensors",), fn_constructor_kwargs={"column": column}, concurrency=1
+    )
+    rows = encoded.take_all()
+    assert sorted(np.ravel(row["tokens"]).tolist() for row in rows) == expected, name
+    assert all(column not in row for row in rows), name
+    decoded = encoded.map_batches(Decoder, fn_constructor_args=("c.safetensors",), concurrency=1).take_all()
+    assert sorted(np.ravel(row["data"]).tolist() for row in decoded) == values, name
+    print(name)
+"""
+
+
+def test_stages_of_ray_data() -> None:
+    done = subprocess.run([sys.executable, "-c", STAGES], capture_output=True, text=True, check=False, timeout=200)
+    assert done.stdout.split() == ["read_parquet", "read_numpy", "read_webdataset"], done.stderr[-3000:]

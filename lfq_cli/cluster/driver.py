@@ -103,17 +103,23 @@ class _Driver:
             done, _ = ray.wait([*starting, *schedule.calls], num_returns=1, timeout=_TURN_SECONDS)
             for reference in done:
                 if reference in starting:
-                    self._add(ray, schedule, starting.pop(reference), reference)
+                    self._add(ray, schedule, starting, reference, watch)
                 else:
                     self._take(ray, schedule, starting, reference)
             if not done:
                 watch.require_cluster()
         self._worked_until = time.monotonic()
 
-    def _add(self, ray: Any, schedule: Schedule, actor: Any, reference: Any) -> None:
+    def _add(self, ray: Any, schedule: Schedule, starting: dict[Any, Any], reference: Any, watch: _Watch) -> None:
         """Lets an actor work that is up. Raises LfqError where it says that it cannot, or did not start."""
+        actor = starting.pop(reference)
         try:
             error = ray.get(reference)
+        except ray.exceptions.ActorUnavailableError:  # killed again, or its machine is away: it is asked once more
+            watch.require_cluster()
+            time.sleep(_TURN_SECONDS)
+            starting[actor.ready.remote()] = actor
+            return
         except ray.exceptions.RayError as reason:
             raise LfqError(f"--ray: an actor cannot start: {_one_line(reason)}", _SAME_EVERYWHERE) from reason
         if error is not None:
@@ -180,7 +186,7 @@ def _require_listener(address: str) -> None:
     """Raises LfqError where nobody listens there: Ray itself would try for a quarter of an hour."""
     host, colon, port = address.rpartition(":")
     if not colon or not port.isdecimal() or not host:
-        raise LfqError(f"--ray {address!r}: expected local, auto or HOST:PORT")
+        raise LfqError(f"--ray {address!r}: expected local, auto or HOST:PORT", "ray status shows the address")
     try:
         socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
     except (OSError, OverflowError) as reason:
@@ -210,13 +216,15 @@ class _Watch:
     def __init__(self, ray: Any) -> None:
         self._ray = ray
         self._address: str = ray.get_runtime_context().gcs_address
-        self._seen = time.monotonic()
+        self._away_since: float | None = None
 
     def require_cluster(self) -> None:
         """Raises LfqError where the cluster has been away for a while."""
         if self._is_there():
-            self._seen = time.monotonic()
-        elif time.monotonic() - self._seen > _LOST_AFTER_SECONDS:
+            self._away_since = None
+            return
+        self._away_since = self._away_since or time.monotonic()
+        if time.monotonic() - self._away_since > _LOST_AFTER_SECONDS:
             raise LfqError(
                 f"--ray: the cluster at {self._address} went away", "the same command goes on when it is there again"
             )

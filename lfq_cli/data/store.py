@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -49,20 +48,32 @@ class FileStore:
         out = np.empty((len(samples), nbytes), np.uint8)
         whole_bytes = vectors * kind.bits_per_vector % 8 == 0
         view = bytes_of(out)
-        files, rows = (each.tolist() for each in self._catalog.locate(samples))
+        files, rows = self._catalog.locate(samples)
         if whole_bytes and _are_neighbours(files, rows):
-            codes = self._shelf.get(files[0])
+            codes = self._shelf.get(int(files[0]))
             if codes.header.tensors[self._name].packing == "bits":
-                codes.region(self._name).read_into(rows[0] * nbytes, view)
+                codes.region(self._name).read_into(int(rows[0]) * nbytes, view)
                 return out
-        found = self._shelf.get_all(set(files))
-        for k, (file, row) in enumerate(zip(files, rows, strict=True)):
-            codes = found.get(file) or self._shelf.get(file)
-            if whole_bytes and codes.header.tensors[self._name].packing == "bits":
-                codes.region(self._name).read_into(row * nbytes, view[k * nbytes : (k + 1) * nbytes])
-            else:
-                out[k] = codes[self._name].stream(row * vectors, (row + 1) * vectors)
+        for file in np.unique(files).tolist():
+            places = np.flatnonzero(files == file)
+            self._read_rows(file, rows[places], places, out)
         return out
+
+    def _read_rows(self, file: int, rows: NDArray[np.int64], places: NDArray[np.intp], out: Packed) -> None:
+        """Samples `rows` of one file into their places of out [samples, bytes]."""
+        codes, nbytes = self._shelf.get(file), out.shape[1]
+        kind = self._catalog.kinds[self._name]
+        assert kind.vectors is not None
+        if kind.vectors * kind.bits_per_vector % 8 or codes.header.tensors[self._name].packing != "bits":
+            tensor = codes[self._name]
+            for row, place in zip(rows.tolist(), places.tolist(), strict=True):
+                out[place] = tensor.stream(row * kind.vectors, (row + 1) * kind.vectors)
+            return
+        region = codes.region(self._name)
+        part = out if len(places) == len(out) else np.empty((len(places), nbytes), np.uint8)
+        region.file.read_rows(region.start + rows * nbytes, part)
+        if part is not out:
+            out[places] = part
 
     def stream(self, sample: int, first: int, last: int) -> Packed:
         """As in Store."""
@@ -73,13 +84,13 @@ class FileStore:
         return self._shelf.get(file)[self._name].stream(begin + first, begin + last)
 
 
-def _are_neighbours(files: list[int], rows: list[int]) -> bool:
+def _are_neighbours(files: NDArray[np.int64], rows: NDArray[np.int64]) -> bool:
     """Whether samples of one file follow each other."""
     return (
         len(rows) > 1
-        and files[0] == files[-1]
+        and bool((files == files[0]).all())
         and rows[-1] - rows[0] == len(rows) - 1
-        and all(b - a == 1 for a, b in pairwise(rows))
+        and bool((np.diff(rows) == 1).all())
     )
 
 

@@ -20,6 +20,7 @@ from faulty_proxy import proxy_before
 from safetensors.numpy import load, save_file
 
 from lfq_cli import native, open_codes
+from lfq_cli.data import CodesDataset
 from lfq_cli.errors import OptionError
 from lfq_cli.quantizer import Quantizer
 from lfq_cli.storage import outputs, remote, stores
@@ -193,6 +194,11 @@ def test_samples_are_packed_merged_and_split_in_the_store(tree, lfq, client):
         assert [found["status"] for found in json.loads(out)["outputs"]] == [status] * 3
     for name, data in objects(client, f"{tree}/packed").items():
         assert tokens(data) == tokens(Path("packed", name).read_bytes())
+    order = [13, 2, 19, 0, 7, 13]
+    here, there = (CodesDataset(place, memory=False) for place in ("packed", f"{tree}/packed"))
+    for found, expected in zip(there.__getitems__(order), here.__getitems__(order), strict=True):
+        assert found["key"] == expected["key"]
+        assert np.array_equal(found["z"], expected["z"])
     assert lfq("merge", f"{tree}/packed", "-o", f"{tree}/one.safetensors")[0] == 0
     assert lfq("split", f"{tree}/one.safetensors", "-o", f"{tree}/split", *each)[0] == 0
     assert {n: tokens(d) for n, d in objects(client, f"{tree}/split").items()} == {

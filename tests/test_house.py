@@ -6,6 +6,7 @@ table for import_module.
 
 import ast
 import re
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -159,3 +160,17 @@ def test_the_recipes_of_contributing_name_what_is_there():
     assert len(tables) == 6
     for table, path in tables:
         assert re.search(rf"^{table}\b", (root / path).read_text(encoding="utf-8"), re.MULTILINE), (table, path)
+
+
+def test_files_that_are_not_python_are_installed_too():
+    """A page's template and the like: pyproject.toml names each kind."""
+    text = (PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8")
+    (globs,) = re.findall(r"^lfq_cli = \[(.*)\]$", text, re.MULTILINE)
+    globs = re.findall(r'"([^"]+)"', globs)
+    others = [
+        path.relative_to(PACKAGE)
+        for path in PACKAGE.rglob("*")
+        if path.is_file() and path.suffix not in (".py", ".pyc")
+    ]
+    assert Path("report/page.html") in others
+    assert [path for path in others if not any(fnmatch(path.as_posix(), glob) for glob in globs)] == []

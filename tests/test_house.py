@@ -105,6 +105,45 @@ def test_imports_point_down(path):
     assert imports_not_down(unit_of(path), MODULES[path]) == []
 
 
+def file_of(name):
+    """The file of a module, or of the one that a name is imported from."""
+    parts = name.split(".")[1:]
+    tried = [Path(*parts[:k], *tail) for k in (len(parts), len(parts) - 1) for tail in ([], ["__init__"])]
+    return next(path for path in (path.with_name(f"{path.name}.py") for path in tried if path.parts) if path in MODULES)
+
+
+def modules_imported(source):
+    """The files of lfq_cli that a source imports."""
+    names = {name for node in ast.walk(ast.parse(source)) for name in modules_named(node)}
+    return {file_of(name) for name in names if name.startswith("lfq_cli.")}
+
+
+def circle(imports):
+    """Modules that import each other, one after the other; none where there is no such circle."""
+    done = set()
+
+    def follow(module, road):
+        if module in road:
+            return [*road[road.index(module) :], module]
+        if module in done:
+            return []
+        found = next(filter(None, (follow(other, [*road, module]) for other in sorted(imports[module]))), [])
+        done.add(module)
+        return found
+
+    return next(filter(None, (follow(module, []) for module in sorted(imports))), [])
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    imports = {path: modules_imported(source) - {path} for path, source in MODULES.items()}
+    assert [str(path) for path in circle(imports)] == []
+
+
+def test_the_guard_sees_a_circle():
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+    assert circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+
+
 def test_torch_is_imported_at_the_top_of_nn_only():
     found = {unit_of(path) for path in MODULES if any(re.match(r"torch\b", n) for n in names_at_top(MODULES[path]))}
     assert found == TORCH_AT_TOP

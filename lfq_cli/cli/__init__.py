@@ -37,7 +37,6 @@ app = typer.Typer(
     name="lfq",
     help="Binary tokens from saved Lookup-Free Quantization checkpoints: encode tensors to packed indices, and back.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help: rich's would triple what `lfq --help` costs, and eat [brackets]
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -80,7 +79,7 @@ def main() -> None:
     messages.make_printable(sys.stdout, sys.stderr)
     with raise_on_signals(), _notes_as_lines():
         try:
-            app()
+            app(prog_name="lfq")  # also of python -m lfq_cli: completion is installed for this name
         except LfqError as error:
             _tell(error)
             sys.exit(EXIT_USAGE if isinstance(error, OptionError) else EXIT_FAILED)

@@ -26,12 +26,11 @@ from lfq_cli.cli import (
     train,
     verify,
 )
+from lfq_cli.cli.exits import ExitCode
 from lfq_cli.cli.help import GroupedCommand
 from lfq_cli.cli.interrupts import Interrupted, raise_on_signals
 from lfq_cli.errors import LfqError, LfqNote, OptionError
 from lfq_cli.version import __version__
-
-EXIT_FAILED, EXIT_USAGE, EXIT_BUG = 1, 2, 70
 
 app = typer.Typer(
     name="lfq",
@@ -82,22 +81,22 @@ def main() -> None:
             app(prog_name="lfq")  # also of python -m lfq_cli: completion is installed for this name
         except LfqError as error:
             _tell(error)
-            sys.exit(EXIT_USAGE if isinstance(error, OptionError) else EXIT_FAILED)
+            sys.exit(ExitCode.USAGE if isinstance(error, OptionError) else ExitCode.FAILED)
         except Interrupted as interrupt:
             typer.echo("lfq: interrupted: nothing half-written is left; the same command goes on", err=True)
             sys.exit(interrupt.exit_code)
         except BrokenPipeError:
             _forget_stdout()
-            sys.exit(EXIT_FAILED)
+            sys.exit(ExitCode.FAILED)
         except OSError as reason:
             _tell(LfqError(f"{reason.filename or 'output'}: {reason.strerror or reason}"))
             _forget_stdout()
-            sys.exit(EXIT_FAILED)
+            sys.exit(ExitCode.FAILED)
         except Exception as bug:  # the boundary: anything else is our mistake, said in one line
             _show_traceback()
             told = messages.printable(f"{type(bug).__name__}: {bug}")
             typer.echo(f"lfq: bug: {told} (LFQ_TRACEBACK=1 shows where)", err=True)
-            sys.exit(EXIT_BUG)
+            sys.exit(ExitCode.BUG)
 
 
 @contextmanager

@@ -485,3 +485,21 @@ def test_memory_stays_small_however_large_the_object(bucket, client):
     command = [sys.executable, "-c", "\n".join(script), *options]
     told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert int(told.splitlines()[-1]) < 500 << 10
+
+
+# parts
+
+
+def test_parts_of_an_object_are_the_whole(lfq, tree, client):
+    command = ("encode", "c.safetensors", f"{tree}/in", "--part-rows", "70001")
+    for index in (0, 1):
+        code, _, err = lfq(*command, "-o", f"{tree}/parts", "--shard", f"{index}/2")
+        assert code == 0, err
+    assert lfq(*command, "-o", f"{tree}/parts", "--status")[0] == 0
+    assert len(objects(client, f"{tree}/parts")) == 5 + 1 + 1
+    code, _, err = lfq("merge", f"{tree}/parts", "-o", f"{tree}/whole")
+    assert code == 0, err
+    assert lfq("encode", "c.safetensors", f"{tree}/in", "-o", f"{tree}/once")[0] == 0
+    assert objects(client, f"{tree}/whole") == objects(client, f"{tree}/once")
+    code, _, err = lfq("verify", f"{tree}/parts", "--checkpoint", "c.safetensors", "--source", f"{tree}/in")
+    assert code == 0, err

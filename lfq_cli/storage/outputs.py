@@ -89,7 +89,7 @@ def _refuses_second(store: Store, folder: Path) -> bool:
             with suppress(OSError):
                 store.remove(probe)
     warnings.warn(
-        f"{folder}: this store ignores the condition that nothing is there (If-None-Match): of two runs that write one"
+        f"{folder}: this store ignores the condition that nothing is there: of two runs that write one"
         " object at the same moment both may win",
         LfqNote,
         stacklevel=2,

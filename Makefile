@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # two workers: torch and BLAS use the cores themselves
 PYTEST := $(BIN)/python -m pytest -q -n 2
 
-.PHONY: setup test test-fast test-lowest test-trainers test-slurm test-ray lint demo sample-data bench bench-smoke gpu fuzz clean
+.PHONY: setup test test-fast test-lowest test-trainers test-slurm test-ray lint demo sample-data bench bench-smoke bench-storage gpu fuzz clean
 
 setup: $(VENV)/.installed
 
@@ -66,6 +66,10 @@ bench-smoke: setup
 # the tests of the device path and its benchmark, on a GPU: in the interpreter as it is, without network or installing
 gpu:
 	$(PYTHON) -m benchmarks.gpu $(GPU)
+
+# an object store on this machine, behind a slow link
+bench-storage: setup
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.object_store
 
 # FUZZ="--kind codes --seconds 3600"; a kind that is named runs under atheris, where that is installed
 fuzz: setup

@@ -67,6 +67,12 @@ def stage(region: Region) -> None:
         region.file.stage()
 
 
+def read_ahead(region: Region) -> None:
+    """Begins to fetch an object in which a region lies, from the region on; nothing for any other region."""
+    if isinstance(region, FileRegion) and isinstance(region.file, RemoteFile):
+        region.file.start_reading(region.start)
+
+
 def origin_of(path: Path, error: type[LfqError]) -> tuple[int, str] | None:
     """(size in bytes, sha256 of the size and the store's tag) of an object as it is now; None where there is no tag.
 
@@ -111,10 +117,18 @@ class RemoteFile(InputFile):
             self.stage()
         else:
             self.size = self._told.size
-        self._ahead = ReadAhead(self._start_range, self.size)
+        self._ahead = ReadAhead(self._start_range, self._fetch_range, self.size)
 
     def _start_range(self, start: int, count: int) -> Future[bytes]:
         return self.path.store.start_range(self._url, start, count)
+
+    def _fetch_range(self, start: int, count: int) -> bytes:
+        return self.path.store.range(self._url, start, count)
+
+    def start_reading(self, position: int) -> None:
+        """Begins to fetch what lies from byte `position` on, where it is not staged."""
+        if self._staged is None:
+            self._ahead.start(position)
 
     def read_into(self, position: int, view: memoryview) -> None:
         """Fills `view` (bytes) from byte `position` of the object; an object that ends before is an error."""

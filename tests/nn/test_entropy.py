@@ -157,6 +157,46 @@ def test_18_bits_and_16384_vectors_take_seconds() -> None:
     assert logits.grad.isfinite().all()
 
 
+def test_sharp_logits_lose_nothing_to_the_probabilities_that_count_as_0() -> None:
+    logits = (400 * normal(2048, 1, 14)).requires_grad_()
+    value = entropy.batch_entropy(logits)
+    value.backward()
+    truth = logits.detach().double().requires_grad_()
+    expected = entropy.batch_entropy(truth)  # its own threshold is 1e-154
+    expected.backward()
+    assert value.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert logits.grad is not None
+    assert truth.grad is not None
+    scale = truth.grad.abs().max().item()
+    torch.testing.assert_close(logits.grad.double(), truth.grad, rtol=0, atol=1e-5 * scale)
+
+
+def losses_of(module: torch.nn.Module, x: Tensor, *, autocast: bool = False) -> tuple[Tensor, Tensor]:
+    """(loss, gradient of x) of one training step; backward outside of autocast, as torch advises."""
+    x = x.detach().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        _, _, loss = module(x, inv_temperature=2.0)
+    loss.backward()
+    assert x.grad is not None
+    return loss.detach(), x.grad
+
+
+@pytest.mark.filterwarnings("ignore")  # of the compiler's own libraries
+def test_it_compiles() -> None:
+    module = LFQ(dim=6).train()
+    x = normal(2, 20, 6)
+    compiled = torch.compile(module, backend="aot_eager")
+    for ours, expected in zip(losses_of(compiled, x), losses_of(module, x), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_autocast_leaves_the_loss_in_float32() -> None:
+    module = LFQ(dim=6).train()
+    x = normal(2, 20, 6)
+    for ours, expected in zip(losses_of(module, x, autocast=True), losses_of(module, x), strict=True):
+        assert torch.equal(ours, expected)
+
+
 # several processes
 
 VECTORS, BITS, SCALE = 6, 4, 0.1
@@ -189,3 +229,29 @@ def test_batch_entropy_is_that_of_all_ranks(tmp_path: Path) -> None:
         assert value.item() == pytest.approx(truth.item(), rel=1e-6)
         torch.testing.assert_close(grad.double(), expected, rtol=1e-4, atol=1e-7)
         assert uneven.item() == pytest.approx(second.item(), rel=1e-6)
+
+
+def projected_module() -> LFQ:
+    torch.manual_seed(4)
+    return LFQ(dim=8, codebook_size=2**BITS, entropy_loss_weight=1.0).train()
+
+
+def train_one_ddp_step(rank: int, folder: str) -> None:
+    """One process of two: the gradients of a module under DistributedDataParallel."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/init", rank=rank, world_size=2)
+    module = projected_module()
+    wrapped = torch.nn.parallel.DistributedDataParallel(module)
+    quantized, _, loss = wrapped(normal(1, VECTORS, 8, seed=rank), inv_temperature=1.0)
+    (loss + quantized.square().mean()).backward()  # every parameter counts, or the ranks would not exchange any
+    torch.distributed.destroy_process_group()
+    torch.save(module.project_in.weight.grad, f"{folder}/{rank}.pt")
+
+
+def test_ddp_gives_the_gradients_of_one_process(tmp_path: Path) -> None:
+    multiprocessing.spawn(train_one_ddp_step, args=(str(tmp_path),), nprocs=2)
+    module = projected_module()
+    x = torch.cat([normal(1, VECTORS, 8, seed=rank) for rank in range(2)], dim=1)
+    quantized, _, loss = module(x, inv_temperature=1.0)
+    (loss + quantized.square().mean()).backward()
+    for rank in range(2):
+        torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt"), module.project_in.weight.grad)

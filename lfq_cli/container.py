@@ -15,42 +15,13 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from lfq_cli.dtypes import SAFETENSORS_BITS
 from lfq_cli.errors import LfqError, OutputError
 from lfq_cli.regions import InputFile
+from lfq_cli.storage.remote import open_input
 
 MAX_HEADER_BYTES = 100_000_000
 """The library's own limit."""
-
-DTYPES: dict[str, np.dtype[Any]] = {
-    "BOOL": np.dtype("?"),
-    "U8": np.dtype("u1"),
-    "I8": np.dtype("i1"),
-    "U16": np.dtype("<u2"),
-    "I16": np.dtype("<i2"),
-    "U32": np.dtype("<u4"),
-    "I32": np.dtype("<i4"),
-    "U64": np.dtype("<u8"),
-    "I64": np.dtype("<i8"),
-    "F16": np.dtype("<f2"),
-    "F32": np.dtype("<f4"),
-    "F64": np.dtype("<f8"),
-    "C64": np.dtype("<c8"),
-}
-"""The formats numpy has."""
-
-_BITS = {name: 8 * dtype.itemsize for name, dtype in DTYPES.items()} | {
-    "BF16": 16,
-    "F8_E5M2": 8,
-    "F8_E4M3": 8,
-    "F8_E8M0": 8,
-    "F8_E4M3FNUZ": 8,
-    "F8_E5M2FNUZ": 8,
-    "F6_E2M3": 6,
-    "F6_E3M2": 6,
-    "F4": 4,
-}
 
 
 @dataclass(frozen=True)
@@ -93,7 +64,7 @@ def read_header(file: InputFile, error: type[LfqError]) -> Header:
 def metadata_entry(path: Path, key: str) -> str | None:
     """What the metadata of the file at `path` says under `key`; None where it says nothing or is no such file."""
     try:
-        file = InputFile(path, LfqError)
+        file = open_input(path, LfqError, known=True)
     except LfqError:
         return None
     try:
@@ -128,11 +99,11 @@ def header_bytes(
 
 def tensor_bytes(dtype: str, shape: tuple[int, ...]) -> int:
     """Bytes of a tensor; raises ValueError for an unknown dtype, or where they are no whole and no sane number."""
-    if dtype not in _BITS:
+    if dtype not in SAFETENSORS_BITS:
         raise ValueError(f"dtype {dtype!r} is unknown")
     if prod(size or 1 for size in shape) >= 2**63:
         raise ValueError(f"a shape of {len(shape)} axes has 2^63 values or more")
-    nbytes, rest = divmod(prod(shape) * _BITS[dtype], 8)
+    nbytes, rest = divmod(prod(shape) * SAFETENSORS_BITS[dtype], 8)
     if rest:
         raise ValueError(f"shape {list(shape)} in {dtype} ends within a byte")
     return nbytes

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from lfq_cli.codesfile import SUFFIX, open_codes
-from lfq_cli.container import DTYPES
+from lfq_cli.dtypes import NUMPY
 from lfq_cli.errors import LfqError, TensorError
 from lfq_cli.jobs.pack import PackOptions, pack
 from lfq_cli.jobs.plan import name_samples
@@ -76,9 +76,9 @@ def write(path: Path, **columns: Any) -> Path:
 def values(sample: Sample | BadSample, name: str) -> Array:
     assert isinstance(sample, Sample), sample
     tensor = sample.tensors[name]
-    data = bytearray(DTYPES[tensor.dtype].itemsize * int(np.prod(tensor.shape)))
+    data = bytearray(NUMPY[tensor.dtype].itemsize * int(np.prod(tensor.shape)))
     tensor.region.read_into(0, memoryview(data))
-    return np.frombuffer(data, DTYPES[tensor.dtype]).reshape(tensor.shape)
+    return np.frombuffer(data, NUMPY[tensor.dtype]).reshape(tensor.shape)
 
 
 @pytest.mark.parametrize("kind", COLUMNS)

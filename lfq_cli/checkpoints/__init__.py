@@ -26,6 +26,7 @@ from lfq_cli.checkpoints.facts import Facts, check_agreement, cut_codes
 from lfq_cli.checkpoints.family import Family
 from lfq_cli.checkpoints.files import checkpoint_files, open_tensors, parse_json, read_files, read_json
 from lfq_cli.checkpoints.statefile import StateFile
+from lfq_cli.dtypes import PLAIN_FLOATS
 from lfq_cli.errors import CheckpointError, LfqError, OptionError
 from lfq_cli.quantizer import Quantizer
 
@@ -152,9 +153,7 @@ def _build(state: StateFile, description: dict[str, Any] | None, found: Found, f
 
 def _load_native(state: StateFile, description: dict[str, Any], facts: Facts) -> Quantizer:
     tensors = {name: tensor for name, tensor in state.tensors.items() if name != "mask"}
-    wrong = {
-        name: tensor.dtype for name, tensor in tensors.items() if tensor.dtype not in ("F32", "F16", "BF16", "F64")
-    }
+    wrong = {name: tensor.dtype for name, tensor in tensors.items() if tensor.dtype not in PLAIN_FLOATS.values()}
     if wrong:
         raise CheckpointError(f"its tensors have dtypes {wrong}, expected floats")
     if facts.family is not None:

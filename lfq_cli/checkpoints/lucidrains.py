@@ -13,6 +13,7 @@ import numpy as np
 from lfq_cli.checkpoints.facts import Facts, cut_codes, settle
 from lfq_cli.checkpoints.powers import joined, order_of, owners
 from lfq_cli.checkpoints.statefile import StateFile
+from lfq_cli.dtypes import PLAIN_FLOATS
 from lfq_cli.errors import CheckpointError
 from lfq_cli.quantizer import Quantizer
 
@@ -67,7 +68,7 @@ def build(state: StateFile, module: str, facts: Facts) -> Quantizer:
 def read_weights(state: StateFile, module: str, names: tuple[str, ...]) -> dict[str, Any]:
     """Those of a module's tensors that are there, float32, by their name within the module."""
     there = [name for name in names if joined(module, name) in state.tensors]
-    wrong = [name for name in there if state.tensors[joined(module, name)].dtype not in ("F16", "BF16", "F32", "F64")]
+    wrong = [name for name in there if state.tensors[joined(module, name)].dtype not in PLAIN_FLOATS.values()]
     if wrong:
         tensor = state.tensors[joined(module, wrong[0])]
         raise CheckpointError(f"{joined(module, wrong[0])} is {tensor.dtype}, expected plain floats", tensor.remedy)

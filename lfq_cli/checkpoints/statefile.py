@@ -13,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lfq_cli import floats
-from lfq_cli.container import DTYPES, Entry, read_header
+from lfq_cli.container import Entry, read_header
+from lfq_cli.dtypes import NUMPY
 from lfq_cli.errors import CheckpointError
 from lfq_cli.regions import FileRegion, InputFile, Region, bytes_of
+from lfq_cli.storage.remote import open_input
 from lfq_cli.torchfile import OddTensor, read_torch_file
 
 
@@ -63,7 +65,7 @@ def open_state(path: Path) -> StateFile:
 
 
 def _from_safetensors(path: Path) -> StateFile:
-    file = InputFile(path, CheckpointError)
+    file = open_input(path, CheckpointError)
     with file.closed_on_error():
         header = read_header(file, CheckpointError)
     tensors = {
@@ -78,7 +80,7 @@ def _read_entry(file: InputFile, entry: Entry) -> NDArray[Any]:
 
 
 def _from_torch(path: Path) -> StateFile:
-    file = InputFile(path, CheckpointError)
+    file = open_input(path, CheckpointError, staged=True)
     with file.closed_on_error():
         held = read_torch_file(file, "", CheckpointError)
         if not held.tensors and not held.odd:
@@ -109,9 +111,9 @@ def _refuse(name: str, tensor: OddTensor) -> NDArray[Any]:
 def _values(region: Region, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
     """All values; floats as float32."""
     spec = floats.FORMATS.get(dtype)
-    if spec is None and dtype not in DTYPES:
+    if spec is None and dtype not in NUMPY:
         raise CheckpointError(f"a tensor of {dtype} cannot be read")
-    storage = DTYPES[dtype] if spec is None else spec.storage
+    storage = NUMPY[dtype] if spec is None else spec.storage
     data = np.empty(shape, storage)
     region.read_into(0, bytes_of(data))
     return data if spec is None else floats.to_float32(data, spec)

@@ -26,6 +26,7 @@ from lfq_cli.cli import (
     train,
     verify,
 )
+from lfq_cli.cli.help import GroupedCommand
 from lfq_cli.cli.interrupts import Interrupted, raise_on_signals
 from lfq_cli.errors import LfqError, LfqNote, OptionError
 from lfq_cli.version import __version__
@@ -56,7 +57,7 @@ COMMANDS = {
     "split": split.split,
 }
 for _name, _command in COMMANDS.items():
-    app.command(_name, no_args_is_help=True)(_command)
+    app.command(_name, cls=GroupedCommand, no_args_is_help=True)(_command)
 
 
 def _show_version(wanted: bool) -> None:

@@ -43,14 +43,28 @@ CodebookSize = Annotated[
     int | None, typer.Option("--codebook-size", metavar="K", help="Codes of one codebook or level, a power of two.")
 ]
 NumCodebooks = Annotated[
-    int | None, typer.Option("--num-codebooks", metavar="C", min=1, help="Codebooks of one plain LFQ.")
+    int | None,
+    typer.Option(
+        "--num-codebooks", metavar="C", min=1, help="Codebooks of one plain LFQ.", rich_help_panel="Quantizer"
+    ),
 ]
 NumQuantizers = Annotated[
     int | None,
-    typer.Option("--num-quantizers", metavar="Q", min=1, help="Levels: each codes what the levels before left."),
+    typer.Option(
+        "--num-quantizers",
+        metavar="Q",
+        min=1,
+        help="Levels: each codes what the levels before left.",
+        rich_help_panel="Quantizer",
+    ),
 ]
 Plain = Annotated[bool, typer.Option("--plain", help="One level with one codebook of all bits: a plain LFQ.")]
-Spherical = Annotated[bool, typer.Option("--spherical", help="Codes on the unit sphere (BSQ); bits stay the same.")]
+Spherical = Annotated[
+    bool,
+    typer.Option(
+        "--spherical", help="Codes on the unit sphere (BSQ); bits stay the same.", rich_help_panel="Quantizer"
+    ),
+]
 ObjectiveOption = Annotated[
     Literal["reconstruction", "tokens"],
     typer.Option("--objective", help="reconstruction: least error; tokens: codes used evenly, by the entropy loss."),

@@ -9,24 +9,26 @@ from typing import Any, get_args
 
 import numpy as np
 
-from lfq_cli.bits import MAX_INDEX_BITS, PACKINGS, BitOrder
+from lfq_cli.bits import MAX_INDEX_BITS, BitOrder
 from lfq_cli.codesfile.header import (
     FORMAT,
     HEADER_DIGEST,
-    INT_NAMES,
     MADE_FROM_USUALLY,
     OFFSETS,
     CodesHeader,
     CodesTensor,
     Column,
     MadeFrom,
+    PartRows,
     Samples,
     SourceInfo,
     digest_of,
 )
-from lfq_cli.container import DTYPES, Header, no_duplicates
+from lfq_cli.container import Header, no_duplicates
+from lfq_cli.dtypes import NUMPY
 from lfq_cli.errors import CodesFileError
 from lfq_cli.layout import Layout, axis_of
+from lfq_cli.packings import PACKINGS
 
 _KEYS_OF_1 = {"format", "version", "quantizer", "checkpoint_sha256", "compute_dtype", "assumed", "tensors"}
 _KEYS_OF_SAMPLES = {"samples", "keys", "carried", "carried_text", "columns"}
@@ -81,6 +83,7 @@ def _header_of(value: Any, container: Header) -> CodesHeader:
     for tensor in parsed.values():
         _check_samples_of(tensor, samples)
     made_from = _made_from_of(value["made_from"]) if "made_from" in value else None
+    _check_parts(parsed, made_from)
     return CodesHeader(quantizer, digest, compute, parsed, assumed, made_from, samples)
 
 
@@ -134,7 +137,9 @@ def _tensor_of(name: str, value: Any, container: Header, version: int) -> CodesT
         sha256=value["sha256"],
         samples=value.get("samples"),
         offsets=value.get("sample_offsets"),
+        part=_part_of(name, value["part"], version) if "part" in value else None,
     )
+    _check_part(tensor)
     _need(
         not ragged or tensor.source.positions[:1] == (None,), f"{name!r}: samples differ in another axis than the first"
     )
@@ -144,14 +149,44 @@ def _tensor_of(name: str, value: Any, container: Header, version: int) -> CodesT
         (ragged or tensor.positions == expected) and tail in ((), (len(dims),)) and (len(dims) == 1 or tail != ()),
         f"{name!r}: index shape {tensor.shape} does not belong to source shape {tensor.source.shape}",
     )
-    dtypes = set(INT_NAMES.values()) if tensor.packing == "ints" else {"U8"}
-    _need(entry.dtype in dtypes, f"{name!r}: dtype {entry.dtype} does not belong to packing {tensor.packing!r}")
+    packing = PACKINGS[tensor.packing]
+    _need(entry.dtype in packing.dtypes, f"{name!r}: dtype {entry.dtype} does not belong to packing {tensor.packing!r}")
     _need(
-        tensor.packing != "ints" or np.iinfo(DTYPES[entry.dtype]).max >= 2 ** max(dims) - 1,
+        not packing.holds_indices or np.iinfo(NUMPY[entry.dtype]).max >= 2 ** max(dims) - 1,
         f"{name!r}: {entry.dtype} does not hold indices of {max(dims)} bits",
     )
     _need(entry.shape == tensor.stored_shape, f"{name!r} is stored as {entry.shape}, expected {tensor.stored_shape}")
     return tensor
+
+
+def _part_of(name: str, value: Any, version: int) -> PartRows:
+    _need(version > 1, f"{name!r}: version 1 has no parts")
+    _need(isinstance(value, dict) and set(value) == {"rows", "of"}, f"{name!r}: part has other keys than rows and of")
+    rows, of = value["rows"], value["of"]
+    _need(_is_shape(rows) and len(rows) == 2 and _is_shape([of]), f"{name!r}: part is no range of rows")
+    first, last = rows
+    _need(first < last <= of or first == last == of == 0, f"{name!r}: rows {first} to {last} are no part of {of}")
+    return PartRows(first, last, of)
+
+
+def _check_part(tensor: CodesTensor) -> None:
+    """Raises unless the tensor has the rows that it says it has of a larger one, cut where no feature is."""
+    part, name = tensor.part, tensor.name
+    if part is None:
+        return
+    _need(tensor.samples is None, f"{name!r}: samples are no part of a larger tensor")
+    _need(tensor.source.channel_axis != 0, f"{name!r}: a part has its features on axis 0, which is cut")
+    rows = part.last - part.first
+    _need(tensor.source.shape[0] == rows, f"{name!r}: its source has {tensor.source.shape[0]} rows, as a part {rows}")
+    sizes = (part.of, *tensor.source.shape[1:])
+    _need(prod(max(size or 0, 1) for size in sizes) < 2**59, f"{name!r}: sizes that no memory holds")
+
+
+def _check_parts(tensors: dict[str, CodesTensor], made_from: MadeFrom | None) -> None:
+    """Raises unless all tensors are parts, or none, and parts say which file they come from."""
+    parts = [tensor.part is not None for tensor in tensors.values()]
+    _need(all(parts) or not any(parts), "some of its tensors are parts of larger ones, and some are not")
+    _need(made_from is not None or not any(parts), "it holds parts and does not say what they were made from")
 
 
 def _samples_of(value: dict[str, Any], container: Header) -> Samples:

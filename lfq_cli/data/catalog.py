@@ -134,7 +134,8 @@ def _count(codes: CodesFile, names: Sequence[str]) -> int:
     if () in lengths.values() or len(set(lengths.values())) > 1:
         told = ", ".join(f"{name!r} {list(codes.header.tensors[name].shape)}" for name in names)
         raise CodesUnreadableError(
-            f"{codes.path}: axis 0 of its tensors does not count samples: {told}", "tensors=(...) chooses among them"
+            f"{codes.path}: axis 0 of its tensors does not count samples: {told}",
+            "tensors=(...) (--tensor) chooses among them",
         )
     return next(iter(lengths.values()))[0] if lengths else 0
 

@@ -37,7 +37,9 @@ def narrowest(dims: tuple[int, ...], dtype: str | np.dtype[Any]) -> np.dtype[Any
     """The dtype of indices. Raises OptionError where it does not hold them."""
     found = np.dtype(dtype)
     if found.kind not in "iu" or np.iinfo(found).max < 2 ** max(dims) - 1:
-        raise OptionError(f"indices of {max(dims)} bits do not fit {found}", "a wider dtype, or dims=(...)")
+        raise OptionError(
+            f"indices of {max(dims)} bits do not fit {found}", "a wider dtype, or dims=(...) (--codebook-dims)"
+        )
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -16,12 +17,14 @@ from lfq_cli.container import read_header
 from lfq_cli.errors import CheckpointError, CodesFileError, ExistsError, OtherCheckpointError, TensorError
 from lfq_cli.files import atomic_output, write_all
 from lfq_cli.floats import FORMATS
-from lfq_cli.jobs.outcome import Outcome, clear_leftovers, each, settle_output
+from lfq_cli.jobs.outcome import Outcome, clear_leftovers, each, outcome_of, settle_output, until_failure
 from lfq_cli.jobs.plan import Job
+from lfq_cli.jobs.side_by_side import are_small_objects, at_once
 from lfq_cli.layout import insert_channels
 from lfq_cli.pipeline import DecodeTask, Progress, Workers, start_workers, write_decoded
 from lfq_cli.quantizer import LAYOUT_KEYS, OPTIONS, Quantizer, bits_of_size
-from lfq_cli.regions import InputFile
+from lfq_cli.storage.places import exists
+from lfq_cli.storage.remote import open_input
 from lfq_cli.tensors import Head, head_for
 
 
@@ -40,6 +43,8 @@ class DecodeOptions:
     durable: bool = True
     dry_run: bool = False
     fail_fast: bool = False
+    tidy: bool = True
+    """Whether what killed runs left where the outputs go is removed first."""
 
 
 def decode(
@@ -55,14 +60,18 @@ def decode(
     """
     select = Backends(options)
     backends.tell_unused(options.compute_dtype, quantizer)
-    if not options.dry_run:
+    if options.tidy and not options.dry_run:
         clear_leftovers(jobs)
     with start_workers() as workers:
-        yield from each(
-            jobs,
-            lambda job: _decode_file(job, quantizer, options, select, workers, progress, tell),
-            fail_fast=options.fail_fast,
-        )
+
+        def work(job: Job) -> Outcome:
+            return _decode_file(job, quantizer, options, select, workers, progress, tell)
+
+        if are_small_objects(jobs):
+            with closing(at_once(lambda job: outcome_of(job, work), jobs)) as done:
+                yield from until_failure(done, fail_fast=options.fail_fast)
+        else:
+            yield from each(jobs, work, fail_fast=options.fail_fast)
 
 
 class Backends:
@@ -233,7 +242,7 @@ def made_of(codes: CodesFile, infos: Sequence[CodesTensor], quantizer: Quantizer
 
 def _is_current(job: Job, head: Head) -> bool:
     """Whether the output begins as this run's would. Raises ExistsError where something else is in its place."""
-    if not job.output.exists():
+    if not exists(job.output):
         return False
     if not head.tells_origin or not begins_with(job.output, head):
         raise ExistsError(f"{job.output}: exists, and is not what this run would make", "--overwrite replaces it")
@@ -243,7 +252,7 @@ def _is_current(job: Job, head: Head) -> bool:
 def begins_with(path: Path, head: Head) -> bool:
     """Whether a whole file is there that begins with the head."""
     try:
-        file = InputFile(path, TensorError)
+        file = open_input(path, TensorError)
     except TensorError:
         return False
     try:

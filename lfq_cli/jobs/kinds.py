@@ -9,6 +9,7 @@ from typing import Any
 from lfq_cli import codesfile, countsfile, native
 from lfq_cli.container import metadata_entry
 from lfq_cli.samples import container_of
+from lfq_cli.storage.urlpath import path_of
 from lfq_cli.tensors import FORMATS
 
 _TRAINING = "lfq-training"
@@ -23,21 +24,21 @@ def is_tensor_file(path: str) -> bool:
         return suffix in FORMATS or container_of(name) is not None
     if path.endswith(codesfile.SUFFIX):
         return False
-    return described_format(Path(path)) not in (codesfile.FORMAT, native.FORMAT, countsfile.FORMAT, _TRAINING)
+    return described_format(path_of(path)) not in (codesfile.FORMAT, native.FORMAT, countsfile.FORMAT, _TRAINING)
 
 
 def is_codes_file(path: str) -> bool:
     """Whether a folder's file is one to decode or count. A damaged one is, if its name says so."""
     if path.endswith(codesfile.SUFFIX):
         return True
-    return path.endswith(".safetensors") and described_format(Path(path)) == codesfile.FORMAT
+    return path.endswith(".safetensors") and described_format(path_of(path)) == codesfile.FORMAT
 
 
 def is_counted_file(path: str) -> bool:
     """Whether a folder's file is one to take statistics of: codes, or counts that were saved."""
     if is_codes_file(path):
         return True
-    return path.endswith(".safetensors") and described_format(Path(path)) == countsfile.FORMAT
+    return path.endswith(".safetensors") and described_format(path_of(path)) == countsfile.FORMAT
 
 
 def described_format(path: Path) -> str | None:

@@ -11,7 +11,7 @@ from lfq_cli.pipeline.compare import Comparison, check_indices, compare, compare
 from lfq_cli.pipeline.count import count, count_ranges
 from lfq_cli.pipeline.decode import DecodeTask, write_decoded
 from lfq_cli.pipeline.encode import EncodeTask, Encoding
-from lfq_cli.pipeline.merge import Part, SamplesJoiner, StoredFile, StoredReader
+from lfq_cli.pipeline.merge import Part, PartsJoiner, SamplesJoiner, StoredFile, StoredReader
 from lfq_cli.pipeline.samples import Batch, Plan, SampleEncoder, SampleOptions
 from lfq_cli.pipeline.survey import SAMPLE_BYTES, check_keys, check_texts, hash_of_key, key_at, sizes_of, survey
 from lfq_cli.pipeline.table import write_table
@@ -26,6 +26,7 @@ __all__ = [
     "EncodeTask",
     "Encoding",
     "Part",
+    "PartsJoiner",
     "Plan",
     "Progress",
     "SampleEncoder",

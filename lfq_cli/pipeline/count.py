@@ -17,7 +17,7 @@ from lfq_cli.codesfile import TensorCodes
 from lfq_cli.pipeline.workers import Progress, Workers
 
 if TYPE_CHECKING:  # encode and decode do without
-    from lfq_cli.statistics import Tally, TokenCounts
+    from lfq_cli.statistics import FieldsTally, Tally, TokenCounts
 
 _COUNTED_INDICES = 1 << 21  # 240 M indices of D = 18: 340 M/s, of 2^20 and 2^17 below 280; two cores
 _UNPACKED_VECTORS = 1 << 18
@@ -72,7 +72,11 @@ def _tally_ranges(codes: TensorCodes, counts: TokenCounts, run: list[range]) -> 
     return vectors, counts.tally(indices, lambda: stream, 0)
 
 
-def _tally(codes: TensorCodes, counts: TokenCounts, run: range) -> tuple[int, list[Tally]]:
+def _tally(
+    codes: TensorCodes, counts: TokenCounts, run: range
+) -> tuple[int, list[Tally | FieldsTally]] | tuple[int, list[Tally]]:
+    if codes.info.packing == "bits" and counts.counts_fields:
+        return len(run), counts.tally_fields(codes.stream(run.start, run.stop), len(run))
     indices = _indices(codes, run)
     return len(run), counts.tally(indices, partial(codes.stream, run.start, run.stop), run.start)
 

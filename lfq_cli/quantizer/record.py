@@ -86,6 +86,11 @@ class Quantizer:
         object.__setattr__(self, "cosine_sim_project_in_scale", _cosine_scale(self))
         checks.check_weights(self)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Made again of its facts: a mapping that cannot be written to cannot be pickled either."""
+        facts = {each.name: getattr(self, each.name) for each in fields(self)}
+        return _of_facts, (facts | {"weights": dict(self.weights)},)
+
     @property
     def type(self) -> str:
         """The config's `type`."""
@@ -362,3 +367,7 @@ def _cosine_scale(q: Quantizer) -> float | None:
     if not q.cosine_sim_project_in:
         return None
     return q.codebook_scale if q.cosine_sim_project_in_scale is None else q.cosine_sim_project_in_scale
+
+
+def _of_facts(facts: dict[str, Any]) -> Quantizer:
+    return Quantizer(**facts)

@@ -13,8 +13,8 @@ from lfq_cli.report.meaning import MEANING
 from lfq_cli.report.panels import Panel, panels_of
 from lfq_cli.report.plot import headline
 from lfq_cli.report.style import STYLE
-from lfq_cli.report.tables import estimated, tables_of
-from lfq_cli.report.text import codes_text, count_text, number_text, one_line, share_text, shortened
+from lfq_cli.report.tables import tables_of, written
+from lfq_cli.report.text import codes_text, count_text, number_text, one_line, shortened
 from lfq_cli.statistics.advice import NEARLY_DEAD_BITS
 from lfq_cli.statistics.usage import TokenUsage, Usage
 
@@ -114,11 +114,11 @@ def _overview_row(number: int, item: PageItem) -> list[Html]:
     return [
         link,
         count,
-        text(estimated(count_text(usage.codes_used), usage, "codes_used")),
+        text(written("codes_used", usage)),
         text(codes_text(usage.bits)),
         text(count_text(usage.codes_used_if_uniform)),
-        text(estimated(number_text(usage.entropy_bits), usage, "entropy_bits")),
-        text(estimated(number_text(usage.perplexity), usage, "entropy_bits")),
+        text(written("entropy_bits", usage)),
+        text(written("perplexity", usage)),
         told,
     ]
 
@@ -169,11 +169,11 @@ def _cards(tokens: TokenUsage) -> Html:
 
 
 def _token_cards(usage: Usage, what: str) -> list[Html]:
-    used = estimated(count_text(usage.codes_used), usage, "codes_used")
-    entropy = estimated(number_text(usage.entropy_bits), usage, "entropy_bits")
-    perplexity = estimated(number_text(usage.perplexity), usage, "entropy_bits")
-    unseen = estimated(share_text(usage.unseen_probability), usage, "entropy_bits")
-    corrected = estimated(number_text(usage.entropy_bits_corrected), usage, "entropy_bits")
+    used = written("codes_used", usage)
+    entropy = written("entropy_bits", usage)
+    perplexity = written("perplexity", usage)
+    unseen = written("unseen_probability", usage)
+    corrected = written("entropy_bits_corrected", usage)
     uniform = count_text(usage.codes_used_if_uniform)
     return [
         _card(f"{what} used", used, f"of {codes_text(usage.bits)}; if uniform {uniform}"),

@@ -22,6 +22,7 @@ from lfq_cli.errors import LfqError, TensorError
 from lfq_cli.regions import InputFile
 from lfq_cli.samples.sample import MAX_SAMPLE_BYTES, BadSample, Sample, number, small_tensors
 from lfq_cli.samples.selection import Selection
+from lfq_cli.storage.remote import open_input
 from lfq_cli.tensors import FORMATS, SOLE_TENSOR, StoredTensor
 
 TEXTS = frozenset({"txt", "text", "caption", "transcript", "json", "cls"})
@@ -40,7 +41,7 @@ _Bytes = Callable[[tarfile.TarInfo], bytes]
 
 def read(path: Path, _: str, selection: Selection) -> Generator[Sample | BadSample]:
     """The samples in the order of the archive. Raises TensorError where it ends early or is damaged."""
-    file = InputFile(path, TensorError)
+    file = open_input(path, TensorError)
     samples = _of_plain if path.name.lower().endswith(".tar") else _of_gzip
     try:
         yield from samples(file, takes_labels=selection.takes_labels)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from lfq_cli.statistics.comparison import TokenComparison, UsageComparison, compare
 from lfq_cli.statistics.counter import MEMORY_BYTES, Counter
-from lfq_cli.statistics.tables import Tally
+from lfq_cli.statistics.tables import FieldsTally, Tally
 from lfq_cli.statistics.tokens import CountOptions, TokenCounts, index_axes
 from lfq_cli.statistics.usage import BitFigures, Estimate, PositionFigures, TokenUsage, Usage
 
@@ -17,6 +17,7 @@ __all__ = [
     "CountOptions",
     "Counter",
     "Estimate",
+    "FieldsTally",
     "PositionFigures",
     "Tally",
     "TokenComparison",

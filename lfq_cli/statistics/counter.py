@@ -8,6 +8,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from lfq_cli import kernels
 from lfq_cli.bits import BitOrder, Indices
 from lfq_cli.statistics.bitpairs import pairs_of_codes, pairs_of_table
 from lfq_cli.statistics.profile import profile_of
@@ -17,9 +18,11 @@ from lfq_cli.statistics.tables import (
     Codes,
     Counts,
     DenseTable,
+    FieldsTally,
     SparseTable,
     Tally,
     tally_dense,
+    tally_fields,
     tally_sparse,
 )
 from lfq_cli.statistics.usage import MOST_SHOWN, BitFigures, Estimate, Usage
@@ -85,8 +88,21 @@ class Counter:
         """What indices [n] of an integer type come to; changes nothing, from any thread."""
         return tally_dense(indices, self.bits) if isinstance(self._state, DenseTable) else tally_sparse(indices)
 
-    def take(self, tally: Tally) -> None:
+    @property
+    def counts_fields(self) -> bool:
+        """Whether codes can be tallied as they lie in a stream, which is faster."""
+        return isinstance(self._state, DenseTable) and kernels.counts_fields(self.bits)
+
+    def tally_fields(self, fields: FieldsTally) -> Tally | FieldsTally:
+        """As `tally`, where `counts_fields`."""
+        return tally_fields(fields, self.bits)
+
+    def take(self, tally: Tally | FieldsTally) -> None:
         """Adds a tally of this counter."""
+        if isinstance(self._state, DenseTable):
+            self._state.take(tally)
+            return
+        assert isinstance(tally, Tally)
         self._state.take(tally)
         self._keep_to_memory()
 
@@ -184,13 +200,24 @@ Extremes: TypeAlias = tuple[tuple[int, int], ...]
 
 
 def _extremes(runs: Iterable[tuple[Codes, Counts]]) -> tuple[Extremes, Extremes]:
-    """((code, count) of those used most, of those used least); of equal counts the lower codes."""
+    """((code, count) of those used most, of those used least); of equal counts the lower codes.
+
+    runs: codes rising from run to run, so that one of a later run has to be used more, or less, to be among them.
+    """
     most: list[tuple[int, int]] = []
     least: list[tuple[int, int]] = []
     for codes, counts in runs:
-        most = sorted(most + _lowest(codes, -counts))[:MOST_SHOWN]
-        least = sorted(least + _lowest(codes, counts))[:MOST_SHOWN]
+        most = _best(most, codes, -counts)
+        least = _best(least, codes, counts)
     return tuple((code, -key) for key, code in most), tuple((code, key) for key, code in least)
+
+
+def _best(found: list[tuple[int, int]], codes: Codes, keys: Counts) -> list[tuple[int, int]]:
+    """(key, code) of MOST_SHOWN codes with the lowest keys, of those found before and of a later run."""
+    if len(found) == MOST_SHOWN:
+        better = np.flatnonzero(keys < found[-1][0])
+        codes, keys = codes[better], keys[better]
+    return sorted(found + _lowest(codes, keys))[:MOST_SHOWN] if codes.size else found
 
 
 def _lowest(codes: Codes, keys: Counts) -> list[tuple[int, int]]:

@@ -13,7 +13,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from lfq_cli.bits import Indices
+from lfq_cli import kernels
+from lfq_cli.bits import BitOrder, Indices, Packed
 
 Codes: TypeAlias = NDArray[Any]
 Counts: TypeAlias = NDArray[np.int64]
@@ -40,9 +41,41 @@ class Tally:
         return 0 if self.codes is None else self.codes.size
 
 
+@dataclass(frozen=True)
+class FieldsTally:
+    """A run of codes as they lie in a stream, every `stride` bits from bit `first` on; a table counts them as it takes
+    them: for a large table less memory, and less work, than handing codes on.
+    """
+
+    stream: Packed
+    first: int
+    stride: int
+    order: BitOrder
+    total: int
+    """Codes in the run."""
+
+    def count_into(self, table: NDArray[Any]) -> None:
+        """Adds 1 to table [2^bits] for each code; `kernels.counts_fields(bits)` has to be true."""
+        bits = table.size.bit_length() - 1
+        kernels.count(self.stream, self.first, self.stride, bits, self.order, self.total, table)
+
+
+def tally_fields(fields: FieldsTally, bits: int) -> Tally | FieldsTally:
+    """The run as counts of all codes where such a table is small, else as it is."""
+    if not _is_worth_a_table(fields.total, bits):
+        return fields
+    counts = np.zeros(1 << bits, np.uint32)  # half the cache of int64: 1.7 times as fast at 18 bits
+    fields.count_into(counts)
+    return Tally(None, counts.astype(np.int64))
+
+
+def _is_worth_a_table(total: int, bits: int) -> bool:
+    return bits <= _BINCOUNT_BITS and _BINCOUNT_SHARE * total >= 1 << bits
+
+
 def tally_dense(indices: Indices, bits: int) -> Tally:
     """Indices [n] of a table of 2^bits counts."""
-    if bits <= _BINCOUNT_BITS and _BINCOUNT_SHARE * indices.size >= 1 << bits:
+    if _is_worth_a_table(indices.size, bits):
         return Tally(None, np.bincount(indices.astype(np.int64, copy=False), minlength=1 << bits))
     return Tally(indices.astype(np.int64), None)  # a copy: the caller's buffer is filled again before this is added
 
@@ -60,8 +93,12 @@ class DenseTable:
         self.table: Counts = np.zeros(1 << bits, np.int64)
         self.total = 0
 
-    def take(self, tally: Tally) -> None:
+    def take(self, tally: Tally | FieldsTally) -> None:
         """Adds what was tallied."""
+        if isinstance(tally, FieldsTally):
+            tally.count_into(self.table)
+            self.total += tally.total
+            return
         counts = 1 if tally.counts is None else tally.counts
         self.total += tally.total
         if tally.codes is None:

@@ -9,11 +9,12 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from lfq_cli.bits import MAX_INDEX_BITS, PACKINGS, BitOrder, Indices, Packed, stream_to_indices
+from lfq_cli.bits import MAX_INDEX_BITS, BitOrder, Indices, Packed, stream_to_indices
+from lfq_cli.packings import PACKINGS
 from lfq_cli.statistics.counter import MEMORY_BYTES, Counter
 from lfq_cli.statistics.positions import PositionCounter
 from lfq_cli.statistics.sketch import mixed
-from lfq_cli.statistics.tables import Tally
+from lfq_cli.statistics.tables import FieldsTally, Tally
 from lfq_cli.statistics.usage import TokenUsage, Usage
 
 _JOINT_DTYPE = np.dtype(np.uint64)
@@ -76,7 +77,20 @@ class TokenCounts:
             tallies.append(counter.tally(column, start))
         return tallies
 
-    def take(self, tallies: Sequence[Tally]) -> None:
+    @property
+    def counts_fields(self) -> bool:
+        """Whether there is nothing to count but codebooks, all of which take their codes as they lie in a stream."""
+        return self.joint is None and not self.positions and all(c.counts_fields for c in self.codebooks)
+
+    def tally_fields(self, stream: Packed, vectors: int) -> list[Tally | FieldsTally]:
+        """As `tally`, of a stream that is not changed afterwards; where `counts_fields`."""
+        tallies, first, stride = [], 0, sum(self.dims)
+        for counter, bits in zip(self.codebooks, self.dims, strict=True):
+            tallies.append(counter.tally_fields(FieldsTally(stream, first, stride, self.order, vectors)))
+            first += bits
+        return tallies
+
+    def take(self, tallies: Sequence[Tally | FieldsTally]) -> None:
         """Adds what was tallied."""
         for counter, tally in zip(self.counters(), tallies, strict=True):
             counter.take(tally)

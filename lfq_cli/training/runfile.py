@@ -17,7 +17,7 @@ import torch
 from lfq_cli.container import header_bytes, read_header
 from lfq_cli.errors import CheckpointError
 from lfq_cli.files import atomic_output, write_all
-from lfq_cli.regions import InputFile
+from lfq_cli.storage.remote import open_input
 from lfq_cli.training.levels import Levels
 from lfq_cli.training.run import State, history_from
 
@@ -63,7 +63,7 @@ def write_run(saved: SavedRun, path: Path) -> None:
 
 def read_run(path: Path) -> SavedRun:
     """The run saved at `path`. Raises CheckpointError where there is none, or not a whole one."""
-    file = InputFile(path, CheckpointError)
+    file = open_input(path, CheckpointError)
     try:
         header = read_header(file, CheckpointError)
         arrays = {}

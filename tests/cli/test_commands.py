@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -232,6 +233,24 @@ def test_inspect_as_json(encoded):
     assert (
         checkpoint["quantizers"][0]["checkpoint_sha256"] == written["checkpoint_sha256"] == header["checkpoint_sha256"]
     )
+
+
+def test_inspect_of_a_folder_of_codes(encoded):
+    _, codes = encoded
+    Path("all/sub").mkdir(parents=True)
+    for k in range(30):
+        shutil.copy(codes, f"all/sub/{k:02}.codes.safetensors")
+    told = run("inspect", "all", "--json").json["paths"]
+    assert [item["path"] for item in told] == [f"all/sub/{k:02}.codes.safetensors" for k in range(30)]
+    assert {item["kind"] for item in told} == {"codes"}
+    shown = run("inspect", "all")
+    assert shown.out.count(": codes, ") == 20
+    assert "10 of 30 not shown (-v shows all)" in shown.err
+    assert run("inspect", "all", "-v").out.count(": codes, ") == 30
+    Path("all/bad.codes.safetensors").write_bytes(b"no codes")
+    assert "all/bad" in run("inspect", "all", code=3).err
+    shutil.copy("plain.safetensors", "all/model.safetensors")
+    assert "all: checkpoint, 1 quantizer(s)" in run("inspect", "all").out
 
 
 def test_inspect_takes_suffixes_as_encode_does():

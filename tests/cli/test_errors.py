@@ -1,4 +1,4 @@
-"""Bad input, one case a test: the error's form and text (README, "Errors"), the exit code, and what is left behind.
+"""Bad input, one case a test: the error's form and text (docs/cli.md), the exit code, and what is left behind.
 
 Most call `main` in this process; real processes where a signal, a stream's encoding or a hang could matter.
 """

@@ -161,7 +161,7 @@ USAGE = {
         ["split", "tokens", "-o", "tokens", "--samples-per-file", "3"],
         "is an input of this command and would be replaced",
     ),
-    "a URL": (["merge", "s3://bucket/tokens", "-o", "x"], "is a URL"),
+    "a URL": (["merge", "ftp://bucket/tokens", "-o", "x"], "lfq knows no ftp://"),
 }
 
 

@@ -12,11 +12,12 @@ import typer
 
 from lfq_cli.cli.messages import error_lines, printable, size
 from lfq_cli.cli.options import Display
-from lfq_cli.cli.render.console import MOST_ROWS, more_rows, new_table, note, print_json, stdout
+from lfq_cli.cli.render.console import MOST_ROWS, more_rows, new_table, note, print_json, print_table
 from lfq_cli.cli.render.progress import progress_bar
 from lfq_cli.errors import LfqError
 from lfq_cli.jobs.outcome import Outcome
 from lfq_cli.jobs.plan import Job
+from lfq_cli.jobs.shards import sizes_of
 
 EXIT_FAILED, EXIT_SOME_FAILED = 1, 3
 
@@ -26,18 +27,18 @@ Run: TypeAlias = Callable[[Callable[[int], None]], Generator[Outcome]]
 
 def run_jobs(title: str, jobs: Sequence[Job], run: Run, display: Display) -> None:
     """Runs the jobs with a progress bar and shows what became of them; exits with 3 if some of several failed."""
-    _run(title, [job.source for job in jobs], run, display, expected=len(jobs))
+    _run(title, lambda: sum(sizes_of(jobs)), run, display, expected=len(jobs))
 
 
 def run_packing(title: str, paths: Iterable[Path], run: Run, display: Display) -> None:
     """The same where it shows only on the way how many outputs there are; `paths`: what is read."""
-    _run(title, paths, run, display, expected=None)
+    _run(title, lambda: total_size(paths), run, display, expected=None)
 
 
-def _run(title: str, paths: Iterable[Path], run: Run, display: Display, *, expected: int | None) -> None:
+def _run(title: str, total: Callable[[], int], run: Run, display: Display, *, expected: int | None) -> None:
     started = time.perf_counter()
     outcomes: list[Outcome] = []
-    with progress_bar(title, lambda: total_size(paths), display) as progress, closing(run(progress)) as running:
+    with progress_bar(title, total, display) as progress, closing(run(progress)) as running:
         for outcome in running:
             outcomes.append(outcome)
             if outcome.error is not None and expected != 1:
@@ -96,7 +97,7 @@ def show_outcomes(outcomes: Sequence[Outcome], seconds: float, display: Display)
         names = [printable(str(outcome.source)), printable(str(outcome.output))]
         table.add_row(*names, *counts, outcome.status)
     if shown:
-        stdout().print(table)
+        print_table(table)
     for outcome in shown:
         _tell_left_alone(outcome, display)
     for outcome in outcomes:
@@ -149,6 +150,8 @@ def _outcome_json(outcome: Outcome) -> dict[str, Any]:
         "bytes_out": outcome.bytes_out,
         "left_alone": outcome.left_alone,
     }
+    if outcome.part is not None:
+        told["part"] = outcome.part
     if outcome.samples is not None:
         told |= {"samples": outcome.samples, "skipped": outcome.skipped, "notes": outcome.notes}
     if outcome.assumptions:

@@ -19,6 +19,9 @@ from rich.progress import (
 from lfq_cli.cli import interrupts
 from lfq_cli.cli.options import Display
 
+_WIDE = 60
+"""Letters of a line on which speed and remaining time have room as well."""
+
 
 @contextmanager
 def progress_bar(title: str, total: int | Callable[[], int], display: Display) -> Iterator[Callable[[int], None]]:
@@ -30,13 +33,9 @@ def progress_bar(title: str, total: int | Callable[[], int], display: Display) -
     if not console.is_terminal or display.quiet or display.no_progress:
         yield lambda _: interrupts.check()
         return
-    columns = (
-        TextColumn(title),
-        BarColumn(),
-        DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
+    columns = [TextColumn(title), BarColumn(), DownloadColumn(binary_units=True)]
+    if console.width >= _WIDE:
+        columns += [TransferSpeedColumn(), TimeRemainingColumn()]
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(title, total=total if isinstance(total, int) else total())
 

@@ -8,7 +8,7 @@ import typer
 
 from lfq_cli.cli.messages import error_lines, printable
 from lfq_cli.cli.options import Display
-from lfq_cli.cli.render.console import MOST_ROWS, heading, more_rows, new_table, note, print_json, stdout
+from lfq_cli.cli.render.console import MOST_ROWS, heading, more_rows, new_table, note, print_json, print_table
 from lfq_cli.cli.render.outcomes import EXIT_FAILED, EXIT_SOME_FAILED
 from lfq_cli.jobs.verify import Verdict
 from lfq_cli.jobs.verify import as_json as verdict_json
@@ -47,7 +47,7 @@ def _show_verdict_table(verdicts: Sequence[Verdict], display: Display) -> None:
             row.append(f"{max(figure['margin']['1e-05'] for figure in figures):.3%}")
         table.add_row(*row)
     if shown:
-        stdout().print(table)
+        print_table(table)
     for verdict in verdicts:
         if verdict.status == "different" or (verdict.comparisons and display.verbose):
             _show_bits(verdict)
@@ -63,4 +63,4 @@ def _show_bits(verdict: Verdict) -> None:
         table = new_table("bit", "differ", *(f"|z| < {margin}" for margin in figures["margin_by_bit"]), right=range(9))
         for bit, share in enumerate(figures["bits_differ_by_bit"]):
             table.add_row(str(bit), f"{share:.3%}", *(f"{m[bit]:.3%}" for m in figures["margin_by_bit"].values()))
-        stdout().print(table)
+        print_table(table)

@@ -1,0 +1,127 @@
+"""Compiled loops for what numpy does in several passes over its data, chosen here once for the process.
+
+Every function returns None (or False) where there is none for the case, and the caller goes on in numpy: the extension
+was not built, `LFQ_KERNELS=plain` is set, or sizes are beyond what it takes. Results are the same bytes either way,
+which the tests hold both to. Arrays only; what bits mean is in bits.py, of floats in floats.py and numerics.py.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from types import ModuleType
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Packed: TypeAlias = NDArray[np.uint8]
+Raw: TypeAlias = NDArray[Any]
+
+
+def _extension() -> ModuleType | None:
+    if os.environ.get("LFQ_KERNELS") == "plain" or sys.byteorder != "little":
+        return None
+    try:
+        from lfq_cli.kernels import _compiled
+    except ImportError:  # not built, or for another machine
+        return None
+    return _compiled
+
+
+compiled = _extension()
+"""The extension (_compiled.pyi); None where numpy does its work."""
+
+_LARGEST = {"F32": 0x7F800000, "F16": 0x7C00, "BF16": 0x7F80}
+"""The pattern of infinity in the formats that are taken; those above it are NaN."""
+_NUMBERS = {"F32": 0, "F16": 1, "BF16": 2}
+_MOST_CHANNELS = 512
+_MOST_RESIDUAL = {"channels": 256, "depth": 57, "levels": 64}
+_MOST_COUNTED_BITS = 25
+_MOST_STRIDE_BITS = 1 << 24
+
+
+def signs(raw: Raw, name: str) -> tuple[Packed, bool] | None:
+    """raw [outer, channels, inner] as stored -> (stream of value > 0, vector by vector; whether a value is NaN).
+
+    name: of the format in floats.FORMATS.
+    """
+    if compiled is None or name not in _LARGEST or not raw.size:
+        return None
+    outer, channels, inner = raw.shape
+    if inner > 1 and channels > _MOST_CHANNELS:
+        return None
+    out = np.empty(-(-raw.size // 8), np.uint8)
+    nan = compiled.signs(_contiguous(raw), raw.itemsize, _LARGEST[name], outer, channels, inner, out)
+    return out, nan
+
+
+def residual(raw: Raw, name: str, depth: int, levels: int) -> tuple[Packed, bool] | None:
+    """raw [outer, (groups depth), inner] as stored -> (stream of (groups levels depth) of each vector; whether a value
+    is NaN): the float32 operations of numerics.residual_bits, level by level.
+    """
+    if compiled is None or name not in _NUMBERS or not raw.size:
+        return None
+    outer, channels, inner = raw.shape
+    found = {"channels": channels, "depth": depth, "levels": levels}
+    if any(found[what] > most for what, most in _MOST_RESIDUAL.items()):
+        return None
+    out = np.empty(-(-raw.size * levels // 8), np.uint8)
+    nan = compiled.residual(_contiguous(raw), _NUMBERS[name], outer, channels, inner, depth, levels, out)
+    return out, nan
+
+
+def decode(stream: Packed, minus: Raw, plus: Raw, out: Raw) -> bool:
+    """stream of outer * inner vectors -> out [outer, channels, inner]: `plus` where the bit is 1, else `minus`.
+
+    minus, plus: arrays of one value of out's dtype. Returns whether it was done.
+    """
+    if compiled is None or not out.size:
+        return False
+    compiled.decode(np.ascontiguousarray(stream), *out.shape, out, minus, plus)
+    return True
+
+
+def unpack(
+    stream: Packed, first: int, vectors: int, dims: tuple[int, ...], order: Literal["msb", "lsb"], dtype: np.dtype[Any]
+) -> NDArray[Any] | None:
+    """The vectors that begin at bit `first` of the stream -> indices [vectors, len(dims)] of `dtype`."""
+    if compiled is None:
+        return None
+    stream = np.ascontiguousarray(stream)
+    columns, width = len(dims), dims[0]
+    lsb, itemsize = order == "lsb", dtype.itemsize
+    out = np.empty((vectors, columns), dtype)
+    if columns == 1 or dims.count(width) == columns:
+        compiled.unpack(stream, first, width, width, lsb, vectors * columns, out, itemsize, 0, 1)
+        return out
+    stride = sum(dims)
+    if stride >= _MOST_STRIDE_BITS:
+        return None
+    for column, width in enumerate(dims):
+        compiled.unpack(stream, first, stride, width, lsb, vectors, out, itemsize, column, columns)
+        first += width
+    return out
+
+
+def counts_fields(width: int) -> bool:
+    """Whether `count` takes fields of so many bits."""
+    return compiled is not None and width <= _MOST_COUNTED_BITS
+
+
+def count(
+    stream: Packed,
+    first: int,
+    stride: int,
+    width: int,
+    order: Literal["msb", "lsb"],
+    fields: int,
+    table: NDArray[Any],
+) -> None:
+    """Adds 1 to table [2^width] of uint32 or int64 for each of so many fields, every `stride` bits from `first` on."""
+    assert compiled is not None
+    compiled.count(np.ascontiguousarray(stream), first, stride, width, order == "lsb", fields, table, table.itemsize)
+
+
+def _contiguous(array: Raw) -> Raw:
+    return np.require(array, requirements=("C", "A"))

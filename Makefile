@@ -9,7 +9,7 @@ PYTEST := $(BIN)/python -m pytest -q -n 2
 
 setup: $(VENV)/.installed
 
-$(VENV)/.installed: pyproject.toml setup.py constraints.txt $(wildcard lfq_cli/kernels/*.c lfq_cli/kernels/*.h) setup.py lfq_cli/kernels/_compiled.c lfq_cli/kernels/body.h
+$(VENV)/.installed: pyproject.toml setup.py constraints.txt $(wildcard lfq_cli/kernels/*.c lfq_cli/kernels/*.h)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,sample]'
 	touch $@

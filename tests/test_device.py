@@ -27,8 +27,9 @@ from lfq_cli.backends.halving import pieces
 from lfq_cli.backends.lanes import Lane, Ring
 from lfq_cli.bits import pack, unpack
 from lfq_cli.cpus import use_threads
+from lfq_cli.dtypes import PLAIN_FLOATS
 from lfq_cli.errors import DeviceError, LfqNote, TensorError
-from lfq_cli.floats import FORMATS, WRITABLE
+from lfq_cli.floats import FORMATS
 from lfq_cli.jobs.decode import DecodeOptions, decode
 from lfq_cli.jobs.encode import EncodeOptions, encode
 from lfq_cli.jobs.plan import Job
@@ -121,7 +122,7 @@ def test_every_format_and_layout(name: str, shape: tuple[int, int], quantizer: Q
     else:  # nothing is summed
         assert np.array_equal(stream, expected)
     np.testing.assert_allclose(backend.latents(raw, spec), plain.latents(raw, spec), rtol=1e-5, atol=1e-5)
-    if name in WRITABLE:
+    if name in PLAIN_FLOATS.values():
         for project_out in (True, False):
             made = backend.decode(expected, outer, inner, spec, project_out=project_out)
             right = plain.decode(expected, outer, inner, spec, project_out=project_out)
@@ -226,7 +227,7 @@ def test_the_host_looks_at_no_float(tmp_path: Path, monkeypatch: pytest.MonkeyPa
                     monkeypatch.setattr(module, function, None)
         monkeypatch.setattr("lfq_cli.pipeline.encode.read_block", None)
         encode_file(tmp_path / "x.npy", tmp_path / "x.codes.safetensors")
-        for dtype in WRITABLE:
+        for dtype in PLAIN_FLOATS.values():
             decode_file(tmp_path / "x.codes.safetensors", tmp_path / f"{dtype}.safetensors", dtype=dtype)
 
 

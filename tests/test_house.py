@@ -202,7 +202,7 @@ def test_the_recipes_of_contributing_name_what_is_there():
 
 
 def test_files_that_are_not_python_are_installed_too():
-    """A page's template and the like: pyproject.toml names each kind."""
+    """A page's template and the like: pyproject.toml names each kind. What is compiled is setup.py's."""
     text = (PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8")
     (globs,) = re.findall(r"^lfq_cli = \[(.*)\]$", text, re.MULTILINE)
     globs = re.findall(r'"([^"]+)"', globs)

@@ -10,16 +10,10 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import pad
 
-DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E5M2": torch.float8_e5m2,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
-    "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
-}
+from lfq_cli.dtypes import OF_TORCH
+from lfq_cli.floats import FORMATS
+
+DTYPES = {name: getattr(torch, of_torch) for of_torch, name in OF_TORCH.items() if name in FORMATS}
 """Stored format -> torch's dtype of the same bytes."""
 
 

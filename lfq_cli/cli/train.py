@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -72,23 +72,35 @@ ObjectiveOption = Annotated[
 EntropyWeight = Annotated[
     float | None,
     typer.Option(
-        "--entropy-weight", metavar="W", min=0, help="Of the entropy loss; unset: 0, with --objective tokens 0.1."
+        "--entropy-weight", metavar="W", min=0, help="Of the entropy loss; unset: 0, with --objective tokens 3."
     ),
 ]
 DiversityGamma = Annotated[
-    float, typer.Option("--diversity-gamma", metavar="G", min=0, help="Weight of the batch entropy in that loss.")
+    float | None,
+    typer.Option(
+        "--diversity-gamma",
+        metavar="G",
+        min=0,
+        help="Of the batch entropy in that loss; unset: 1, with --objective tokens 4.",
+    ),
 ]
 CommitmentWeight = Annotated[
     float, typer.Option("--commitment-weight", metavar="W", min=0, help="Of the distance of latents to codes.")
 ]
 InitOption = Annotated[
-    Literal["itq", "pca", "random"], typer.Option("--init", help="Directions to start from, level by level.")
+    Literal["itq", "pca", "random"] | None,
+    typer.Option("--init", help="Directions to start from; unset: itq, with --objective tokens pca."),
 ]
 Steps = Annotated[int, typer.Option("--steps", metavar="N", min=1, help="Steps of training.")]
 Minutes = Annotated[
     float | None, typer.Option("--minutes", metavar="M", min=0.01, help="Train for so long, instead of --steps.")
 ]
-BatchSize = Annotated[int, typer.Option("--batch-size", metavar="N", min=1, help="Vectors of a step.")]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        "--batch-size", metavar="N", min=1, help="Vectors of a step; unset: 1024, with --objective tokens 2048."
+    ),
+]
 Rate = Annotated[
     float, typer.Option("--lr", metavar="R", min=1e-6, max=10, help="Of a step, in shares of each array's own size.")
 ]
@@ -106,7 +118,11 @@ Plot = Annotated[
     ),
 ]
 
-_TOKENS_ENTROPY_WEIGHT = 0.1
+_BY_OBJECTIVE: dict[str, dict[str, Any]] = {
+    "reconstruction": {"entropy_weight": 0.0, "diversity_gamma": 1.0, "init": "itq", "batch_size": 1024},
+    "tokens": {"entropy_weight": 3.0, "diversity_gamma": 4.0, "init": "pca", "batch_size": 2048},
+}
+"""What options are that are not set."""
 
 
 @takes_display
@@ -121,12 +137,12 @@ def train(
     spherical: Spherical = False,
     objective: ObjectiveOption = "reconstruction",
     entropy_weight: EntropyWeight = None,
-    diversity_gamma: DiversityGamma = 1.0,
+    diversity_gamma: DiversityGamma = None,
     commitment_weight: CommitmentWeight = 0.0,
-    init: InitOption = "itq",
+    init: InitOption = None,
     steps: Steps = 2000,
     minutes: Minutes = None,
-    batch_size: BatchSize = 1024,
+    batch_size: BatchSize = None,
     lr: Rate = 0.1,
     seed: Seed = 0,
     holdout: Holdout = 0.05,
@@ -152,25 +168,26 @@ def train(
     from lfq_cli.training.recipe import Recipe
 
     level, codebooks = _shape(bits, codebook_size, num_codebooks, num_quantizers, plain=plain, objective=objective)
-    weight = entropy_weight
-    if weight is None:
-        weight = _TOKENS_ENTROPY_WEIGHT if objective == "tokens" else 0.0
+    told = {
+        "entropy_weight": entropy_weight,
+        "diversity_gamma": diversity_gamma,
+        "init": init,
+        "batch_size": batch_size,
+    }
+    settled = _BY_OBJECTIVE[objective] | {name: value for name, value in told.items() if value is not None}
     recipe = Recipe(
         bits=level.total if level is not None else bits or 0,
         shape=level,
         num_codebooks=codebooks,
         spherical=spherical,
         objective=objective,
-        entropy_weight=weight,
-        diversity_gamma=diversity_gamma,
         commitment_weight=commitment_weight,
-        init=init,
         steps=steps,
         minutes=minutes,
-        batch_size=batch_size,
         rate=lr,
         holdout=holdout,
         seed=seed,
+        **settled,
     )
     where = options.where_features_are(layout, channel_axis)
     chosen = TrainOptions(recipe, tuple(tensor or ()), where, device, resume, overwrite)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Iterator, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -247,7 +248,7 @@ class CodesDataset(Sequence[dict[str, Any]]):
 
     def _expanded(self, name: str, rows: Packed, positions: tuple[int, ...]) -> NDArray[Any]:
         cut, order, dtype = self._cuts[name]
-        vectors = int(np.prod(positions, dtype=np.int64))
+        vectors = prod(positions)
         if self.format == "packed":
             return rows
         if self.format == "bits":

@@ -11,7 +11,7 @@ from torch import Tensor
 from lfq_cli.training.adam import Adam
 from lfq_cli.training.levels import Levels
 from lfq_cli.training.loss import loss_of
-from lfq_cli.training.recipe import Recipe, rate_at, slope_at
+from lfq_cli.training.recipe import Recipe, rate_at
 
 
 class Batches(Protocol):
@@ -43,7 +43,7 @@ class Learner:
         for array in arrays.values():
             array.requires_grad_(True)
         batch = self._batches.batch(self._adam.count)
-        loss = loss_of(self.levels, batch, self._recipe, slope=slope_at(progress), variance=self._variance)
+        loss = loss_of(self.levels, batch, self._recipe, progress=progress, variance=self._variance)
         gradients = torch.autograd.grad(loss, list(arrays.values()))
         for array in arrays.values():
             array.requires_grad_(False)

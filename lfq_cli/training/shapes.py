@@ -51,7 +51,8 @@ def candidates(bits: int, coordinates: int) -> list[Shape]:
 
 def start_levels(recipe: Recipe, shape: Shape, x: Tensor) -> Levels:
     """Where a run of this shape starts, from training coordinates x [n, r] on the CPU."""
-    return start(recipe.init, x, shape, generator_of(recipe.seed, shape.levels, shape.bits))
+    generator = generator_of(recipe.seed, shape.levels, shape.bits)
+    return start(recipe.init, x, shape, generator, balanced=recipe.objective == "tokens")
 
 
 def tries(

@@ -38,12 +38,15 @@ def itq_rotation(projected: Tensor, rounds: int, generator: torch.Generator) -> 
     return rotation
 
 
-def start(kind: str, x: Tensor, shape: Shape, generator: torch.Generator) -> Levels:
-    """Levels of a shape for x [n, r], each for what the ones before left; kind: "itq", "pca" or "random"."""
+def start(kind: str, x: Tensor, shape: Shape, generator: torch.Generator, *, balanced: bool = False) -> Levels:
+    """Levels of a shape for x [n, r], each for what the ones before left; kind: "itq", "pca" or "random".
+
+    `balanced` puts thresholds at medians instead of means: every bit is 1 for half of the vectors.
+    """
     found: list[tuple[Tensor, Tensor, Tensor]] = []
     rest = x
     for _ in range(shape.levels):
-        level = _start_level(kind, rest, shape.bits, generator)
+        level = _start_level(kind, rest, shape.bits, generator, balanced=balanced)
         found.append(level)
         _, rest = codes_of(_stacked([level]), rest)
     return _stacked(found)
@@ -54,18 +57,22 @@ def _stacked(found: list[tuple[Tensor, Tensor, Tensor]]) -> Levels:
     return Levels(project_in, threshold, project_out)
 
 
-def _start_level(kind: str, rest: Tensor, bits: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+def _start_level(
+    kind: str, rest: Tensor, bits: int, generator: torch.Generator, *, balanced: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     """(project_in [D, r], threshold [D], project_out [r, D]) of one level for what is left [n, r]."""
     centred = rest - rest.mean(0)
     directions = _directions(kind, centred, bits, generator)  # [r, D]
     projected = centred @ directions
+    edges = projected.median(0).values if balanced else projected.new_zeros(bits)
+    projected = projected - edges
     scales = projected.abs().mean(0).clamp(min=torch.finfo(torch.float32).tiny)
     signs = torch.where(projected > 0, 1.0, -1.0)
     gram = (signs.T @ signs).double()
     gram += torch.eye(bits, dtype=torch.float64) * len(signs) * 1e-6
     project_out = torch.linalg.solve(gram, (signs.T @ rest).double()).T.float()
     project_in = (directions / scales).T
-    return project_in.contiguous(), -project_in @ rest.mean(0), project_out.contiguous()
+    return project_in.contiguous(), -project_in @ rest.mean(0) - edges / scales, project_out.contiguous()
 
 
 def _directions(kind: str, centred: Tensor, bits: int, generator: torch.Generator) -> Tensor:

@@ -258,3 +258,29 @@ def test_batch_entropy_is_that_of_all_ranks(tmp_path: Path) -> None:
         assert value.item() == pytest.approx(truth.item(), rel=1e-6)
         torch.testing.assert_close(grad.double(), expected, rtol=1e-4, atol=1e-7)
         assert uneven.item() == pytest.approx(second.item(), rel=1e-6)
+
+
+def projected_module() -> LFQ:
+    torch.manual_seed(4)
+    return LFQ(dim=8, codebook_size=2**BITS, entropy_loss_weight=1.0).train()
+
+
+def train_one_ddp_step(rank: int, folder: str) -> None:
+    """One process of two: the gradients of a module under DistributedDataParallel."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/init", rank=rank, world_size=2)
+    module = projected_module()
+    wrapped = torch.nn.parallel.DistributedDataParallel(module)
+    quantized, _, loss = wrapped(normal(1, VECTORS, 8, seed=rank), inv_temperature=1.0)
+    (loss + quantized.square().mean()).backward()  # every parameter counts, or the ranks would not exchange any
+    torch.distributed.destroy_process_group()
+    torch.save(module.project_in.weight.grad, f"{folder}/{rank}.pt")
+
+
+def test_ddp_gives_the_gradients_of_one_process(tmp_path: Path) -> None:
+    multiprocessing.spawn(train_one_ddp_step, args=(str(tmp_path),), nprocs=2)
+    module = projected_module()
+    x = torch.cat([normal(1, VECTORS, 8, seed=rank) for rank in range(2)], dim=1)
+    quantized, _, loss = module(x, inv_temperature=1.0)
+    (loss + quantized.square().mean()).backward()
+    for rank in range(2):
+        torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt"), module.project_in.weight.grad)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,10 +15,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lfq_cli import load, native
+from lfq_cli.cluster import EncodeWork
+from lfq_cli.cluster.actor import Actor
 from lfq_cli.cluster.messages import Done, InOrder
 from lfq_cli.cluster.schedule import BATCH_JOBS, Schedule, batches_of
-from lfq_cli.errors import OptionError, TensorError
+from lfq_cli.errors import LfqError, OptionError, TensorError
+from lfq_cli.jobs.encode import EncodeOptions
 from lfq_cli.jobs.outcome import Outcome
+from lfq_cli.jobs.pack import PackOptions
+from lfq_cli.jobs.plan import Job
 from lfq_cli.quantizer import Quantizer
 from lfq_cli.ray import Decoder, Encoder
 
@@ -71,6 +77,39 @@ def test_outcomes_come_in_the_order_of_the_jobs(order: list[int]) -> None:
     outcomes = [Outcome(Path(str(k)), Path(f"{k}.out"), "written") for k in range(12)]
     given_out = [outcome for place in order for outcome in in_order.add(Done([place], [outcomes[place]]))]
     assert given_out == outcomes
+
+
+def test_an_actor_reports_every_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file, a part, samples, what cannot be read and what is no input; twice, as after a kill."""
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", np.ones((7, 5), np.float32))
+    np.save("sample.npy", np.ones((2, 5), np.float32))
+    Path("bad.npy").write_text("no array")
+    with tarfile.open("shard.tar", "w") as shard:
+        shard.add("sample.npy", "a.npy")
+    jobs = [
+        Job(Path("x.npy"), Path("out/x.codes.safetensors")),
+        Job(Path("bad.npy"), Path("out/bad.codes.safetensors")),
+        Job(Path("shard.tar"), Path("out/shard.codes.safetensors")),
+        Job(Path("x.npy"), Path("out/x.00001.codes.safetensors"), part=1, nbytes=80),
+        Job(Path("gone"), Path("out/gone.codes.safetensors"), LfqError("gone: cannot be read")),
+    ]
+    work = EncodeWork(
+        Quantizer(dim=5, codebook_dim=5),
+        EncodeOptions(durable=False, part_rows=4, tidy=False),
+        PackOptions(durable=False, tidy=False),
+    )
+    actor = Actor(work, 1, str(tmp_path))
+    assert actor.ready() is None
+    os.chdir("/")
+    for status in ("written", "up to date"):
+        outcomes, notes, _ = actor.run(jobs)
+        assert [outcome.output for outcome in outcomes] == [job.output for job in jobs]
+        assert [outcome.status for outcome in outcomes] == [status, "failed", status, status, "failed"]
+        assert notes == []
+    error = Actor(work, 1, str(tmp_path / "elsewhere")).ready()
+    assert error is not None
+    assert "cannot enter" in error.message
 
 
 def test_a_quantizer_can_be_sent() -> None:

@@ -33,7 +33,7 @@ test-lowest:
 	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-lowest.txt \
 		-e '.[parquet,hdf5,plot]' hypothesis pytest pytest-xdist scipy
 	.venv-lowest/bin/python -m pytest -q -n 2 -o filterwarnings=ignore $(LOWEST)
-LOWEST := $(addprefix tests/, cli/test_stacked_commands.py test_grid.py test_golden.py test_readme.py test_api.py test_data.py test_parquet.py \
+LOWEST := $(addprefix tests/, cli/test_help.py cli/test_stacked_commands.py test_grid.py test_golden.py test_readme.py test_api.py test_data.py test_parquet.py \
 	test_hdf5.py test_report.py nn/test_stacked.py test_process_state.py)
 
 # a SLURM cluster of one node, where slurmctld, slurmd and munge are installed (Debian's packages); as root

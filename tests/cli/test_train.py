@@ -208,6 +208,26 @@ def test_an_output_that_is_there_is_kept(lfq, x):
     assert np.array_equal(np.load("x.npy"), x)
 
 
+def test_minutes_end_a_run(lfq, x):
+    begun = time.monotonic()
+    code, out, err = lfq(
+        "train", "x.npy", "--bits", "6", "--plain", "-o", "c.safetensors", "--minutes", "0.02", "--json"
+    )
+    assert code == 0, err
+    seconds = lines_of(out)[-1]["seconds"]
+    assert 0.02 * 60 <= seconds <= time.monotonic() - begun
+    assert len([line for line in lines_of(out) if line["event"] == "evaluation"]) > 2
+
+
+def test_the_saved_run_does_not_replace_an_input(lfq, x):
+    np.save("c.npy", x)
+    save_file({"x": x}, "c.run.safetensors")
+    before = Path("c.run.safetensors").read_bytes()
+    code, _, _ = lfq("train", "c.run.safetensors", "--bits", "6", "-o", "c.safetensors", *QUICK)
+    assert code == 2
+    assert Path("c.run.safetensors").read_bytes() == before
+
+
 def test_a_plot_is_drawn(lfq, x):
     code, _, err = lfq("train", "x.npy", "--bits", "6", "-o", "c.safetensors", "--plot", "run.png", *QUICK)
     assert code == 0, err

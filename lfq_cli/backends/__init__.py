@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 
-from lfq_cli.backends.backend import Backend, CodesToRead, FloatsToRead, PipelinedBackend
+from lfq_cli.backends.backend import Backend, CodesToRead, FloatsToRead
 from lfq_cli.backends.device_backend import DeviceBackend
 from lfq_cli.backends.devices import torch_device
 from lfq_cli.backends.numpy_backend import NumpyBackend
@@ -26,7 +26,6 @@ __all__ = [
     "DeviceBackend",
     "FloatsToRead",
     "NumpyBackend",
-    "PipelinedBackend",
     "ResidualNumpyBackend",
     "TorchBackend",
     "computed_in",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol
 
 from lfq_cli.bits import Packed
 from lfq_cli.cpus import threads
@@ -72,16 +72,3 @@ class CodesToRead(NamedTuple):
     outer: int
     inner: int
     read: Callable[[], Packed]
-
-
-@runtime_checkable
-class PipelinedBackend(Backend, Protocol):
-    """A backend that has blocks read into memory of its own, and works on several while others are read."""
-
-    def encode_blocks(self, blocks: Iterable[FloatsToRead], spec: FloatFormat) -> Generator[tuple[Packed, int]]:
-        """Each block's stream in order, and how many of its values are NaN."""
-        ...
-
-    def decode_blocks(self, blocks: Iterable[CodesToRead], spec: FloatFormat, *, project_out: bool) -> Generator[Raw]:
-        """Each block's floats in order, as stored [outer, dim, inner]; good until the next block is asked for."""
-        ...

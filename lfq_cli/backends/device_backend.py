@@ -41,9 +41,10 @@ _MPS_FORMATS = frozenset({"F32", "F16", "BF16"})
 
 
 class DeviceBackend:
-    """The torch module of the quantizer on a device, in a compute dtype. A PipelinedBackend.
+    """The torch module of the quantizer on a device, in a compute dtype.
 
-    With the CPU for a device everything is the same but that nothing overlaps: it is how the tests run it.
+    A Backend that has blocks read into memory of its own, and works on several while others are read. On the CPU
+    everything is the same but that nothing overlaps: it is how the tests run it.
     """
 
     forks = False
@@ -72,7 +73,7 @@ class DeviceBackend:
         return exact_products(one_thread=self._device.type == "cpu")
 
     def encode_blocks(self, blocks: Iterable[FloatsToRead], spec: FloatFormat) -> Generator[tuple[Packed, int]]:
-        """As in PipelinedBackend."""
+        """Each block's stream in order, and how many of its values are NaN."""
 
         def start_of(block: FloatsToRead) -> Start[tuple[Packed, int]]:
             def start(lane: Lane) -> Callable[[], tuple[Packed, int]]:
@@ -86,7 +87,7 @@ class DeviceBackend:
         return self._ring.run(map(start_of, blocks))
 
     def decode_blocks(self, blocks: Iterable[CodesToRead], spec: FloatFormat, *, project_out: bool) -> Generator[Raw]:
-        """As in PipelinedBackend."""
+        """Each block's floats in order, as stored [outer, dim, inner]; good until the next block is asked for."""
 
         def start_of(block: CodesToRead) -> Start[Raw]:
             return lambda lane: self._start_decoding(lane, block, spec, project_out=project_out)

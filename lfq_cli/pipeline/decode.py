@@ -9,7 +9,7 @@ from functools import cached_property, partial
 from itertools import chain
 from typing import BinaryIO
 
-from lfq_cli.backends import Backend, CodesToRead, PipelinedBackend
+from lfq_cli.backends import Backend, CodesToRead, DeviceBackend
 from lfq_cli.bits import Packed, pack, unpack
 from lfq_cli.codesfile import TensorCodes
 from lfq_cli.files import write_at
@@ -53,7 +53,7 @@ class DecodeTask:
     def _decoded(self, blocks: list[Block]) -> Generator[Raw]:
         """The blocks' floats in order; each is good until the next is asked for."""
         to_read = (CodesToRead(*_positions(block), partial(self._stream, block)) for block in blocks)
-        if isinstance(self.backend, PipelinedBackend):
+        if isinstance(self.backend, DeviceBackend):
             yield from self.backend.decode_blocks(to_read, self.spec, project_out=self.project_out)
             return
         for outer, inner, read in to_read:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lfq_cli import floats
-from lfq_cli.backends import Backend, FloatsToRead, PipelinedBackend
+from lfq_cli.backends import Backend, DeviceBackend, FloatsToRead
 from lfq_cli.bits import Packed, StreamJoiner
 from lfq_cli.codesfile import CodesTensor
 from lfq_cli.dtypes import NUMPY
@@ -67,11 +67,11 @@ class EncodeTask:
 
     def run(self, blocks: list[Block]) -> list[tuple[Block, Packed, int]]:
         """Reads and encodes some blocks; with each how many of its values were NaN."""
-        if isinstance(self.backend, PipelinedBackend):
+        if isinstance(self.backend, DeviceBackend):
             return self._run_ahead(blocks, self.backend)
         return [(block, *self._encode(block)) for block in blocks]  # one after the other, while it is in cache
 
-    def _run_ahead(self, blocks: list[Block], backend: PipelinedBackend) -> list[tuple[Block, Packed, int]]:
+    def _run_ahead(self, blocks: list[Block], backend: DeviceBackend) -> list[tuple[Block, Packed, int]]:
         def to_read(block: Block) -> FloatsToRead:
             shape = block_shape(self.geometry, block)
             return FloatsToRead(shape, lambda raw: read_into(raw, self.tensor, self.geometry, block))

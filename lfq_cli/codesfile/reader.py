@@ -436,7 +436,7 @@ def check_cut(dims: tuple[int, ...], bits_per_vector: int) -> tuple[int, ...]:
     """The cut. Raises OptionError unless it uses every bit of a vector once."""
     if not dims or min(dims) < 1 or max(dims) > MAX_INDEX_BITS or sum(dims) != bits_per_vector:
         raise OptionError(
-            f"{'+'.join(map(str, dims)) or 'no'} bits are no cut of the {bits_per_vector} bits of a vector",
+            f"{'+'.join(map(str, dims)) or 'no'} bits are not a cut of the {bits_per_vector} bits of a vector",
             "each index has 1 to 64 bits, together they have all",
         )
     return dims

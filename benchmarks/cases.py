@@ -108,7 +108,7 @@ def stats_case(bits: int) -> Any:
 
 
 def merge_case(folder: Path, nbytes: int) -> Contest:
-    """Join four codes files of samples at bits that are no bytes, digests checked and made, against copying them."""
+    """Join four codes files of samples at bits that are not bytes, digests checked and made, against copying them."""
     tokens = sample_files(folder, files=4, nbytes=nbytes)
     sizes = [path.stat().st_size for path in tokens.glob("*.safetensors")]
     return Contest(

@@ -135,7 +135,7 @@ def _shifted_left(stream: Packed, count: int, out: Packed | None = None) -> Pack
 class StreamJoiner:
     """Joins runs of vectors, each packed from its own first bit, into one stream of whole bytes.
 
-    A run whose bits are no multiple of 8 leaves a rest, which the next run is shifted behind.
+    A run whose bits are not a multiple of 8 leaves a rest, which the next run is shifted behind.
     """
 
     def __init__(self, scratch: Packed | None = None) -> None:

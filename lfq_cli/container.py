@@ -44,7 +44,7 @@ class Header:
 
 
 def read_header(file: InputFile, error: type[LfqError]) -> Header:
-    """The validated header; raises `error` where this is no whole safetensors file."""
+    """The validated header; raises `error` where this is not a whole safetensors file."""
     try:
         if file.size < 8:
             raise ValueError(f"it has {file.size} bytes")
@@ -98,7 +98,7 @@ def header_bytes(
 
 
 def tensor_bytes(dtype: str, shape: tuple[int, ...]) -> int:
-    """Bytes of a tensor; raises ValueError for an unknown dtype, or where they are no whole and no sane number."""
+    """Bytes of a tensor; raises ValueError for an unknown dtype, or where they are not a whole and sane number."""
     if dtype not in SAFETENSORS_BITS:
         raise ValueError(f"dtype {dtype!r} is unknown")
     if prod(size or 1 for size in shape) >= 2**63:
@@ -111,12 +111,12 @@ def tensor_bytes(dtype: str, shape: tuple[int, ...]) -> int:
 
 def _natural(digits: str) -> int:
     if digits.startswith("-") or len(digits) > 20:
-        raise ValueError(f"{digits[:24]} is no natural number below 2^63")
+        raise ValueError(f"{digits[:24]} is not a natural number below 2^63")
     return int(digits)
 
 
 def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The object of a JSON text; raises ValueError for a key that stands twice, and for what is no text."""
+    """The object of a JSON text; raises ValueError for a key that stands twice, and for what is not text."""
     found = dict(pairs)
     for key, value in pairs:
         f"{key}{value if isinstance(value, str) else ''}".encode()  # half a surrogate pair is a ValueError
@@ -127,10 +127,10 @@ def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _validated(parsed: Any, *, start: int, size: int) -> Header:
     if not isinstance(parsed, dict):
-        raise ValueError("the header is no JSON object")
+        raise ValueError("the header is not a JSON object")
     metadata = parsed.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise ValueError("__metadata__ is no mapping of strings to strings")
+        raise ValueError("__metadata__ is not a mapping of strings to strings")
     entries = sorted((_entry(name, value, start) for name, value in parsed.items()), key=_file_order)
     position = start
     for entry in entries:
@@ -147,9 +147,9 @@ def _entry(name: str, value: Any, start: int) -> Entry:
         raise ValueError(f"{name!r} has no dtype, shape and data_offsets")
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if not _is_naturals(shape) or not _is_naturals(offsets) or len(offsets) != 2:
-        raise ValueError(f"{name!r} has a shape or offsets that are no lists of natural numbers")
+        raise ValueError(f"{name!r} has a shape or offsets that are not lists of natural numbers")
     if not isinstance(dtype, str):
-        raise ValueError(f"{name!r} has a dtype that is no string")
+        raise ValueError(f"{name!r} has a dtype that is not a string")
     nbytes = tensor_bytes(dtype, tuple(shape))
     if offsets[1] - offsets[0] != nbytes:
         raise ValueError(f"{name!r} of shape {shape} in {dtype} needs {nbytes} bytes, has {offsets}")

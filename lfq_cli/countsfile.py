@@ -164,14 +164,14 @@ def _sets_of(described: Any, arrays: Arrays, options: CountOptions) -> list[tupl
         "damaged: it has another sha256 than it says",
     )
     sets = described.get("sets")
-    _need(isinstance(sets, list) and set(described) == {"format", "version", "sha256", "sets"}, "its sets are no list")
+    _need(isinstance(sets, list) and set(described) == {"format", "version", "sha256", "sets"}, "'sets' must be a list")
     found = [_set_of(number, facts, arrays, options) for number, facts in enumerate(sets)]
     _need(not arrays, f"it holds {', '.join(map(repr, arrays))}, which no counter needs")
     return found
 
 
 def _set_of(number: int, facts: Any, arrays: Arrays, options: CountOptions) -> tuple[str, TokenCounts]:
-    _need(isinstance(facts, dict), f"set {number} is no object")
+    _need(isinstance(facts, dict), f"set {number} is not an object")
     name, dims, order, axes = (facts.get(key) for key in ("name", "codebook_dims", "bit_order", "axes"))
     _need(isinstance(name, str), f"set {number} has no name")
     _need(_are_naturals(dims, 1, MAX_INDEX_BITS) and 0 < len(dims) <= _MOST_CODEBOOKS, f"codebook_dims is {dims!r}")
@@ -208,7 +208,7 @@ def _counter_of(bits: int, facts: Any, parts: Arrays, memory_bytes: int) -> Coun
         return Counter.of_sketch(_sketch_of(bits, facts, parts), memory_bytes)
     _need(set(parts) in ({"counts"}, {"codes", "counts"}), f"a counter holds {sorted(parts)}")
     counts = parts["counts"]
-    _need(counts.dtype == np.int64 and counts.ndim == 1, "counts are no list of 64-bit integers")
+    _need(counts.dtype == np.int64 and counts.ndim == 1, "counts are not a list of 64-bit integers")
     if "codes" not in parts:
         _need(bits <= DENSE_BITS and counts.size == 1 << bits, f"{counts.size} counts of 2^{bits} codes")
         _check_counts(counts, least=0)

@@ -81,7 +81,7 @@ def parse(description: dict[str, Any], tensors: Mapping[str, NDArray[np.float32]
         raise CheckpointError("native checkpoint without a config object")
     assumed = description.get("assumed", [])
     if not isinstance(assumed, list) or not all(isinstance(fact, str) for fact in assumed):
-        raise CheckpointError("native checkpoint whose assumed is no list of names")
+        raise CheckpointError("native checkpoint whose 'assumed' must be a list of names")
     quantizer = from_config(config, tensors, assumed)
     if description.get("sha256", quantizer.digest) != quantizer.digest:
         raise CheckpointError(

@@ -11,7 +11,7 @@ from lfq_cli import cli
 if find_spec("hypothesis") is not None:  # `make gpu` runs where it may be missing
     from hypothesis import settings
 
-    settings.register_profile("lfq", deadline=None)  # a busy machine is no failure
+    settings.register_profile("lfq", deadline=None)  # a busy machine is not a failure
     settings.load_profile("lfq")
 
 COMMAND = get_command(cli.app)  # once: it takes longer than what most tests run

@@ -80,7 +80,7 @@ def test_outcomes_come_in_the_order_of_the_jobs(order: list[int]) -> None:
 
 
 def test_an_actor_reports_every_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file, a part, samples, what cannot be read and what is no input; twice, as after a kill."""
+    """A file, a part, samples, what cannot be read and what is not an input; twice, as after a kill."""
     monkeypatch.chdir(tmp_path)
     np.save("x.npy", np.ones((7, 5), np.float32))
     np.save("sample.npy", np.ones((2, 5), np.float32))

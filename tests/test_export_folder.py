@@ -38,7 +38,7 @@ from lfq_cli.jobs.outcome import Outcome
 
 Command = Callable[..., tuple[int, str, str]]
 LABEL = "label"
-WRITTEN = [name for name in FORMATS if name != "mds"]  # mosaicml-streaming is no test dependency
+WRITTEN = [name for name in FORMATS if name != "mds"]  # mosaicml-streaming is not a test dependency
 SHARDED = ["webdataset", "parquet"]
 KEYS = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]) | st.sampled_from("./%"), min_size=1)
 

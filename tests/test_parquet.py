@@ -172,7 +172,7 @@ def test_a_row_without_a_key_or_with_a_damaged_text_is_named(tmp_path: Path) -> 
     assert isinstance(first, Sample)
     assert isinstance(second, BadSample)
     assert second.key == "l"
-    assert "'caption' is no UTF-8" in second.error.message
+    assert "'caption' is not UTF-8" in second.error.message
 
 
 def test_a_file_without_floats_is_refused_with_what_it_holds(tmp_path: Path) -> None:

@@ -281,7 +281,7 @@ def test_what_is_there_is_refused_and_overwrite_replaces_it(tree, client, lfq):
     client.pipe_file(f"{tree}/out/a.codes.safetensors", b"something else")
     code, _, err = lfq("encode", "c.safetensors", f"{tree}/in/a.npy", "-o", f"{tree}/out")
     assert code == 1
-    assert f"{tree}/out/a.codes.safetensors: exists and is no whole codes file" in err
+    assert f"{tree}/out/a.codes.safetensors: exists and is not a whole codes file" in err
     assert client.cat_file(f"{tree}/out/a.codes.safetensors") == b"something else"
     assert lfq("encode", "c.safetensors", f"{tree}/in/a.npy", "-o", f"{tree}/out", "--overwrite")[0] == 0
     assert lfq("verify", f"{tree}/out")[0] == 0

@@ -32,7 +32,7 @@ def torch_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as reason:
-        raise DeviceError(f"--device {name} is no device", "expected auto, cpu, cuda, cuda:N or mps") from reason
+        raise DeviceError(f"--device {name} is not a device", "expected auto, cpu, cuda, cuda:N or mps") from reason
     there = {
         "cpu": True,
         "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),

@@ -139,4 +139,4 @@ def parse_json(path: Path, text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as reason:
-        raise CheckpointError(f"{path}: its description is no JSON: {reason}") from reason
+        raise CheckpointError(f"{path}: its description is not JSON: {reason}") from reason

@@ -39,7 +39,7 @@ def find(state: StateFile) -> dict[str, list[str]]:
         path = _PATH.fullmatch(module)
         mask = state.tensors[joined(module, "mask")]
         if path is None or order_of(mask) != "msb" or joined(module, "project_in.weight") in state.tensors:
-            continue  # an LFQ with a projection of its own is no part of Infinity
+            continue  # an LFQ with a projection of its own is not part of Infinity
         names = [joined(path[1] or "", f"{alias}.{path[2]}") for alias in _ALIASES]
         masks = [joined(own, "mask") for own in names if joined(own, "mask") in state.tensors]
         found.setdefault(names[0] if len(masks) == 2 else module, masks)

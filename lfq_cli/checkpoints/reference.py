@@ -37,5 +37,5 @@ def refuse_other_projections(state: StateFile, module: str, names: tuple[str, ..
     other = [name for name in state.tensors if name.startswith(prefix) and name.removeprefix(f"{module}.") not in names]
     if other:
         raise CheckpointError(
-            f"{other[0]} is no projection of this kind of quantizer", "lfq knows single linear layers"
+            f"{other[0]} is not a projection of this kind of quantizer", "lfq knows single linear layers"
         )

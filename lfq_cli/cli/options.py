@@ -26,7 +26,7 @@ def place(text: str) -> str:
 def path(text: str) -> Path:
     """A path or URL. Raises BadParameter for a URL that lfq cannot reach, and for an empty path: the current folder."""
     if not text:
-        raise typer.BadParameter("'' is no path")
+        raise typer.BadParameter("'' is not a path")
     if "://" not in text:
         return Path(text)
 
@@ -358,7 +358,7 @@ def size(text: str, option: str) -> int:
     found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?) ?([KMGT]?i?B|)", text)
     nbytes = int(float(found[1]) * _UNITS[found[2]]) if found and found[2] in _UNITS else 0
     if not nbytes:
-        raise typer.BadParameter(f"{text!r} is no size, as 256MiB or 2GB", param_hint=option)
+        raise typer.BadParameter(f"{text!r} is not a size such as 256MiB or 2GB", param_hint=option)
     return nbytes
 
 
@@ -368,7 +368,8 @@ def dims(value: str | None) -> tuple[int, ...] | None:
         return None
     parts = value.split(",")
     if not all(part.strip().isdecimal() and len(part) <= 8 and 1 <= int(part) <= 64 for part in parts):
-        raise typer.BadParameter(f"{value!r} is no list of 1 to 64 bits, as 6,12", param_hint="--codebook-dims")
+        expected = "expected a list of bits, 1 to 64 each, such as 6,12"
+        raise typer.BadParameter(f"{expected}; found {value!r}", param_hint="--codebook-dims")
     return tuple(int(part) for part in parts)
 
 

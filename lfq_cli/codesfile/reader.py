@@ -343,11 +343,11 @@ class TensorCodes:
 
     def indices(self, start: int, stop: int, dtype: np.dtype[Any]) -> Indices:
         """Indices of vectors `start` to `stop`, in the order of the file: [vectors, codebooks] of `dtype`."""
-        if (found := self._short_run(start, stop, dtype)) is not None:
-            return found
         info = self.info
         if stop <= start:
             return np.empty((0, len(info.codebook_dims)), dtype)
+        if (found := self._short_run(start, stop, dtype)) is not None:
+            return found
         if PACKINGS[info.packing].holds_indices and info == self._stored:
             return self._rows(start, stop).astype(dtype)
         return stream_to_indices(self.stream(start, stop), stop - start, info.codebook_dims, info.bit_order, dtype)
@@ -436,7 +436,7 @@ def check_cut(dims: tuple[int, ...], bits_per_vector: int) -> tuple[int, ...]:
     """The cut. Raises OptionError unless it uses every bit of a vector once."""
     if not dims or min(dims) < 1 or max(dims) > MAX_INDEX_BITS or sum(dims) != bits_per_vector:
         raise OptionError(
-            f"{'+'.join(map(str, dims)) or 'no'} bits are no cut of the {bits_per_vector} bits of a vector",
+            f"{'+'.join(map(str, dims)) or 'no'} bits are not a cut of the {bits_per_vector} bits of a vector",
             "each index has 1 to 64 bits, together they have all",
         )
     return dims

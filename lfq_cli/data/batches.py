@@ -69,7 +69,7 @@ class CodesBatches(_Base):
         """Where the next iteration goes on."""
         if not len(self):
             raise OptionError(
-                f"{len(self.dataset)} items are no batch of {batch_size} for each of {world_size} ranks",
+                f"{len(self.dataset)} items are not a batch of {batch_size} for each of {world_size} ranks",
                 "a smaller batch",
             )
 

@@ -72,7 +72,7 @@ class Catalog:
 
 
 def catalog_of(shelf: Shelf, tensors: Sequence[str]) -> Catalog:
-    """Looks into every file. Raises CodesUnreadableError for files that are no data set together, naming both."""
+    """Looks into every file. Raises CodesUnreadableError for files that are not a data set together, naming both."""
     facts: list[tuple[Path, dict[str, Any]]] = []
     counts: list[int] = []
     bounds: dict[str, list[Bounds]] = {}

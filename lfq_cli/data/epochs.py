@@ -10,7 +10,7 @@ import numpy as np
 
 _EPOCHS = 1 << 31
 _FIRST = 1 << 30
-"""What epoch 0 is held as, so that the one before it is no negative number."""
+"""What epoch 0 is held as, so that the one before it is not a negative number."""
 
 
 class EpochCounter:

@@ -48,7 +48,7 @@ def codes_of(packed: Any, quantizer: Quantizer, vectors: int | None = None) -> T
 
     packed: uint8 [..., bytes], a torch tensor or numpy array, as `CodesDataset(format="packed")` gives it; vectors: of
     each row, all that fit if not given. Returns float32 [..., vectors, D] of codes before project_out: ±scale for a
-    plain quantizer. Raises OptionError for a quantizer whose codes are no constants.
+    plain quantizer. Raises OptionError for a quantizer whose codes are not constants.
     """
     import torch
 

@@ -57,7 +57,7 @@ class Format:
     """In each part of a split that is several, unless told otherwise."""
     writes_keys: bool = True
     takes_specials: bool = True
-    """Whether there may be ids that are no codes."""
+    """Whether there may be ids that are not codes."""
     library: tuple[str, str] | None = None
     """(module, extra) that writes it."""
     check: Callable[[tuple[int, ...] | None], None] = lambda positions: None

@@ -352,5 +352,5 @@ def _format(name: str, options: ExportOptions) -> Format:
         found: Format = format_of(name)
         return found
     if (name, options.style) != ("bin", "1x"):
-        raise OptionError(f"--style {options.style} is no style of {name}", "bin has the style 1x")
+        raise OptionError(f"--style {options.style} is not a style of {name}", "bin has the style 1x")
     return FORMAT_1X

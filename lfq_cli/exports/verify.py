@@ -52,7 +52,8 @@ def verify(folder: Path, progress: Progress = lambda _: None) -> Iterator[Verdic
             yield Verdict(path, "whole", nbytes=found["bytes"])
         progress(found["bytes"] if found else 0)
     for path in _strangers(folder, frozenset(name for files in notes.parts.values() for name in files)):
-        yield Verdict(path, "different", error=OutputError(f"{path}: is no part of the export, but is called like one"))
+        error = OutputError(f"{path}: is not part of the export, but is named as if it were")
+        yield Verdict(path, "different", error=error)
 
 
 def _differs(path: Path, told: object, found: dict[str, object]) -> OutputError:

@@ -28,7 +28,7 @@ def is_current(job: Job, header: CodesHeader, *, by_header: bool = False) -> boo
         with codesfile.open_codes(job.output) as existing:
             found = existing.header
     except CodesFileError as error:
-        raise ExistsError(f"{job.output}: exists and is no whole codes file", _REPLACES) from error
+        raise ExistsError(f"{job.output}: exists and is not a whole codes file", _REPLACES) from error
     if found.made_from is None:
         raise ExistsError(
             f"{job.output}: exists, and does not say what it was made from: an older lfq wrote it",

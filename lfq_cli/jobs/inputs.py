@@ -113,7 +113,7 @@ def sorted_out(found: Sequence[Input]) -> tuple[list[Path], dict[Path, LfqError]
 def _expand(argument: str, accepts: Accepts, error: type[LfqError]) -> Iterator[Folder]:
     """The folders in which the argument names files."""
     if not argument:
-        raise OptionError("an input is named '', which is no path")
+        raise OptionError("an input is named '', which is not a path")
     path = path_of(argument)
     if isinstance(path, UrlPath):
         yield from _expand_url(path, accepts, error)

@@ -52,7 +52,7 @@ class TensorView:
 
 @dataclass(frozen=True)
 class TensorsView:
-    """A tensor file. `no_quantizer` says why it is no checkpoint either, where it could have been one."""
+    """A tensor file. `no_quantizer` says why it is not a checkpoint either, where it could have been one."""
 
     path: Path
     tensors: list[TensorView]
@@ -86,7 +86,7 @@ View = CheckpointView | TensorsView | CodesView
 
 
 def paths_in(path: Path) -> list[Path]:
-    """The codes files of a folder that has some and is no checkpoint's; else the path itself."""
+    """The codes files of a folder that has some and is not a checkpoint's; else the path itself."""
     if not path.is_dir() or is_checkpoint_folder(path):
         return [path]
     try:

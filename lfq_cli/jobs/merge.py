@@ -231,7 +231,7 @@ def _is_current(path: Path, header: CodesHeader) -> bool:
         with codesfile.open_codes(path) as existing:
             found = existing.header
     except CodesFileError as error:
-        raise ExistsError(f"{path}: exists and is no whole codes file", _REPLACES) from error
+        raise ExistsError(f"{path}: exists and is not a whole codes file", _REPLACES) from error
     if found.made_from is None or found.made_from.options != FROM_CODES:
         raise ExistsError(f"{path}: exists, and was not made by lfq merge or split", _REPLACES)
     if found.made_from != header.made_from:

@@ -115,7 +115,7 @@ class _Merger:
 def read_parts(paths: Iterable[Path]) -> tuple[CodesHeader, list[PartFile]]:
     """The header of the whole, but for its digests, and its parts, from their headers.
 
-    Raises CodesFileError where one of them is no part, or a part of something else, and where rows are missing or
+    Raises CodesFileError where one of them is not part, or a part of something else, and where rows are missing or
     stand twice.
     """
     parts: list[PartFile] = []
@@ -216,7 +216,7 @@ def _is_current(path: Path, header: CodesHeader) -> bool:
         with codesfile.open_codes(path) as existing:
             found = existing.header
     except CodesFileError as error:
-        raise ExistsError(f"{path}: exists and is no whole codes file", _REPLACES) from error
+        raise ExistsError(f"{path}: exists and is not a whole codes file", _REPLACES) from error
     if found.without_digests(keep_origin=True) != header:
         raise ExistsError(f"{path}: exists, and is not what these parts make", _REPLACES)
     return True

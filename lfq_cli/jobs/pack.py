@@ -385,4 +385,4 @@ def _header_at(path: Path) -> CodesHeader:
         with codesfile.open_codes(path) as codes:
             return codes.header
     except CodesFileError as error:
-        raise ExistsError(f"{path}: exists and is no whole codes file", _REPLACES) from error
+        raise ExistsError(f"{path}: exists and is not a whole codes file", _REPLACES) from error

@@ -76,7 +76,7 @@ def name_samples(
     """The files with samples that the arguments name, each with its place in the tree as its name, to be packed in the
     folder `output`; and what cannot be read, as jobs that have failed.
 
-    Raises OptionError where `output` is no folder, or one of the inputs or of `inputs_kept` lies where it would be
+    Raises OptionError where `output` is not a folder, or one of the inputs or of `inputs_kept` lies where it would be
     written to.
     """
     refuse_read_only(output)

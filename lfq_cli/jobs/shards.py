@@ -92,7 +92,7 @@ def _slurm_step(environment: Mapping[str, str]) -> Shard | None:
         return _checked("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", _number(environment, "SLURM_PROCID"), count)
     if environment.get("SLURM_NTASKS", "1") != "1":
         raise OptionError(
-            f"--shard auto: {environment['SLURM_NTASKS']} tasks were asked of SLURM, and this is no step of srun",
+            f"--shard auto: {environment['SLURM_NTASKS']} tasks were asked of SLURM, and this is not a step of srun",
             "start it with srun, or say --shard I/N",
         )
     return Shard(0, 1) if "SLURM_JOB_ID" in environment else None

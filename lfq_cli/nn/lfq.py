@@ -254,7 +254,7 @@ class LFQ(nn.Module):
         """indices [...], [..., i] if keep_num_codebooks_dim -> vectors [..., dim] (C*D if not project_out).
 
         Channels go to axis 1 where `channel_first` says so; unset: where the vectors have 4 axes or more.
-        Raises ValueError for indices that no code has, TypeError for indices that are no integers.
+        Raises ValueError for indices that no code has, TypeError for indices that are not integers.
         """
         self._check_indices(indices)
         if not self.keep_num_codebooks_dim:

@@ -181,7 +181,7 @@ class ResidualLFQ(nn.Module):
         """indices [..., levels] of level 0 and the next ones, up to all -> vectors [..., dim], like x of `forward`.
 
         -1 is a dropped level. Raises ValueError for other indices that no code has and for more levels than Q,
-        TypeError for indices that are no integers.
+        TypeError for indices that are not integers.
         """
         return self._from_vectors(self._decode(self._indices_to_latents(indices)), indices.shape[:-1])
 

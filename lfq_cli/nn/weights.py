@@ -8,7 +8,7 @@ from torch import nn
 
 
 def is_mask(name: str) -> bool:
-    """Whether an entry of a state dict holds place values, which are no weight."""
+    """Whether an entry of a state dict holds place values, which are not weights."""
     return name == "mask" or name.endswith(".mask")
 
 

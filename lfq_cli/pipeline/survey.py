@@ -87,7 +87,7 @@ def check_texts(codes: CodesFile, name: str) -> None:
     try:
         str(data.data, "utf-8")
     except UnicodeDecodeError as reason:
-        raise CodesFileError(f"{codes.path}: {name!r} is no UTF-8: {reason}", "encode the samples again") from reason
+        raise CodesFileError(f"{codes.path}: {name!r} is not UTF-8: {reason}", "encode the samples again") from reason
     if (data[begins] & 0xC0 == 0x80).any():
         raise CodesFileError(f"{codes.path}: {name!r} is cut within a letter", "encode the samples again")
 

@@ -121,7 +121,7 @@ def _check_residual(q: Description, levels: int) -> None:
     if (q.groups or 1) * levels > MAX_CODEBOOKS:
         raise CheckpointError(f"groups and num_quantizers make more than {MAX_CODEBOOKS} indices of one vector")
     if q.groups is not None and q.dim % q.groups:
-        raise CheckpointError(f"dim {q.dim} is no multiple of groups {q.groups}")
+        raise CheckpointError(f"dim {q.dim} is not a multiple of groups {q.groups}")
     if q.stacked and (q.groups is not None or q.soft_clamp_input_value is not None):
         raise CheckpointError("stacked levels have no groups and no soft clamp")
     fixed = {"num_codebooks": 1, "codebook_scale": 1.0, "cosine_sim_project_in": False, "keep_num_codebooks_dim": None}

@@ -157,7 +157,7 @@ class Quantizer(Description):
     def first_levels(self, levels: int) -> Quantizer:
         """A residual quantizer's first levels alone. Raises CheckpointError where there are not as many."""
         if self.num_quantizers is None:
-            raise CheckpointError(f"{self.origin}: has no levels: it is no residual quantizer")
+            raise CheckpointError(f"{self.origin}: has no levels: it is not a residual quantizer")
         if not 1 <= levels <= self.num_quantizers:
             raise CheckpointError(f"{self.origin}: has {self.num_quantizers} levels, {levels} were asked for")
         dropped = self.layer_prefixes[levels:]

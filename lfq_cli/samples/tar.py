@@ -33,7 +33,7 @@ _READ_BYTES = 1 << 20
 
 
 class _BadMemberError(LfqError):
-    """A member that is no part of a sample, or a damaged one; the text does not name the file."""
+    """A member that is not part of a sample, or a damaged one; the text does not name the file."""
 
 
 _Bytes = Callable[[tarfile.TarInfo], bytes]
@@ -164,7 +164,7 @@ class _Builder:
         try:
             text = data.decode("utf-8")
         except UnicodeDecodeError as reason:
-            raise _BadMemberError(f"{name!r} is no UTF-8: {reason}") from reason
+            raise _BadMemberError(f"{name!r} is not UTF-8: {reason}") from reason
         if suffix == "cls":
             self._put(self._tensors, name, _class(name, text))
             return
@@ -176,7 +176,7 @@ class _Builder:
         try:
             fields = json.loads(text)
         except (ValueError, RecursionError) as reason:
-            raise _BadMemberError(f"{name!r} is no JSON: {reason}") from reason
+            raise _BadMemberError(f"{name!r} is not JSON: {reason}") from reason
         for field, value in fields.items() if isinstance(fields, dict) else ():
             if isinstance(value, str):
                 self._put(self._texts, f"{name}.{field}", value)

@@ -15,7 +15,7 @@ class Scheme:
     """A kind of store.
 
     library, extra: what fsspec needs for it. options: how its file system is made. tag_keys: what a version of an
-    object is told apart by, the first that is there. foreign: dotted names of the exceptions that are no OSError.
+    object is told apart by, the first that is there. foreign: dotted names of the exceptions that are not OSError.
     """
 
     library: str

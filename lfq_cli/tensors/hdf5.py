@@ -111,7 +111,7 @@ def _names(archive: Any, h5py: Any, left_alone: dict[str, str]) -> list[str]:
 
 
 def _what_else(dataset: Any) -> str | None:
-    """What a data set is, if it is no tensor."""
+    """What a data set is, if it is not a tensor."""
     if dataset.shape is None:
         return "empty"
     if dataset.is_virtual:

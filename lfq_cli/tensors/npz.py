@@ -73,7 +73,7 @@ def _open_archive(file: InputFile) -> zipfile.ZipFile:
 
 
 def _tensor(archive: zipfile.ZipFile, info: zipfile.ZipInfo, file: InputFile) -> StoredTensor | np.dtype[Any]:
-    """The member's array, or the dtype of one that is no tensor: strings, objects."""
+    """The member's array, or the dtype of one that is not a tensor: strings, objects."""
     name = info.filename.removesuffix(".npy")
     where = f"{file.path}: {name!r}"
     try:

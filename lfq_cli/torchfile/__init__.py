@@ -1,6 +1,6 @@
 """Files of torch.save, read without torch and without running anything in them.
 
-What is no tensor is passed over and named: an optimizer's numbers, a Namespace of arguments, objects of any class.
+What is not a tensor is passed over and named: an optimizer's numbers, a Namespace of arguments, objects of any class.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ class Storages:
         meant, (key, offset, elements) or None, behind; there also ("module", class, source file, source).
         """
         if not isinstance(identifier, tuple) or len(identifier) < 2:
-            raise BrokenError("a persistent id in its pickle is no tuple")
+            raise BrokenError("a persistent id in its pickle is not a tuple")
         if identifier[0] == "module":
             return identifier[1]
         if identifier[0] != "storage" or len(identifier) not in (5, 6):

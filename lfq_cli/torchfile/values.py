@@ -17,7 +17,7 @@ FLOATS = frozenset(name for name in TORCH_BYTES if name.startswith(("F", "BF")) 
 
 
 class BrokenError(Exception):
-    """What is read is no whole file of torch.save; the text says what is wrong with it."""
+    """What is read is not a whole file of torch.save; the text says what is wrong with it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -115,7 +115,7 @@ def view_of(
     if named not in TORCH_BYTES:
         raise BrokenError(f"a tensor is of the unknown dtype {named}")
     if type(offset) is not int or not 0 <= offset < 2**63:
-        raise BrokenError("a tensor has an offset that is no natural number")
+        raise BrokenError("a tensor has an offset that is not a natural number")
     sizes, steps = sizes_of(shape), sizes_of(stride)
     if len(sizes) != len(steps):
         raise BrokenError(f"a tensor has {len(sizes)} sizes and {len(steps)} strides")
@@ -130,5 +130,5 @@ def sizes_of(value: Any) -> tuple[int, ...]:
     if not isinstance(value, tuple | list) or len(value) > MAX_AXES:
         raise BrokenError("a tensor has a shape or strides that are none")
     if not all(type(size) is int and 0 <= size < 2**63 for size in value):
-        raise BrokenError("a tensor has sizes or strides that are no natural numbers")
+        raise BrokenError("a tensor has sizes or strides that are not natural numbers")
     return tuple(value)

@@ -44,7 +44,7 @@ def _error(x: Tensor, directions: Tensor, error_of: Errors) -> float:
 class Errors:
     """Held-out vectors as coordinates [m, r], and what an error in them is of all their variance.
 
-    `dropped`: the mean squared length in directions that are no coordinates; `total`: in all.
+    `dropped`: the mean squared length in directions that are not coordinates; `total`: in all.
     """
 
     held_out: Tensor

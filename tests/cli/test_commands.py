@@ -300,7 +300,7 @@ def test_projected_inspect():
 
 @pytest.fixture
 def latents():
-    """latents/a/b.npy, latents/c.safetensors, latents/d/e/f.npz, and what is no input."""
+    """latents/a/b.npy, latents/c.safetensors, latents/d/e/f.npz, and what is not an input."""
     for name in ("latents/a", "latents/d/e"):
         Path(name).mkdir(parents=True)
     np.save("latents/a/b.npy", floats(5, BITS, seed=1))

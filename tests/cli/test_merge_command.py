@@ -145,7 +145,7 @@ USAGE = {
         ["merge", "tokens", "-o", "x", "--samples-per-file", "3", "--file-size", "1MB"],
         "both say when a file is full",
     ),
-    "no size": (["split", "tokens", "-o", "x", "--file-size", "large"], "is no size"),
+    "no size": (["split", "tokens", "-o", "x", "--file-size", "large"], "is not a size"),
     "no number": (["split", "tokens", "-o", "x", "--samples-per-file", "0"], "0 is not in the range"),
     "a file for many": (
         ["split", "tokens", "-o", "x.codes.safetensors", "--samples-per-file", "3"],

@@ -334,7 +334,7 @@ def test_positions_of_several_codebooks():
 
 def read_json(text):
     def refuse(name):
-        raise AssertionError(f"{name} is no JSON")
+        raise AssertionError(f"{name} is not JSON")
 
     return json.loads(text, parse_constant=refuse)
 

@@ -94,7 +94,7 @@ def print_lines(lines: Sequence[Text]) -> None:
 
 
 def text_width() -> int | None:
-    """Letters on a line of stdout; None where it is no terminal, and no line needs to be broken."""
+    """Letters on a line of stdout; None where it is not a terminal, and no line needs to be broken."""
     console = stdout()
     return console.width if console.is_terminal else None
 

@@ -61,7 +61,7 @@ def _show_tensors(view: TensorsView) -> None:
         table.add_row(printable(tensor.name), tensor.dtype, shape(tensor.shape), *map(printable, told))
     print_table(table)
     for name, reason in view.left_alone.items():
-        heading(f"  {name!r} is no plain tensor: {reason}")
+        heading(f"  {name!r} is not a plain tensor: {reason}")
 
 
 def _show_codes(view: CodesView) -> None:

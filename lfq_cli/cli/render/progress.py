@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from lfq_cli.cli import interrupts
 from lfq_cli.cli.options import Display
@@ -22,6 +21,9 @@ def progress_bar(title: str, total: int | Callable[[], int], display: Display) -
     if not console.is_terminal or display.quiet or display.no_progress:
         yield lambda _: interrupts.check()
         return
+    # late: a quarter of what rich takes to import
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
     columns = (
         TextColumn(title),
         BarColumn(),

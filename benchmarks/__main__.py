@@ -21,6 +21,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from benchmarks.cases import CASES, FULL_BYTES, Call, Case, Contest
+from benchmarks.claims import claims_table, verdicts
+from lfq_cli import kernels
 
 SMOKE_BYTES = 1 << 20
 ASIDE = "aside-"
@@ -34,10 +36,21 @@ def main() -> None:
         if fnmatchcase(case.name, arguments.only) and (case.smoke or not arguments.smoke):
             print(case.name, file=sys.stderr, flush=True)
             results.append(measure(case, arguments.data, arguments.bytes, arguments.rounds))
-    document = {"machine": machine(), "bytes": arguments.bytes, "rounds": arguments.rounds, "cases": results}
+    document = {
+        "machine": machine(),
+        "bytes": arguments.bytes,
+        "rounds": arguments.rounds,
+        "cases": results,
+        "claims": verdicts(results),
+    }
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     arguments.json.write_text(json.dumps(document, indent=2) + "\n")
-    Console(width=140).print(table(results))
+    console = Console(width=170)
+    console.print(table(results))
+    console.print()
+    console.print(claims_table(results))
+    met = sum(verdict["met"] for verdict in document["claims"])
+    print(f"{met} of {len(document['claims'])} claims measured were seen on {describe(document['machine'])}")
     print(f"{arguments.json}: the same as JSON")
 
 
@@ -120,6 +133,8 @@ def figures(case: Case, contest: Contest, runs: dict[str, list[dict[str, float]]
             speedups = [other / own for own, other in zip(seconds["ours"], times, strict=True)]
             ratio = statistics.median(speedups)
             found[f"ratio_to_{role}"] = 1 / ratio if case.at_most else ratio
+            ends = [min(speedups), max(speedups)]
+            found[f"range_to_{role}"] = [1 / end for end in reversed(ends)] if case.at_most else ends
     found["peer_target"] = case.peer_target
     if contest.items:
         found |= {"items": contest.items, "items_target": case.items_target}
@@ -134,10 +149,10 @@ def table(results: list[dict[str, Any]]) -> Table:
         shown.add_row(
             escape(result["case"]),
             *(speed(result, role) for role in ("ours", "floor")),
-            number(result.get("ratio_to_floor")),
+            ratio(result, "floor"),
             target(result),
             speed(result, "peer"),
-            number(result.get("ratio_to_peer")),
+            ratio(result, "peer"),
             f"≥ {result['peer_target']:g}" if result["peer_target"] else "",
             f"{result['ours']['peak_bytes'] / 1e6:.0f} MB",
         )
@@ -168,16 +183,42 @@ def millions(count: float) -> str:
     return f"{count / 1e6:.0f}" if count > 1e7 else f"{count / 1e6:.2g}"
 
 
-def number(ratio: float | None) -> str:
-    return "" if ratio is None else f"{ratio:.3g}"
+def ratio(result: dict[str, Any], role: str) -> str:
+    """The median of the rounds' ratios, and the least and the largest."""
+    if f"ratio_to_{role}" not in result:
+        return ""
+    least, most = result[f"range_to_{role}"]
+    return f"{result[f'ratio_to_{role}']:.3g} ({least:.2g} to {most:.2g})"
 
 
 def machine() -> dict[str, Any]:
     return {
-        "processor": platform.processor() or platform.machine(),
+        "processor": processor(),
         "cores": os.cpu_count(),
+        "load": os.getloadavg()[0],
         "python": platform.python_version(),
+        "kernels": "numpy" if kernels.compiled is None else kernels.compiled.sets()[0],
     }
+
+
+def processor() -> str:
+    """The processor's name where Linux tells it, with family and model: cloud machines leave the number out."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    facts = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    if "model name" not in facts:
+        return platform.machine()
+    return f"{facts['model name']} (family {facts.get('cpu family')}, model {facts.get('model')})"
+
+
+def describe(found: dict[str, Any]) -> str:
+    """The machine in a line."""
+    return (
+        f"{found['processor']}, {found['cores']} cores (load {found['load']:.1f}), Python {found['python']},"
+        f" kernels: {found['kernels']}"
+    )
 
 
 if __name__ == "__main__":

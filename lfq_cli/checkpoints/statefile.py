@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,9 @@ from lfq_cli.dtypes import NUMPY
 from lfq_cli.errors import CheckpointError
 from lfq_cli.regions import FileRegion, InputFile, Region, bytes_of
 from lfq_cli.storage.remote import open_input
-from lfq_cli.torchfile import OddTensor, read_torch_file
+
+if TYPE_CHECKING:
+    from lfq_cli.torchfile import OddTensor
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,8 @@ def _read_entry(file: InputFile, entry: Entry) -> NDArray[Any]:
 def _from_torch(path: Path) -> StateFile:
     file = open_input(path, CheckpointError, staged=True)
     with file.closed_on_error():
+        from lfq_cli.torchfile import read_torch_file  # a dozen modules that most checkpoints do without
+
         held = read_torch_file(file, "", CheckpointError)
         if not held.tensors and not held.odd:
             raise CheckpointError(

@@ -55,7 +55,7 @@ class FileStore:
         if _is_dense(files, rows, out.shape[1]):
             self._read_runs(files, rows, vectors, out)
         else:
-            for file in np.unique(files).tolist():
+            for file in sorted(set(files.tolist())):  # np.unique imports numpy.ma, slower than many batches
                 places = np.flatnonzero(files == file)
                 self._read_rows(file, rows[places], places, out)
         return out

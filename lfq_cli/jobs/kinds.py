@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lfq_cli import codesfile, countsfile, native
+from lfq_cli import codesfile, native
 from lfq_cli.container import metadata_entry
 from lfq_cli.samples import container_of
 from lfq_cli.storage.urlpath import path_of
@@ -24,6 +24,8 @@ def is_tensor_file(path: str) -> bool:
         return suffix in FORMATS or container_of(name) is not None
     if path.endswith(codesfile.SUFFIX):
         return False
+    from lfq_cli import countsfile  # late, as below: with it come all statistics
+
     return described_format(path_of(path)) not in (codesfile.FORMAT, native.FORMAT, countsfile.FORMAT, _TRAINING)
 
 
@@ -38,6 +40,8 @@ def is_counted_file(path: str) -> bool:
     """Whether a folder's file is one to take statistics of: codes, or counts that were saved."""
     if is_codes_file(path):
         return True
+    from lfq_cli import countsfile
+
     return path.endswith(".safetensors") and described_format(path_of(path)) == countsfile.FORMAT
 
 

@@ -6,15 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 
 from lfq_cli.cli import interrupts
 from lfq_cli.cli.options import Display
@@ -33,6 +24,9 @@ def progress_bar(title: str, total: int | Callable[[], int], display: Display) -
     if not console.is_terminal or display.quiet or display.no_progress:
         yield lambda _: interrupts.check()
         return
+    # late: a quarter of what rich takes to import
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
     columns = [TextColumn(title), BarColumn(), DownloadColumn(binary_units=True)]
     if console.width >= _WIDE:
         columns += [TransferSpeedColumn(), TimeRemainingColumn()]
@@ -53,6 +47,8 @@ def count_bar(title: str, display: Display) -> Iterator[Callable[[int], None]]:
     if not console.is_terminal or display.quiet or display.no_progress:
         yield lambda _: interrupts.check()
         return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
     with Progress(TextColumn(title), BarColumn(), MofNCompleteColumn(), console=console, transient=True) as progress:
         task = progress.add_task(title, total=None)
 

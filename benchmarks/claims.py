@@ -1,0 +1,82 @@
+"""What the README and docs/speed.md say of speed, and whether a run of the benchmarks saw it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from rich.markup import escape
+from rich.table import Table
+
+Figure = Literal["ratio_to_floor", "ratio_to_peer", "items_per_second"]
+
+UNITS: dict[Figure, str] = {
+    "ratio_to_floor": "of its baseline",
+    "ratio_to_peer": "of the peer's speed",
+    "items_per_second": "million a second",
+}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A case of the benchmarks, one of its figures, and the least (for times: the most) that is claimed of it."""
+
+    case: str
+    figure: Figure
+    bound: float
+    at_most: bool = False
+
+    def is_met(self, found: float) -> bool:
+        """Whether a figure that was measured is what is claimed."""
+        return found <= self.bound if self.at_most else found >= self.bound
+
+    @property
+    def text(self) -> str:
+        """The claim in words."""
+        return f"{'≤' if self.at_most else '≥'} {shown(self.bound, self.figure)} {UNITS[self.figure]}"
+
+
+CLAIMS = (Claim("encode F32 [n, 18]", "ratio_to_floor", 0.4),)
+
+
+def seen(claim: Claim, results: list[dict[str, Any]]) -> float | None:
+    """The figure of a claim in the results of a run; None where the run did not measure it."""
+    for result in results:
+        if result["case"] == claim.case:
+            if claim.figure == "items_per_second":
+                return float(result["items"] / result["ours"]["seconds"])
+            return None if result.get(claim.figure) is None else float(result[claim.figure])
+    return None
+
+
+def verdicts(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Every claim that the run could judge, as a record: what is claimed, what was seen, whether that is it."""
+    found = [(claim, seen(claim, results)) for claim in CLAIMS]
+    return [
+        {
+            "case": claim.case,
+            "figure": claim.figure,
+            "claimed": claim.bound,
+            "seen": figure,
+            "met": claim.is_met(figure),
+        }
+        for claim, figure in found
+        if figure is not None
+    ]
+
+
+def claims_table(results: list[dict[str, Any]]) -> Table:
+    """Each claim beside what was seen of it here."""
+    table = Table(box=None, pad_edge=False, title="what is claimed, and what this machine showed", title_justify="left")
+    for column in ("case", "claimed", "seen here", ""):
+        table.add_column(column, justify="right" if column == "seen here" else "left", no_wrap=True)
+    for claim in CLAIMS:
+        figure = seen(claim, results)
+        verdict = "not measured" if figure is None else "yes" if claim.is_met(figure) else "NO"
+        table.add_row(escape(claim.case), claim.text, "" if figure is None else shown(figure, claim.figure), verdict)
+    return table
+
+
+def shown(value: float, figure: Figure) -> str:
+    """A figure as it is printed: a ratio, or millions."""
+    return f"{value / 1e6:.3g}" if figure == "items_per_second" else f"{value:.2g}"

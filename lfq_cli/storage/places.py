@@ -43,16 +43,23 @@ def real_folder(path: Path) -> Path:
     return path if isinstance(path, UrlPath) else Path(os.path.realpath(path))
 
 
-def deepest(folders: Sequence[Path]) -> Path:
-    """The deepest folder that holds all of them. Raises OptionError where no folder holds those of two stores."""
-    schemes = {folder.scheme if isinstance(folder, UrlPath) else "" for folder in folders}
+def common_folder(folders: Iterable[Path]) -> Path | None:
+    """The deepest folder that holds all of them; None where no folder does, as of two stores."""
+    names = {str(folder): folder for folder in folders}
+    schemes = {folder.scheme if isinstance(folder, UrlPath) else "" for folder in names.values()}
     if len(schemes) > 1:
-        raise OptionError(f"{folders[0]} and the other inputs lie in different places", "name those of one at a time")
+        return None
     if schemes == {""}:
-        absolute = {os.path.abspath(folder) for folder in {str(folder) for folder in folders}}  # noqa: PTH100 - ".."
-        return Path(os.path.commonpath(absolute))
-    common = os.path.commonpath([str(folder) for folder in folders])
-    return UrlPath(common)
+        return Path(os.path.commonpath([os.path.abspath(name) for name in names]))  # noqa: PTH100 - resolves ".."
+    return UrlPath(os.path.commonpath(names))
+
+
+def deepest(folders: Sequence[Path]) -> Path:
+    """The deepest folder that holds all of them. Raises OptionError where no folder does."""
+    found = common_folder(folders)
+    if found is None:
+        raise OptionError(f"{folders[0]} and the other inputs lie in different places", "name those of one at a time")
+    return found
 
 
 def below(folder: Path, top: Path) -> str:

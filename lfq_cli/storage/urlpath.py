@@ -82,6 +82,14 @@ class UrlPath(PosixPath):
         """Never."""
         return False
 
+    def unlink(self, missing_ok: bool = False) -> None:
+        """Removes the object. Raises OSError."""
+        try:
+            self.store.remove(str(self))
+        except FileNotFoundError:
+            if not missing_ok:
+                raise
+
     def iterdir(self) -> Iterator[UrlPath]:  # type: ignore[override]
         """What lies right below. Raises OSError."""
         return (self / name for name in dict.fromkeys(parts[0] for parts in self.store.below(str(self))))

@@ -21,6 +21,8 @@ from lfq_cli.statistics.advice import bit_name
 from lfq_cli.statistics.comparison import TokenComparison, UsageComparison
 from lfq_cli.statistics.registry import BY_KEY, Statistic, shown_for
 from lfq_cli.statistics.usage import TokenUsage
+from lfq_cli.storage.places import common_folder
+from lfq_cli.storage.urlpath import is_url
 
 _FEW_CODEBOOKS = 4
 """Of which every figure is told."""
@@ -71,8 +73,8 @@ def _side(letter: str, report: Report, width: int | None) -> list[Text]:
     files = list({item.file for item in report.tensors})
     where = str(files[0]) if len(files) == 1 else f"{len(files)} files"
     if len(files) > 1:
-        folder = os.path.commonpath([file.absolute() for file in files])
-        where += f" in {os.path.relpath(folder)}"
+        folder = common_folder(files)
+        where += "" if folder is None else f" in {folder if is_url(str(folder)) else os.path.relpath(folder)}"
     what = "different codebooks" if report.overall is None else describe(report.overall)
     return wrapped(f"{printable(where)}; {what}", width, first=f"{letter}: ", style="bold")
 

@@ -5,11 +5,12 @@ BIN := $(VENV)/bin
 # two workers: torch and BLAS use the cores themselves
 PYTEST := $(BIN)/python -m pytest -q -n 2
 
-.PHONY: setup test test-fast test-lowest test-trainers test-slurm test-ray lint demo sample-data bench bench-smoke bench-quality gpu fuzz clean
+.PHONY: setup test test-fast test-lowest test-trainers test-slurm test-ray lint demo sample-data bench bench-smoke
+.PHONY: bench-quality bench-storage gpu fuzz clean
 
 setup: $(VENV)/.installed
 
-$(VENV)/.installed: pyproject.toml constraints.txt setup.py lfq_cli/kernels/_compiled.c lfq_cli/kernels/body.h
+$(VENV)/.installed: pyproject.toml setup.py constraints.txt $(wildcard lfq_cli/kernels/*.c lfq_cli/kernels/*.h) setup.py lfq_cli/kernels/_compiled.c lfq_cli/kernels/body.h
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,sample]'
 	touch $@
@@ -72,6 +73,10 @@ bench-smoke: setup
 # the tests of the device path and its benchmark, on a GPU: in the interpreter as it is, without network or installing
 gpu:
 	$(PYTHON) -m benchmarks.gpu $(GPU)
+
+# an object store on this machine, behind a slow link
+bench-storage: setup
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.object_store
 
 # FUZZ="--kind codes --seconds 3600"; a kind that is named runs under atheris, where that is installed
 fuzz: setup

@@ -56,7 +56,7 @@ def stream_to_indices(
     stream: Packed, vectors: int, dims: tuple[int, ...], order: BitOrder, dtype: np.dtype[Any]
 ) -> Indices:
     """stream (starting at a vector) -> indices [vectors, len(dims)] of `dtype`, which must hold them."""
-    found = kernels.unpack(stream, 0, vectors, dims, order, dtype)
+    found = kernels.unpack(np.ascontiguousarray(stream), 0, vectors, dims, order, dtype)
     return _periods_to_indices(stream, vectors, dims, order, dtype) if found is None else found
 
 

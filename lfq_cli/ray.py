@@ -61,7 +61,7 @@ class Encoder:
     def _encode(self, x: Array) -> Array:
         axis = self._axis if self._axis is None or self._axis < 0 else self._axis + 1
         tokens = self._codec.encode(x, channel_axis=axis, nan=self._nan)
-        if self._packing == "ints":
+        if PACKINGS[self._packing].holds_indices:
             return tokens.indices.astype(index_dtype(tokens.dims))
         vectors = int(np.prod(tokens.positions, dtype=np.int64))
         rows = PACKINGS["rows"].pack(tokens.packed, vectors, tokens.dims, tokens.order, np.dtype(np.uint8))
@@ -99,7 +99,7 @@ class Decoder:
 
     def _decode(self, array: Array) -> Array:
         tokens: Any = array
-        if self._packing == "rows":
+        if not PACKINGS[self._packing].holds_indices:
             quantizer = self._codec.quantizer
             positions, dims, order = array.shape[:-1], quantizer.codebook_dims, quantizer.bit_order
             if array.dtype != np.uint8 or array.shape[-1] != -(-quantizer.bits_per_vector // 8):

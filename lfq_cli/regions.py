@@ -18,6 +18,7 @@ from typing import IO, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from lfq_cli import kernels
 from lfq_cli.errors import LfqError
 
 
@@ -80,6 +81,11 @@ class InputFile:
         rest = bytearray(count)
         self.read_into(position, memoryview(rest))
         return bytes(rest)
+
+    def read_rows(self, positions: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
+        """Fills each row of out [n, bytes], contiguous, from its position of the file on."""
+        for k in range(kernels.read_rows(self.file.fileno(), positions, out), len(out)):
+            self.read_into(int(positions[k]), bytes_of(out[k]))
 
     def refused(self, reason: OSError) -> LfqError:
         """The system's refusal in one line."""
@@ -167,6 +173,11 @@ class MemoryFile(InputFile):
         if len(data) < count:
             raise self._error(f"{self.path}: ends {count - len(data)} bytes early")
         return data
+
+    def read_rows(self, positions: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
+        """Copies into each row of `out` from its position on."""
+        for k, position in enumerate(positions.tolist()):
+            self.read_into(position, bytes_of(out[k]))
 
     def close(self) -> None:
         """Nothing is held open."""

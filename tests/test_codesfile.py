@@ -383,13 +383,17 @@ def test_sixty_four_bits_are_unsigned(path, packing, order):
 @contextmanager
 def recorded_reads():
     """The spans of bytes that are read from files while the block lasts."""
-    spans, read_into = [], InputFile.read_into
+    spans, read_into, read = [], InputFile.read_into, InputFile.read
 
     def recording(file, position, view):
         spans.append((position, position + len(view)))
         read_into(file, position, view)
 
-    with mock.patch.object(InputFile, "read_into", recording):
+    def recording_short(file, position, count):
+        spans.append((position, position + count))
+        return read(file, position, count)
+
+    with mock.patch.object(InputFile, "read_into", recording), mock.patch.object(InputFile, "read", recording_short):
         yield spans
 
 

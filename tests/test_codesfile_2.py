@@ -55,6 +55,12 @@ def test_golden_origin():
         assert codes.header.tensors["data"].source.channel_axis == 0
 
 
+def test_golden_part():
+    with open_codes(golden("part")) as codes:
+        assert codes.header.is_part
+        assert codes.header.tensors["data"].part.entry() == {"rows": [3, 6], "of": 7}
+
+
 # Files that lie
 
 

@@ -144,6 +144,9 @@ def test_version_1_and_files_without_samples(tmp_path: Path) -> None:
     expected = np.moveaxis(x > 0, 1, -1) @ (1 << np.arange(4, -1, -1))
     assert np.array_equal(dataset.batch(range(7))["data"], expected)
     assert [dataset.key(k) for k in (0, 2, 3)] == ["a/0", "a/2", "b/0"]
+    assert [dataset.find(dataset.key(k)) for k in range(7)] == list(range(7))
+    with pytest.raises(KeyError):
+        dataset.find("a/3")
     golden = Path(__file__).parent / "golden" / "0.1"
     old = next(iter(sorted(golden.rglob(f"*{SUFFIX}"))))
     with lfq_cli.open_codes(old) as codes:

@@ -375,6 +375,16 @@ def test_labels_that_do_not_fit_are_refused(
     assert not (tmp_path / "out").exists()
 
 
+def test_labels_that_are_called_like_a_column_are_refused(tmp_path: Path) -> None:
+    samples = [Sample("a", {"x": np.ones((1, 12), bool)}, {"tokens": np.int64(3).tobytes()})]
+    kind = Kind({"x": (1,)}, (12,), carried={"tokens": ("I64", ())})
+    path = sample_files.write(tmp_path / f"a{SUFFIX}", samples, kind)
+    with pytest.raises(OptionError, match="has a column 'tokens' of its own"):
+        run("parquet", path, tmp_path / "out", labels="tokens")
+    raise_errors(run("parquet", path, tmp_path / "out", labels="tokens", label_offset=4096))
+    raise_errors(run("webdataset", path, tmp_path / "shards", labels="tokens"))
+
+
 @pytest.mark.parametrize("bits", [18, 40, 64])
 @pytest.mark.parametrize("offset", [0, 60_000])
 def test_the_cut_that_a_message_names_fits(bits: int, offset: int, tmp_path: Path) -> None:

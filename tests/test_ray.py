@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -323,3 +324,25 @@ for name, (read, column) in stages.items():
 def test_stages_of_ray_data() -> None:
     done = subprocess.run([sys.executable, "-c", STAGES], capture_output=True, text=True, check=False, timeout=200)
     assert done.stdout.split() == ["read_parquet", "read_numpy", "read_webdataset"], done.stderr[-3000:]
+
+
+def test_the_example_of_the_documentation() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "scaling.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    before = """
+import numpy as np, ray, ray.data
+ray.init(address="local", include_dashboard=False, log_to_driver=False, num_cpus=3)
+x = np.random.default_rng(0).standard_normal((8, 4, 5)).astype(np.float32)
+ray.data.from_items([{"latents": each} for each in x]).write_parquet("latents.parquet")
+"""
+    after = """
+from lfq_cli import load
+codec = load("lfq.safetensors")
+found = sorted(np.ravel(row["data"]).tolist() for row in back.take_all())
+assert found == sorted(codec.decode(codec.encode(x)).reshape(8, -1).tolist())
+print("done")
+"""
+    Path("c.safetensors").rename("lfq.safetensors")
+    command = [sys.executable, "-c", before + example + after]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
+    assert done.stdout.split() == ["done"], done.stderr[-3000:]

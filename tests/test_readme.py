@@ -14,6 +14,7 @@ import typer
 
 from lfq_cli import native, open_codes
 from lfq_cli.cli import COMMANDS, app
+from lfq_cli.cli.exits import ExitCode
 from lfq_cli.quantizer import Quantizer
 
 ROOT = Path(__file__).parent.parent
@@ -135,3 +136,9 @@ def test_the_metadata_table_names_every_key(ran):
         header = json.loads(json.dumps(codes.header.as_json()))
     for key in [*header, *header["tensors"]["images"]]:
         assert f"`{key}`" in CODES_FILE, key
+
+
+def test_every_exit_code_is_documented():
+    table = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8").split("## Exit codes")[1]
+    for code in ExitCode:
+        assert f"\n| {code:d} |" in table, code

@@ -90,6 +90,15 @@ def test_a_file_of_a_web_server_is_encoded_as_one_that_is_here(web, lfq, mode):
     assert lfq("verify", "there")[0] == 0
 
 
+def test_hugging_face_is_for_reading(lfq):
+    pytest.importorskip("huggingface_hub")
+    native.write(Quantizer(dim=16, codebook_dim=16), Path("c.safetensors"))
+    np.save("a.npy", np.ones((5, 16), np.float32))
+    code, _, err = lfq("encode", "c.safetensors", "a.npy", "-o", "hf://datasets/user/name/out")
+    assert code == 1
+    assert "hf:// is for reading" in err
+
+
 def test_a_file_that_changes_while_it_is_read(web, lfq):
     read = Files.answer
 

@@ -76,7 +76,7 @@ def decode(
     """
     from lfq_cli import checkpoints
     from lfq_cli.cli.render.checkpoints import once, tell_assumptions
-    from lfq_cli.cli.render.outcomes import run_jobs
+    from lfq_cli.cli.run import run_jobs
     from lfq_cli.codesfile import SUFFIX
     from lfq_cli.dtypes import PLAIN_FLOATS
     from lfq_cli.errors import CodesFileError, OptionError

@@ -140,9 +140,10 @@ def encode(
     process: with --shard several processes share the parts of one file.
     """
     from lfq_cli import checkpoints
+    from lfq_cli.cli.exits import exit_if_work_is_left
     from lfq_cli.cli.render.checkpoints import tell_assumptions
-    from lfq_cli.cli.render.outcomes import run_jobs, run_packing
     from lfq_cli.cli.render.status import show_status
+    from lfq_cli.cli.run import run_jobs, run_packing
     from lfq_cli.errors import OptionError
     from lfq_cli.jobs.encode import EncodeOptions
     from lfq_cli.jobs.pack import PackOptions, pack, refuse_idle_options
@@ -221,7 +222,9 @@ def encode(
     refuse_idle_options(jobs, packed)
     run = _encoding(quantizer, jobs, alone, packed, None if dry_run else cluster, display)
     if status:
-        show_status(list(run(lambda _: None)), display)
+        outcomes = list(run(lambda _: None))
+        show_status(outcomes, display)
+        exit_if_work_is_left(outcomes)
         return
     files = [path for job in jobs for path in (job.source, job.output)]
     counted = _counting(run, files, stats, expected=len(jobs), overwrite=overwrite, dry_run=dry_run)

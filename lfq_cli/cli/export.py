@@ -101,7 +101,7 @@ def export(
     mosaicml-streaming, npy for LlamaGen. OUT/lfq.json says what each id is. What is whole is left alone, so that a run
     that was interrupted can be repeated. docs/export.md shows how each is read.
     """
-    from lfq_cli.cli.render.outcomes import run_packing
+    from lfq_cli.cli.run import run_packing
     from lfq_cli.errors import CodesFileError, OptionError
     from lfq_cli.exports.run import ExportOptions
     from lfq_cli.exports.run import export as export_samples

@@ -29,10 +29,10 @@ Against = Annotated[
 def inspect(paths: Paths, checkpoint: Against = None, *, display: Display, facts: Any) -> None:
     """Show what a checkpoint, tensor file or codes file holds, from its header; of a folder the codes files in it."""
     from lfq_cli import checkpoints
+    from lfq_cli.cli.exits import exit_if_failed
     from lfq_cli.cli.messages import error_lines
     from lfq_cli.cli.render.console import note
     from lfq_cli.cli.render.inspection import show_inspection
-    from lfq_cli.cli.render.outcomes import exit_if_failed
     from lfq_cli.errors import LfqError
     from lfq_cli.jobs.inspect import inspect as inspect_path
     from lfq_cli.jobs.inspect import paths_in

@@ -64,7 +64,7 @@ def run_merge(
     display: Display,
 ) -> None:
     """What `lfq merge` and `lfq split` do once their options are checked."""
-    from lfq_cli.cli.render.outcomes import run_packing
+    from lfq_cli.cli.run import run_packing
     from lfq_cli.errors import OptionError
     from lfq_cli.jobs.draft import Limits
     from lfq_cli.jobs.merge import MergeOptions, name_codes

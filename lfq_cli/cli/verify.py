@@ -66,9 +66,10 @@ def verify(
     `lfq export` is checked too: every part by the digest in its lfq.json.
     """
     from lfq_cli import checkpoints
-    from lfq_cli.cli.render.outcomes import total_size
+    from lfq_cli.cli.exits import exit_if_different
     from lfq_cli.cli.render.progress import progress_bar
     from lfq_cli.cli.render.verdicts import show_verdicts
+    from lfq_cli.cli.run import total_size
     from lfq_cli.errors import OptionError
     from lfq_cli.exports import verify as exported
     from lfq_cli.jobs.verify import VerifyOptions, sources_of
@@ -93,6 +94,7 @@ def verify(
         for folder in exports:
             verdicts += exported.verify(folder, progress)
     show_verdicts(verdicts, display)
+    exit_if_different(verdicts)
 
 
 def _find(arguments: list[str]) -> tuple[list[Path], dict[Path, LfqError]]:

@@ -30,6 +30,7 @@ from lfq_cli.errors import LfqError, LfqNote
 from lfq_cli.files import PARTIAL_PREFIX, PARTIAL_SUFFIX, remove_leftovers
 from lfq_cli.jobs.outcome import Outcome, clear_leftovers, until_failure
 from lfq_cli.jobs.plan import Job
+from lfq_cli.storage.outputs import work_folder
 
 _SECONDS_TO_END = 20
 _SECONDS_TO_DIE = 3
@@ -145,7 +146,7 @@ def _end(driver: subprocess.Popen[bytes]) -> None:
 
 def _clear(jobs: Sequence[Job]) -> None:
     """Removes what actors that were killed left; one that is just dying still holds its lock."""
-    folders = sorted({job.output.parent for job in jobs})
+    folders = sorted({work_folder(job.output) for job in jobs})
     deadline = time.monotonic() + _SECONDS_TO_DIE
     remove_leftovers(folders)
     while time.monotonic() < deadline and any(

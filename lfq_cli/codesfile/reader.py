@@ -11,11 +11,12 @@ from functools import cached_property
 from math import prod
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lfq_cli import kernels
 from lfq_cli.bits import (
     MAX_INDEX_BITS,
     BitOrder,
@@ -37,6 +38,8 @@ from lfq_cli.storage.remote import open_input
 from lfq_cli.storage.urlpath import path_of
 
 _CHUNK_BYTES = 1 << 20
+_SHORT_BYTES = 1 << 16
+"""Of a stream that is read in one call, without a buffer of its own."""
 _LEAST_GAP = 1 << 14
 """Bytes between items that are passed over by reading each by itself."""
 
@@ -175,6 +178,20 @@ def open_codes(path: str | Path) -> CodesFile:
     return CodesFile(path_of(path))
 
 
+class _Reading(NamedTuple):
+    """What reading asks of the header, worked out once: random access would spend most of its time on it."""
+
+    is_stream: bool
+    items: int
+    """Of the first axis."""
+    item_vectors: int
+    item_shape: tuple[int, ...]
+    bits_per_vector: int
+    dims: tuple[int, ...]
+    order: BitOrder
+    dtype: np.dtype[Any]
+
+
 class TensorCodes:
     """One tensor's indices, read where they are asked for: `codes[i:j]` reads the bytes of i to j and no others.
 
@@ -219,7 +236,21 @@ class TensorCodes:
     @property
     def dtype(self) -> np.dtype[Any]:
         """int64, or uint64 for indices of 64 bits."""
-        return np.dtype(np.uint64 if max(self.info.codebook_dims) == MAX_INDEX_BITS else np.int64)
+        return self._reading.dtype
+
+    @cached_property
+    def _reading(self) -> _Reading:
+        info = self.info
+        return _Reading(
+            is_stream=info.packing == "bits",
+            items=info.shape[0] if info.positions else 1,
+            item_vectors=prod(info.positions[1:]),
+            item_shape=info.shape[1:],
+            bits_per_vector=info.bits_per_vector,
+            dims=info.codebook_dims,
+            order=info.bit_order,
+            dtype=np.dtype(np.uint64 if max(info.codebook_dims) == MAX_INDEX_BITS else np.int64),
+        )
 
     def __len__(self) -> int:
         if not self.shape:
@@ -233,6 +264,10 @@ class TensorCodes:
         """Indices by position along the first axis: an integer, a slice, a list or array of integers, a mask; or a
         tuple that begins with one. Only what is asked for is read.
         """
+        if isinstance(key, slice) and self.shape:  # the shortest way for what is asked for most
+            first_item, last_item, step = key.indices(self._reading.items)
+            if step == 1 and first_item < last_item and self.info.positions:
+                return self._items(first_item, last_item)
         if not self.info.positions:
             whole: Indices = self.indices(0, 1, self.dtype).reshape(self.shape)[key]
             return whole
@@ -308,12 +343,24 @@ class TensorCodes:
 
     def indices(self, start: int, stop: int, dtype: np.dtype[Any]) -> Indices:
         """Indices of vectors `start` to `stop`, in the order of the file: [vectors, codebooks] of `dtype`."""
+        if (found := self._short_run(start, stop, dtype)) is not None:
+            return found
         info = self.info
         if stop <= start:
             return np.empty((0, len(info.codebook_dims)), dtype)
         if PACKINGS[info.packing].holds_indices and info == self._stored:
             return self._rows(start, stop).astype(dtype)
         return stream_to_indices(self.stream(start, stop), stop - start, info.codebook_dims, info.bit_order, dtype)
+
+    def _short_run(self, start: int, stop: int, dtype: np.dtype[Any]) -> Indices | None:
+        """As `indices`, of few vectors of a stream, by the kernel that begins at any bit; None where it does not."""
+        reading = self._reading
+        first, last = start * reading.bits_per_vector, stop * reading.bits_per_vector
+        nbytes = (last + 7 >> 3) - (first >> 3)
+        if not reading.is_stream or kernels.compiled is None or not 0 < nbytes <= _SHORT_BYTES:
+            return None
+        data = self._file.read(self._start + (first >> 3), nbytes)
+        return kernels.unpack(data, first & 7, stop - start, reading.dims, reading.order, dtype)
 
     def stream(self, start: int, stop: int) -> Packed:
         """The stream of vectors `start` to `stop`, whatever the packing; its tail is zero."""
@@ -367,8 +414,9 @@ class TensorCodes:
 
     def _items(self, low: int, high: int) -> Indices:
         """Items low to high of the first axis."""
-        per_item = prod(self.info.positions[1:])
-        return self.indices(low * per_item, high * per_item, self.dtype).reshape(high - low, *self.shape[1:])
+        reading = self._reading
+        indices = self.indices(low * reading.item_vectors, high * reading.item_vectors, reading.dtype)
+        return indices.reshape(high - low, *reading.item_shape)
 
 
 def _opened_again(path: Path, state: tuple[int, ...], name: str, dims: tuple[int, ...], order: BitOrder) -> TensorCodes:

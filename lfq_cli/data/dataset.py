@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Iterator, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from lfq_cli.bits import BitOrder, Packed
 from lfq_cli.codesfile import CodesFile, check_cut
 from lfq_cli.codesfile.columns import check_offsets
 from lfq_cli.codesfile.header import OFFSETS
-from lfq_cli.data.catalog import Catalog, TensorKind, catalog_of, key_hashes
+from lfq_cli.data.catalog import Catalog, TensorKind, catalog_of, key_hashes, key_of_row
 from lfq_cli.data.expand import narrowest, to_bits, to_indices
 from lfq_cli.data.shelf import Shelf
 from lfq_cli.data.store import FileStore, Store, fits, load, memory_needed
@@ -138,14 +139,9 @@ class CodesDataset(Sequence[dict[str, Any]]):
         """The file in which a sample lies."""
         return self._shelf.paths[int(np.searchsorted(self.catalog.starts, sample, side="right")) - 1]
 
-    def key_hashes(self) -> NDArray[np.uint64]:
-        """A hash of each sample's key, 0 where it has none: [samples]."""
-        return key_hashes(self._shelf, self.catalog)
-
-    @property
-    def has_keys(self) -> bool:
-        """Whether every sample has a key of its own."""
-        return all(self._shelf.get(number).header.samples is not None for number in range(len(self._shelf.paths)))
+    def key_hashes(self, *, stored_only: bool = False) -> NDArray[np.uint64]:
+        """A hash of each sample's key: [samples]. stored_only: 0 for one whose file stores no keys."""
+        return key_hashes(self._shelf, self.catalog, stored_only=stored_only)
 
     def check_file(self, number: int, *, keys: bool) -> None:
         """Raises CodesFileError unless the codes of a file, and its keys if asked for, have the header's digests."""
@@ -252,7 +248,7 @@ class CodesDataset(Sequence[dict[str, Any]]):
 
     def _expanded(self, name: str, rows: Packed, positions: tuple[int, ...]) -> NDArray[Any]:
         cut, order, dtype = self._cuts[name]
-        vectors = int(np.prod(positions, dtype=np.int64))
+        vectors = prod(positions)
         if self.format == "packed":
             return rows
         if self.format == "bits":
@@ -301,8 +297,7 @@ class CodesDataset(Sequence[dict[str, Any]]):
         codes = self._shelf.get(file)
         if name is None:
             if codes.header.samples is None:
-                stem = codes.path.name.removesuffix(".safetensors").removesuffix(".codes")
-                return [f"{stem}/{row}" for row in rows.tolist()]
+                return [key_of_row(codes.path, row) for row in rows.tolist()]
             name = codes.header.samples.keys
         held = self._texts.get((codes.path, name))
         if held is None:

@@ -67,10 +67,6 @@ class Shelf:
     def _changed(self, number: int) -> CodesFileError:
         return CodesFileError(f"{self.paths[number]}: changed since it was opened", "open the data set again")
 
-    def get_all(self, numbers: set[int]) -> dict[int, CodesFile]:
-        """All of these open together; none where they are more than that may be."""
-        return {number: self.get(number) for number in sorted(numbers)} if len(numbers) <= MOST_OPEN else {}
-
     def __del__(self) -> None:
         if "_pid" in self.__dict__:
             self.close()

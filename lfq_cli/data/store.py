@@ -13,7 +13,6 @@ from lfq_cli.codesfile import TensorCodes
 from lfq_cli.data.catalog import Catalog
 from lfq_cli.data.shelf import Shelf
 from lfq_cli.packings import PACKINGS
-from lfq_cli.regions import bytes_of
 
 _SHARE_OF_MEMORY = 0.25
 """Of the memory that is free now: what "auto" takes at most, for all tensors of a data set."""
@@ -56,7 +55,9 @@ class FileStore:
         if _is_dense(files, rows, out.shape[1]):
             self._read_runs(files, rows, vectors, out)
         else:
-            self._read_each(files.tolist(), rows.tolist(), vectors, out)
+            for file in np.unique(files).tolist():
+                places = np.flatnonzero(files == file)
+                self._read_rows(file, rows[places], places, out)
         return out
 
     def _read_runs(self, files: NDArray[np.int64], rows: NDArray[np.int64], vectors: int, out: Packed) -> None:
@@ -69,17 +70,6 @@ class FileStore:
             out[begin:end] = every if high - low == end - begin else every[rows[begin:end] - low]
             begin = end
 
-    def _read_each(self, files: list[int], rows: list[int], vectors: int, out: Packed) -> None:
-        whole_bytes = vectors * self._catalog.kinds[self._name].bits_per_vector % 8 == 0
-        nbytes, view = out.shape[1], bytes_of(out)
-        found = self._shelf.get_all(set(files))
-        for k, (file, row) in enumerate(zip(files, rows, strict=True)):
-            codes = found.get(file) or self._shelf.get(file)
-            if whole_bytes and PACKINGS[codes.header.tensors[self._name].packing].is_stream:
-                codes.region(self._name).read_into(row * nbytes, view[k * nbytes : (k + 1) * nbytes])
-            else:
-                out[k] = codes[self._name].stream(row * vectors, (row + 1) * vectors)
-
     def joined(self, samples: NDArray[np.int64]) -> Packed:
         """As in Store; neighbours are read together."""
         if not len(samples):
@@ -91,6 +81,23 @@ class FileStore:
         runs = list(zip(files[first].tolist(), begins[first].tolist(), ends[last].tolist(), strict=True))
         streams = [self._shelf.get(file)[self._name].stream(begin, end) for file, begin, end in runs]
         return join_streams(streams, (ends[last] - begins[first]) * self._catalog.kinds[self._name].bits_per_vector)
+
+    def _read_rows(self, file: int, rows: NDArray[np.int64], places: NDArray[np.intp], out: Packed) -> None:
+        """Samples `rows` of one file into their places of out [samples, bytes]."""
+        codes, nbytes = self._shelf.get(file), out.shape[1]
+        kind = self._catalog.kinds[self._name]
+        assert kind.vectors is not None
+        is_stream = PACKINGS[codes.header.tensors[self._name].packing].is_stream
+        if kind.vectors * kind.bits_per_vector % 8 or not is_stream:
+            tensor = codes[self._name]
+            for row, place in zip(rows.tolist(), places.tolist(), strict=True):
+                out[place] = tensor.stream(row * kind.vectors, (row + 1) * kind.vectors)
+            return
+        region = codes.region(self._name)
+        part = out if len(places) == len(out) else np.empty((len(places), nbytes), np.uint8)
+        region.file.read_rows(region.start + rows * nbytes, part)
+        if part is not out:
+            out[places] = part
 
     def stream(self, sample: int, first: int, last: int) -> Packed:
         """As in Store."""

@@ -47,6 +47,8 @@ class Format:
     """Suffix of the files of a split that is several parts, STEM.suffix; None: a split is one part."""
     has_labels: bool = True
     """Whether labels have a place of their own."""
+    columns: tuple[str, ...] = ()
+    """What labels cannot be called, where they have a column of their name."""
     label_dtype: str = "int64"
     """What holds a label there."""
     readers: str = ""

@@ -27,5 +27,6 @@ FORMAT = Format(
     write,
     ("int32", "int64", "uint16", "uint32"),
     readers="mosaicml-streaming",
+    columns=("key", "tokens"),
     library=("streaming", "mds"),
 )

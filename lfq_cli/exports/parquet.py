@@ -69,5 +69,6 @@ FORMAT = Format(
     readers="parquet readers",
     shards=".parquet",
     samples_per_file=100_000,
+    columns=("key", "tokens"),
     library=("pyarrow.parquet", "parquet"),
 )

@@ -131,9 +131,7 @@ class _Export:
         self.dtype = self._dtype()
 
     def _refuse_equal_keys(self) -> None:
-        same = _equal_pair(self.dataset.key_hashes())
-        if same is None and self.format.writes_keys and not self.dataset.has_keys:
-            same = _equal_pair(np.array(self.dataset.keys_of(np.arange(self.dataset.samples))))
+        same = _equal_pair(self.dataset.key_hashes(stored_only=not self.format.writes_keys))
         if same is not None:
             files = [self.dataset.file_of(sample) for sample in same]
             raise OptionError(
@@ -144,6 +142,10 @@ class _Export:
         if name not in self.dataset.catalog.carried:
             held = ", ".join(map(repr, self.dataset.catalog.carried)) or "nothing"
             raise OptionError(f"--labels {name}: the samples carry no such column", f"they carry {held}")
+        if name in self.format.columns and self._options.label_offset is None:
+            raise OptionError(
+                f"--labels {name}: the export has a column {name!r} of its own", "carry it by another name"
+            )
         self.dataset.check_column(name)
         column = self.dataset.column(name)
         if column.ndim != 1 or column.dtype.kind not in "iub":
@@ -337,14 +339,11 @@ class _Export:
         }
 
 
-def _equal_pair(keys: NDArray[Any]) -> tuple[int, int] | None:
-    """The numbers of two samples whose keys, or hashes of keys, are equal; a hash of 0 is of no key."""
-    order = np.argsort(keys, kind="stable")
-    ordered = keys[order]
-    same = ordered[1:] == ordered[:-1]
-    if keys.dtype.kind == "u":
-        same &= ordered[1:] != 0
-    places = np.flatnonzero(same)
+def _equal_pair(hashes: NDArray[np.uint64]) -> tuple[int, int] | None:
+    """The numbers of two samples of one key; a hash of 0 is of none."""
+    order = np.argsort(hashes, kind="stable")
+    ordered = hashes[order]
+    places = np.flatnonzero((ordered[1:] == ordered[:-1]) & (ordered[1:] != 0))
     return (int(order[places[0]]), int(order[places[0] + 1])) if len(places) else None
 
 

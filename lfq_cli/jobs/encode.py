@@ -28,7 +28,7 @@ from lfq_cli.pipeline import EncodeTask, Encoding, Progress, Workers, start_work
 from lfq_cli.quantizer import Quantizer
 from lfq_cli.storage.places import version
 from lfq_cli.storage.ranges import RANGE_BYTES
-from lfq_cli.storage.remote import read_whole, stage
+from lfq_cli.storage.remote import read_ahead, read_whole, stage
 from lfq_cli.storage.urlpath import UrlPath
 from lfq_cli.tensors import Source, open_bytes, open_source
 
@@ -201,7 +201,7 @@ def _write(
     nan_values = 0
     with codesfile.create(job.output, header, overwrite=options.overwrite, durable=options.durable) as writer:
         origin = found.origin()
-        _stage_scattered(tasks)
+        _prepare_reading(tasks)
         for task in tasks:
             encoding = Encoding(task, header.tensors[task.tensor.name], workers, progress)
             with writer.tensor(task.tensor.name) as out, closing(encoding.runs()) as runs:
@@ -219,12 +219,16 @@ def _size_of(path: Path) -> int:
         return 0  # opening it says why
 
 
-def _stage_scattered(tasks: Sequence[EncodeTask]) -> None:
-    """Stages objects of which each block would be read in many small runs that lie far apart."""
+def _prepare_reading(tasks: Sequence[EncodeTask]) -> None:
+    """Objects are fetched from the first tensor on, or staged, where each block would be read in many small runs that
+    lie far apart.
+    """
     for task in tasks:
         item_bytes = task.geometry.channels * task.geometry.inner * task.spec.itemsize
         if task.geometry.inner > 1 and item_bytes > RANGE_BYTES:
             stage(task.tensor.region)
+    for task in tasks[:1]:
+        read_ahead(task.tensor.region)
 
 
 def _header(backend: Backend, cuts: Sequence[Cut], options: EncodeOptions, source_bytes: int) -> CodesHeader:

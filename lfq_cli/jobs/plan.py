@@ -14,6 +14,7 @@ from lfq_cli.jobs.inputs import Accepts, Folder, Inputs, find_inputs
 from lfq_cli.jobs.kinds import is_codes_file, is_tensor_file
 from lfq_cli.jobs.sample_inputs import SampleInputs
 from lfq_cli.samples import CONTAINERS, stem_of
+from lfq_cli.storage.outputs import refuse_read_only
 from lfq_cli.storage.places import below, deepest, is_folder, is_taken, real_folder, real_path
 from lfq_cli.storage.urlpath import path_of
 from lfq_cli.tensors import FORMATS
@@ -49,6 +50,7 @@ def plan_jobs(
     from the part of a glob before its first wildcard. Raises OptionError where two inputs would write one output,
     and where an output would replace an input or one of `inputs_kept`.
     """
+    refuse_read_only(output)
     found = find_inputs(arguments, accepts, error)
     jobs = _one_job(found, output, file_suffixes) or _mirrored(found, output, rename)
     _refuse_collisions(jobs)
@@ -77,6 +79,7 @@ def name_samples(
     Raises OptionError where `output` is no folder, or one of the inputs or of `inputs_kept` lies where it would be
     written to.
     """
+    refuse_read_only(output)
     if is_taken(output) and not is_folder(output):
         raise OptionError(f"{output}: is a file, expected a folder for files of samples")
     if output.suffix in (*FORMATS, *CONTAINERS):

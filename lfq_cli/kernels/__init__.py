@@ -83,12 +83,16 @@ def decode(stream: Packed, minus: Raw, plus: Raw, out: Raw) -> bool:
 
 
 def unpack(
-    stream: Packed, first: int, vectors: int, dims: tuple[int, ...], order: Literal["msb", "lsb"], dtype: np.dtype[Any]
+    stream: Packed | bytes,
+    first: int,
+    vectors: int,
+    dims: tuple[int, ...],
+    order: Literal["msb", "lsb"],
+    dtype: np.dtype[Any],
 ) -> NDArray[Any] | None:
     """The vectors that begin at bit `first` of the stream -> indices [vectors, len(dims)] of `dtype`."""
     if compiled is None:
         return None
-    stream = np.ascontiguousarray(stream)
     columns, width = len(dims), dims[0]
     lsb, itemsize = order == "lsb", dtype.itemsize
     out = np.empty((vectors, columns), dtype)
@@ -102,6 +106,16 @@ def unpack(
         compiled.unpack(stream, first, stride, width, lsb, vectors, out, itemsize, column, columns)
         first += width
     return out
+
+
+def read_rows(descriptor: int, positions: NDArray[np.int64], out: Packed) -> int:
+    """Rows of out [n, bytes] that were read, each from its position in the file, before one that the caller has to
+    read itself to learn why it was not.
+    """
+    if compiled is None:
+        return 0
+    done: int = compiled.read_rows(descriptor, np.ascontiguousarray(positions, np.int64), out.shape[1], out)
+    return done
 
 
 def counts_fields(width: int) -> bool:

@@ -8,6 +8,7 @@
 #include <Python.h>
 #include <stdint.h>
 #include <string.h>
+#include <unistd.h>
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #define X86 1
@@ -371,6 +372,29 @@ static PyObject *py_decode(PyObject *Py_UNUSED(module), PyObject *args)
     Py_RETURN_NONE;
 }
 
+static PyObject *py_read_rows(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    Py_buffer positions, out;
+    int descriptor;
+    size_t nbytes, done = 0;
+    if (!PyArg_ParseTuple(args, "iy*nw*", &descriptor, &positions, &nbytes, &out))
+        return NULL;
+    const size_t rows = (size_t)positions.len / sizeof(int64_t);
+    const int right = fits(&positions, rows, sizeof(int64_t)) && fits(&out, rows * nbytes, 1) && nbytes < SSIZE_MAX
+                      && (rows == 0 || nbytes == 0 || rows * nbytes / rows == nbytes);
+    if (right) {
+        PyThreadState *state = PyEval_SaveThread();
+        for (; done < rows; done++)
+            if (pread(descriptor, (char *)out.buf + done * nbytes, nbytes, ((const int64_t *)positions.buf)[done])
+                != (ssize_t)nbytes)
+                break;
+        PyEval_RestoreThread(state);
+    }
+    PyBuffer_Release(&positions);
+    PyBuffer_Release(&out);
+    return right ? PyLong_FromSize_t(done) : refuse("read_rows: the sizes do not go together");
+}
+
 static PyObject *py_sets(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(none))
 {
     PyObject *found = PyList_New(0);
@@ -399,7 +423,8 @@ static PyObject *py_use(PyObject *Py_UNUSED(module), PyObject *args)
 static PyMethodDef functions[] = {
     {"signs", py_signs, METH_VARARGS, NULL},   {"residual", py_residual, METH_VARARGS, NULL},
     {"unpack", py_unpack, METH_VARARGS, NULL}, {"count", py_count, METH_VARARGS, NULL},
-    {"decode", py_decode, METH_VARARGS, NULL}, {"sets", py_sets, METH_NOARGS, NULL},
+    {"decode", py_decode, METH_VARARGS, NULL}, {"read_rows", py_read_rows, METH_VARARGS, NULL},
+    {"sets", py_sets, METH_NOARGS, NULL},
     {"use", py_use, METH_VARARGS, NULL},       {NULL, NULL, 0, NULL},
 };
 

@@ -62,6 +62,9 @@ def decode(
 ) -> None:
     """stream of outer * inner vectors -> out [outer, channels, inner] of the values `minus` and `plus`."""
 
+def read_rows(descriptor: int, positions: ReadableBuffer, nbytes: int, out: WriteableBuffer) -> int:
+    """out [n, nbytes] from positions (int64 [n]) of a file; rows done before the first that was not read whole."""
+
 def sets() -> list[str]:
     """The instruction sets that this processor has a version for, best first."""
 

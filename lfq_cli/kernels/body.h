@@ -36,20 +36,6 @@ static inline uint64_t NAME(above_32)(const uint32_t *x, uint32_t largest, uint6
     return above;
 }
 
-/* 64 floats -> a word of their signs; what is left of each after a code of +-scale, which replaces it. */
-static inline uint64_t NAME(level)(float *x, float scale)
-{
-    uint64_t above = 0;
-    const __m512 code = _mm512_set1_ps(scale);
-    for (int k = 0; k < 4; k++) {
-        const __m512 rest = _mm512_loadu_ps(x + 16 * k);
-        const __mmask16 is = _mm512_cmp_ps_mask(rest, _mm512_setzero_ps(), _CMP_GT_OQ);
-        above |= (uint64_t)is << 16 * k;
-        _mm512_storeu_ps(x + 16 * k, _mm512_mask_sub_ps(_mm512_add_ps(rest, code), is, rest, code));
-    }
-    return above;
-}
-
 #elif LEVEL == 2
 
 static inline uint64_t NAME(above_16)(const uint16_t *x, uint16_t largest, uint64_t *nan)
@@ -88,20 +74,6 @@ static inline uint64_t NAME(above_32)(const uint32_t *x, uint32_t largest, uint6
     return above;
 }
 
-/* 64 floats -> a word of their signs; what is left of each after a code of +-scale replaces it. */
-static inline uint64_t NAME(level)(float *x, float scale)
-{
-    uint64_t above = 0;
-    const __m256 code = _mm256_set1_ps(scale), minus = _mm256_set1_ps(-scale);
-    for (int k = 0; k < 8; k++) {
-        const __m256 rest = _mm256_loadu_ps(x + 8 * k);
-        const __m256 is = _mm256_cmp_ps(rest, _mm256_setzero_ps(), _CMP_GT_OQ);
-        above |= (uint64_t)(uint32_t)_mm256_movemask_ps(is) << 8 * k;
-        _mm256_storeu_ps(x + 8 * k, _mm256_sub_ps(rest, _mm256_blendv_ps(minus, code, is)));
-    }
-    return above;
-}
-
 #else
 
 #define ABOVE(bits)                                                                                        \
@@ -119,17 +91,6 @@ static inline uint64_t NAME(level)(float *x, float scale)
 ABOVE(16)
 ABOVE(32)
 #undef ABOVE
-
-/* 64 floats -> a word of their signs; what is left of each after a code of +-scale replaces it. */
-static inline uint64_t NAME(level)(float *x, float scale)
-{
-    uint8_t bools[64];
-    for (int k = 0; k < 64; k++) {
-        bools[k] = x[k] > 0;
-        x[k] = x[k] - (bools[k] ? scale : -scale);
-    }
-    return word_of(bools);
-}
 
 #endif
 
@@ -225,9 +186,10 @@ static int NAME(signs)(const struct block *b, const void *x, int itemsize, uint3
 
 /* residual levels */
 
-/* Stored values [count] -> float32 at a distance of `spread`; returns whether one is NaN. */
+/* Stored values [count] -> float32; value k becomes number (begin + k * step) ^ 63: the first of 64 is the last, so that
+ * it is the highest bit of their word. Returns whether one is NaN. */
 static inline __attribute__((always_inline)) int NAME(widen)(const void *x, enum format format, size_t count, float *out,
-                                                             size_t spread)
+                                                             size_t begin, size_t step)
 {
     uint32_t wrong = 0;
     for (size_t k = 0; k < count; k++) {
@@ -235,40 +197,108 @@ static inline __attribute__((always_inline)) int NAME(widen)(const void *x, enum
                            : format == BF16 ? (uint32_t)((const uint16_t *)x)[k] << 16
                                             : pattern_of_half(((const uint16_t *)x)[k]);
         wrong |= (pattern & 0x7FFFFFFF) > 0x7F800000;
-        memcpy(out + k * spread, &pattern, sizeof pattern);
+        memcpy(out + ((begin + k * step) ^ 63), &pattern, sizeof pattern);
     }
     return wrong != 0;
 }
 
-static int NAME(widen_run)(const void *x, enum format format, size_t count, float *out)
+/* As `widen`, from number 0 on; runs of 64 become vector code. */
+static inline __attribute__((always_inline)) int NAME(widen_64s)(const void *x, enum format format, size_t count,
+                                                                 float *out)
 {
-    return format == F32    ? NAME(widen)(x, F32, count, out, 1)
-           : format == BF16 ? NAME(widen)(x, BF16, count, out, 1)
-                            : NAME(widen)(x, F16, count, out, 1);
+    const size_t itemsize = format == F32 ? 4 : 2;
+    uint32_t wrong = 0;
+    size_t first = 0;
+    for (; first + 64 <= count; first += 64)
+        for (size_t k = 0; k < 64; k++) {
+            const size_t from = first + 63 - k;
+            uint32_t pattern = format == F32    ? ((const uint32_t *)x)[from]
+                               : format == BF16 ? (uint32_t)((const uint16_t *)x)[from] << 16
+                                                : pattern_of_half(((const uint16_t *)x)[from]);
+            wrong |= (pattern & 0x7FFFFFFF) > 0x7F800000;
+            memcpy(out + first + k, &pattern, sizeof pattern);
+        }
+    return (wrong != 0) | NAME(widen)((const char *)x + first * itemsize, format, count - first, out + first, 0, 1);
 }
 
-/* rest [fields, depth] -> the bits of all levels of each field as a stream, from a byte on; 8 bytes to spare.
- * `rest` has zeros behind it up to a multiple of 64, and is used up. */
-static void NAME(levels)(float *rest, size_t fields, size_t depth, size_t levels, uint8_t *out)
+static int NAME(widen_run)(const void *x, enum format format, size_t count, float *out)
 {
-    uint8_t planes[MOST_LEVELS][RESIDUAL_VALUES / 8 + 8];
-    const size_t count = (fields * depth + 63) / 64 * 64;
+    return format == F32    ? NAME(widen_64s)(x, F32, count, out)
+           : format == BF16 ? NAME(widen_64s)(x, BF16, count, out)
+                            : NAME(widen_64s)(x, F16, count, out);
+}
+
+/* 64 floats -> a word of their signs for every level: value k is bit k. What is left of a value after a level is it
+ * less its code, +-2^-level: the float32 operations of numerics.py, in its order. */
+static inline void NAME(levels_of_64)(const float *x, size_t levels, uint64_t *words)
+{
     float scale = 1;
-    for (size_t level = 0; level < levels; level++, scale *= 0.5f)
-        for (size_t k = 0; k < count; k += 64)
-            store_le64(planes[level] + k / 8, reversed_in_bytes(NAME(level)(rest + k, scale)));
-    const size_t together = 57 / depth; /* levels that one word takes */
+#if LEVEL == 4
+    __m512 rest[4];
+    for (int k = 0; k < 4; k++)
+        rest[k] = _mm512_loadu_ps(x + 16 * k);
+    for (size_t level = 0; level < levels; level++, scale *= 0.5f) {
+        const __m512 code = _mm512_set1_ps(scale);
+        uint64_t word = 0;
+        for (int k = 0; k < 4; k++) {
+            const __mmask16 above = _mm512_cmp_ps_mask(rest[k], _mm512_setzero_ps(), _CMP_GT_OQ);
+            rest[k] = _mm512_mask_sub_ps(_mm512_add_ps(rest[k], code), above, rest[k], code);
+            word |= (uint64_t)above << 16 * k;
+        }
+        words[level] = word;
+    }
+#elif LEVEL == 2
+    __m256 rest[8];
+    for (int k = 0; k < 8; k++)
+        rest[k] = _mm256_loadu_ps(x + 8 * k);
+    for (size_t level = 0; level < levels; level++, scale *= 0.5f) {
+        const __m256 plus = _mm256_set1_ps(scale), minus = _mm256_set1_ps(-scale);
+        uint64_t word = 0;
+        for (int k = 0; k < 8; k++) {
+            const __m256 above = _mm256_cmp_ps(rest[k], _mm256_setzero_ps(), _CMP_GT_OQ);
+            rest[k] = _mm256_sub_ps(rest[k], _mm256_blendv_ps(minus, plus, above));
+            word |= (uint64_t)(uint32_t)_mm256_movemask_ps(above) << 8 * k;
+        }
+        words[level] = word;
+    }
+#else
+    float rest[64];
+    uint8_t above[64];
+    memcpy(rest, x, sizeof rest);
+    for (size_t level = 0; level < levels; level++, scale *= 0.5f) {
+        for (int k = 0; k < 64; k++) {
+            above[k] = rest[k] > 0;
+            rest[k] = rest[k] - (above[k] ? scale : -scale);
+        }
+        words[level] = word_of(above);
+    }
+#endif
+}
+
+/* rest [fields, depth], ordered as `widen` does -> the bits of all levels of each field as a stream, from a byte on; 8
+ * bytes to spare. */
+static void NAME(levels)(const float *rest, size_t fields, size_t depth, size_t levels, uint8_t *out)
+{
+    uint64_t words[(RESIDUAL_VALUES / 64 + 1) * MOST_LEVELS], bits[MOST_LEVELS]; /* word by word, level by level */
+    const size_t count = (fields * depth + 63) / 64;
+    for (size_t k = 0; k < count; k++)
+        NAME(levels_of_64)(rest + 64 * k, levels, words + k * levels);
+    memset(words + count * levels, 0, levels * sizeof *words); /* read with the last field, and shifted out */
+    const size_t together = 57 / depth;                        /* levels that one `put` takes */
     for (size_t first = 0; first < fields; first += 8) {
         const size_t last = first + 8 < fields ? first + 8 : fields;
         struct writer to = {out + first / 8 * levels * depth, 0, 0};
         for (size_t field = first; field < last; field++) {
-            const size_t bit = field * depth;
+            const uint64_t *near = words + field * depth / 64 * levels, *next = near + levels;
+            const unsigned skip = field * depth % 64;
+            for (size_t level = 0; level < levels; level++)
+                bits[level] = (near[level] << skip | next[level] >> 1 >> (63 - skip)) >> (64 - depth);
             for (size_t level = 0; level < levels;) {
                 const size_t end = level + together < levels ? level + together : levels;
                 const unsigned width = (unsigned)((end - level) * depth);
                 uint64_t word = 0;
                 for (; level < end; level++)
-                    word = word << depth | load_be64(planes[level] + bit / 8) << bit % 8 >> (64 - depth);
+                    word = word << depth | bits[level];
                 put(&to, word, width);
             }
         }
@@ -279,7 +309,7 @@ static void NAME(levels)(float *rest, size_t fields, size_t depth, size_t levels
 static int NAME(residual)(const struct block *b, const void *x, enum format format, size_t depth, size_t levels,
                           uint8_t *out)
 {
-    float rest[RESIDUAL_VALUES + 64];
+    float rest[RESIDUAL_VALUES] = {0};
     uint8_t stream[RESIDUAL_VALUES / 8 * MOST_LEVELS + 8];
     const size_t channels = b->channels, per_vector = channels / depth, itemsize = format == F32 ? 4 : 2;
     const size_t most = RESIDUAL_VALUES / channels / 8 * 8; /* vectors at once: whole bytes */
@@ -293,8 +323,7 @@ static int NAME(residual)(const struct block *b, const void *x, enum format form
                 nan |= NAME(widen_run)(start, format, values, rest);
             else
                 for (size_t c = 0; c < channels; c++)
-                    nan |= NAME(widen)(start + c * b->inner * itemsize, format, count, rest + c, channels);
-            memset(rest + values, 0, 64 * sizeof *rest);
+                    nan |= NAME(widen)(start + c * b->inner * itemsize, format, count, rest, c, channels);
             NAME(levels)(rest, count * per_vector, depth, levels, stream);
             put_at(out, (item * positions + first) * channels * levels, stream, values * levels);
         }

@@ -13,7 +13,16 @@ from lfq_cli.pipeline.decode import DecodeTask, write_decoded
 from lfq_cli.pipeline.encode import EncodeTask, Encoding
 from lfq_cli.pipeline.merge import Part, PartsJoiner, SamplesJoiner, StoredFile, StoredReader
 from lfq_cli.pipeline.samples import Batch, Plan, SampleEncoder, SampleOptions
-from lfq_cli.pipeline.survey import SAMPLE_BYTES, check_keys, check_texts, hash_of_key, key_at, sizes_of, survey
+from lfq_cli.pipeline.survey import (
+    SAMPLE_BYTES,
+    check_keys,
+    check_texts,
+    hash_of_key,
+    hashes_of_keys,
+    key_at,
+    sizes_of,
+    survey,
+)
 from lfq_cli.pipeline.table import write_table
 from lfq_cli.pipeline.vectors import all_vectors, read_vectors, vector_blocks
 from lfq_cli.pipeline.workers import Progress, Workers, start_workers
@@ -44,6 +53,7 @@ __all__ = [
     "count",
     "count_ranges",
     "hash_of_key",
+    "hashes_of_keys",
     "key_at",
     "read_vectors",
     "sizes_of",

@@ -51,14 +51,19 @@ def upload(local: Path, path: UrlPath, *, overwrite: bool) -> None:
 
 def refuse_existing_object(path: UrlPath, *, overwrite: bool) -> None:
     """Raises OutputError where the output cannot be, or is there and may not be replaced."""
-    if not path.store.scheme.writes:
-        raise OutputError(f"{path}: cannot be written: {path.scheme}:// is for reading", "name a folder or a bucket")
+    refuse_read_only(path)
     try:
         found = None if overwrite else path.store.find(str(path))
     except OSError as reason:
         raise refused_output(path, reason) from reason
     if found is not None and not found.is_folder:
         raise ExistsError(f"{path}: exists", "--overwrite replaces it")
+
+
+def refuse_read_only(path: Path) -> None:
+    """Raises OutputError for an output where lfq only reads."""
+    if isinstance(path, UrlPath) and not path.store.scheme.writes:
+        raise OutputError(f"{path}: cannot be written: {path.scheme}:// is for reading", "name a folder or a bucket")
 
 
 def refused_output(path: Path, reason: OSError) -> OutputError:
@@ -89,7 +94,7 @@ def _refuses_second(store: Store, folder: Path) -> bool:
             with suppress(OSError):
                 store.remove(probe)
     warnings.warn(
-        f"{folder}: this store ignores the condition that nothing is there (If-None-Match): of two runs that write one"
+        f"{folder}: this store ignores the condition that nothing is there: of two runs that write one"
         " object at the same moment both may win",
         LfqNote,
         stacklevel=2,

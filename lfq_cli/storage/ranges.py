@@ -16,6 +16,8 @@ HEAD_BYTES = 1 << 16
 
 Start = Callable[[int, int], "Future[bytes]"]
 """Begins to fetch (position, count of bytes)."""
+Fetch = Callable[[int, int], bytes]
+"""Fetches (position, count of bytes) in the caller's thread."""
 
 
 class _Range:
@@ -32,12 +34,13 @@ class ReadAhead:
     Nothing is fetched twice as long as it is read about in order: whoever jumps about stages the object instead.
     """
 
-    def __init__(self, start: Start, size: int) -> None:
+    def __init__(self, start: Start, fetch: Fetch, size: int) -> None:
         self._start = start
+        self._fetch = fetch
         self._size = size
         self._count = -(-size // RANGE_BYTES)
         self._held: OrderedDict[int, _Range] = OrderedDict()
-        self._head: Future[bytes] | None = None
+        self._head: bytes | None = None
         self._lock = threading.Lock()
         self._last = -2
         self._begun = 0
@@ -56,6 +59,15 @@ class ReadAhead:
             self._was_read(number, found, len(part))
             view, position = view[len(part) :], position + len(part)
 
+    def start(self, position: int) -> None:
+        """Begins to fetch what lies from byte `position` on: it is about to be read in order."""
+        with self._lock:
+            number = position // RANGE_BYTES
+            if number < self._count and number not in self._held:
+                self._begin(number)
+                self._last = number
+                self._begin_behind(number)
+
     def close(self) -> None:
         """Fetches nothing more."""
         with self._lock:
@@ -65,22 +77,24 @@ class ReadAhead:
             self._held.clear()
 
     def _head_bytes(self) -> bytes:
-        with self._lock:
-            if self._head is None:
-                self._head = self._start(0, min(HEAD_BYTES, self._size))
-        return self._head.result()
+        if self._head is None:  # by no pool: of looks, more may be under way than of ranges
+            self._head = self._fetch(0, min(HEAD_BYTES, self._size))
+        return self._head
 
     def _range(self, number: int) -> _Range:
         with self._lock:
             if number not in self._held:
                 self._begin(number)
             if 0 <= number - self._last <= 1:  # in order so far: a header and the data behind it are not
-                for ahead in range(max(number + 1, self._begun), min(number + AHEAD, self._count)):
-                    if ahead not in self._held:
-                        self._begin(ahead)
+                self._begin_behind(number)
             self._last = max(self._last, number) if abs(number - self._last) <= AHEAD else number
             self._held.move_to_end(number)
             return self._held[number]
+
+    def _begin_behind(self, number: int) -> None:
+        for ahead in range(max(number + 1, self._begun), min(number + 1 + AHEAD, self._count)):
+            if ahead not in self._held:
+                self._begin(ahead)
 
     def _begin(self, number: int) -> None:
         while len(self._held) >= MOST_HELD:

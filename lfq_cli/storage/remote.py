@@ -9,11 +9,14 @@ import logging
 import os
 import tempfile
 from collections import deque
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
 
 from lfq_cli.errors import LfqError
 from lfq_cli.regions import FileRegion, InputFile, Region, read_small
@@ -64,6 +67,12 @@ def stage(region: Region) -> None:
         region.file.stage()
 
 
+def read_ahead(region: Region) -> None:
+    """Begins to fetch an object in which a region lies, from the region on; nothing for any other region."""
+    if isinstance(region, FileRegion) and isinstance(region.file, RemoteFile):
+        region.file.start_reading(region.start)
+
+
 def origin_of(path: Path, error: type[LfqError]) -> tuple[int, str] | None:
     """(size in bytes, sha256 of the size and the store's tag) of an object as it is now; None where there is no tag.
 
@@ -108,10 +117,18 @@ class RemoteFile(InputFile):
             self.stage()
         else:
             self.size = self._told.size
-        self._ahead = ReadAhead(self._start_range, self.size)
+        self._ahead = ReadAhead(self._start_range, self._fetch_range, self.size)
 
     def _start_range(self, start: int, count: int) -> Future[bytes]:
         return self.path.store.start_range(self._url, start, count)
+
+    def _fetch_range(self, start: int, count: int) -> bytes:
+        return self.path.store.range(self._url, start, count)
+
+    def start_reading(self, position: int) -> None:
+        """Begins to fetch what lies from byte `position` on, where it is not staged."""
+        if self._staged is None:
+            self._ahead.start(position)
 
     def read_into(self, position: int, view: memoryview) -> None:
         """Fills `view` (bytes) from byte `position` of the object; an object that ends before is an error."""
@@ -129,6 +146,24 @@ class RemoteFile(InputFile):
                 view, position = view[count:], position + count
         except OSError as reason:
             raise self.refused(reason) from reason
+
+    def read_rows(self, positions: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
+        """As in InputFile; each row by a range of its own, many at once: each waits for the network."""
+        with ThreadPoolExecutor(AHEAD, thread_name_prefix="lfq-rows") as pool:
+            for row, data in zip(
+                out, pool.map(lambda at: self._row(at, out.shape[1]), positions.tolist()), strict=True
+            ):
+                row[:] = np.frombuffer(data, np.uint8)
+
+    def _row(self, position: int, count: int) -> bytes:
+        if self._staged is None:
+            try:
+                return self.path.store.range(self._url, position, count)
+            except RangesIgnoredError:
+                self.stage()
+            except OSError as reason:
+                raise self.refused(reason) from reason
+        return self.read(position, count)
 
     def read(self, position: int, count: int) -> bytes:
         """`count` bytes from byte `position` of the object on."""

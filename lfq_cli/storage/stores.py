@@ -8,7 +8,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache, cached_property
@@ -65,7 +65,7 @@ def store_of(scheme: str, process: int) -> Store:
 
 
 class Store:
-    """Objects by URL. Every method raises OSError, whose text names no URL, for what the store or network refuses."""
+    """Objects by URL. Every method raises OSError, with the URL as its file name, for what store or network refuse."""
 
     def __init__(self, name: str, scheme: Scheme) -> None:
         self.scheme = scheme
@@ -98,7 +98,8 @@ class Store:
         classes = []
         for dotted in self.scheme.foreign:
             module, _, name = dotted.rpartition(".")
-            classes.append(getattr(import_module(module), name))
+            with suppress(ModuleNotFoundError):  # another version of the library does without it
+                classes.append(getattr(import_module(module), name))
         return tuple(classes)
 
     # what is there
@@ -106,7 +107,7 @@ class Store:
     def find(self, url: str) -> Told | None:
         """What is at the URL now; None for nothing."""
         try:
-            info = self._again(lambda: self._system.info(url))
+            info = self._again(url, lambda: self._system.info(url))
         except FileNotFoundError:
             self._told.pop(url, None)
             return None
@@ -115,7 +116,7 @@ class Store:
 
     def fresh(self, url: str) -> Told:
         """What is at the URL now. Raises FileNotFoundError for nothing."""
-        info = self._again(lambda: self._system.info(url))
+        info = self._again(url, lambda: self._system.info(url))
         found = self._told[url] = self._told_by(info)
         return found
 
@@ -127,7 +128,7 @@ class Store:
         """The names below a prefix, each as its parts, in no order."""
         if not self.scheme.lists:
             raise OSError(errno.ENOTSUP, "a web server lists nothing: name the file itself")
-        found: dict[str, Any] = self._again(lambda: self._system.find(url, withdirs=False, detail=True))
+        found: dict[str, Any] = self._again(url, lambda: self._system.find(url, withdirs=False, detail=True))
         skipped = len(self._system._strip_protocol(url)) + 1
         for key, info in found.items():
             below = key[skipped:]
@@ -157,11 +158,11 @@ class Store:
                 raise OSError(errno.EIO, f"the server sent {len(data)} of {count} bytes")
             return data
 
-        return self._again(fetch)
+        return self._again(url, fetch)
 
     def download(self, url: str, path: str) -> None:
         """The whole object, in one request, into a local file."""
-        self._again(lambda: self._system.get_file(url, path))
+        self._again(url, lambda: self._system.get_file(url, path))
 
     # writing
 
@@ -173,34 +174,34 @@ class Store:
         mode = "create" if new else "overwrite"
         self._told.pop(url, None)
         try:
-            self._again(lambda: self._system.put_file(str(local), url, mode=mode, **sized))
+            self._again(url, lambda: self._system.put_file(str(local), url, mode=mode, **sized))
         except OSError as reason:
             if new and _status_of(reason) in _REFUSED_CONDITION:
-                raise FileExistsError(errno.EEXIST, "exists") from reason
+                raise FileExistsError(errno.EEXIST, "exists", url) from reason
             raise
 
     def remove(self, url: str) -> None:
         """Removes an object."""
         self._told.pop(url, None)
-        self._again(lambda: self._system.rm_file(url))
+        self._again(url, lambda: self._system.rm_file(url))
 
     # errors
 
-    def _again(self, work: Callable[[], R]) -> R:
+    def _again(self, url: str, work: Callable[[], R]) -> R:
         """What the work returns; tried again where the network or the store failed."""
         for number in range(1, TRIES):
             try:
-                with self._translated():
+                with self._translated(url):
                     return work()
             except OSError as reason:
                 if isinstance(reason, _FINAL) or reason.errno in _FINAL_NUMBERS:
                     raise
                 time.sleep(min(_FIRST_PAUSE * 2**number, _LAST_PAUSE) * random.uniform(0.5, 1))
-        with self._translated():
+        with self._translated(url):
             return work()
 
     @contextmanager
-    def _translated(self) -> Iterator[None]:
+    def _translated(self, url: str) -> Iterator[None]:
         self._system  # noqa: B018 - a missing library is told as such
         try:
             yield
@@ -208,10 +209,10 @@ class Store:
             cause = reason.__cause__
             if isinstance(reason, FileNotFoundError) and isinstance(cause, self._foreign) and _status_of(cause) != 404:
                 # fsspec's http says so of a network that is down as well
-                raise OSError(errno.EIO, _one_line(cause)) from reason
-            raise type_of(reason)(reason.errno or _number_of(reason), _one_line(reason)) from reason
+                raise OSError(errno.EIO, _one_line(cause), url) from reason
+            raise type_of(reason)(reason.errno or _number_of(reason), _one_line(reason), url) from reason
         except self._foreign as reason:
-            raise OSError(errno.EIO, _one_line(reason)) from reason
+            raise OSError(errno.EIO, _one_line(reason), url) from reason
 
 
 def type_of(reason: OSError) -> type[OSError]:

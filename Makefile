@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 # two workers: torch and BLAS use the cores themselves
 PYTEST := $(BIN)/python -m pytest -q -n 2
 
-.PHONY: setup test test-fast test-lowest test-trainers test-slurm test-ray lint demo sample-data bench bench-smoke bench-storage bench-quality gpu fuzz clean
+.PHONY: setup test test-fast test-lowest test-trainers test-slurm test-ray lint demo sample-data bench bench-smoke
+.PHONY: bench-quality bench-storage gpu fuzz clean
 
 setup: $(VENV)/.installed
 

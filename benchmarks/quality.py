@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -104,13 +104,13 @@ def main() -> None:
     draw(rows, arguments.json.with_suffix(".png"))
 
 
-def compare(name: str, x: Vectors, bits: int, steps: int | None) -> list[Row]:
-    """A row for each contender."""
+def compare(name: str, x: Vectors, bits: int, steps: int | None) -> Iterator[Row]:
+    """A row for each contender, as soon as it is there."""
     order = np.random.default_rng(1).permutation(len(x))
     test, train = np.split(x[order], [len(x) // 10])
-    rows = signs(name, train, test, bits)
-    rows.append(trained(name, train, test, bits, steps))
-    return rows + [table(name, train, test, bits, kind) for kind in OTHERS if can(kind, x.shape[1], bits)]
+    yield from signs(name, train, test, bits)
+    yield trained(name, train, test, bits, steps)
+    yield from (table(name, train, test, bits, kind) for kind in OTHERS if can(kind, x.shape[1], bits))
 
 
 def unexplained(train: Vectors, test: Vectors, decoded: Vectors) -> float:

@@ -39,7 +39,7 @@ _S3 = Scheme(
 )
 _GCS = Scheme("gcsfs", "gcs", ("generation", "etag"), (*_AIOHTTP, "google.auth.exceptions.GoogleAuthError"))
 _AZURE = Scheme("adlfs", "azure", ("etag",), (*_AIOHTTP, "azure.core.exceptions.AzureError"))
-_HF = Scheme("huggingface_hub", "hf", ("blob_id",), ("httpx.HTTPError",), writes=False)
+_HF = Scheme("huggingface_hub", "hf", ("blob_id",), ("httpx.HTTPError", "httpx2.HTTPError"), writes=False)
 
 SCHEMES = {
     "s3": _S3,

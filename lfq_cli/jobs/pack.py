@@ -109,8 +109,8 @@ def _files_of(shard: Shard, inputs: Sequence[SampleInput], options: PackOptions)
     each = options.samples_per_file
     if each is None or options.append or any(item.many for item in inputs):
         raise OptionError(
-            "--shard needs files of one sample each and --samples-per-file N: otherwise it is unknown which samples are in"
-            " a file before all earlier samples are read",
+            "--shard needs files of one sample each and --samples-per-file N: otherwise it is unknown which samples"
+            " are in a file before all earlier samples are read",
             "without --samples-per-file every shard or stack becomes a codes file, and lfq merge joins them",
         )
     count = -(-len(inputs) // each)

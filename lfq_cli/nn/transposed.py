@@ -17,10 +17,10 @@ _Case: TypeAlias = tuple[tuple[int, ...], tuple[int, ...], int]
 class TransposedLinear(nn.Module):
     """An `nn.Linear` on the CPU that computes W xᵀ for x Wᵀ where this machine sums both in the same order.
 
-    Matrix libraries have kernels for tall, narrow results that are slower than those for wide ones: of 512 -> 18 the
-    transposed product takes 0.7 of the time (one thread of an AMD EPYC, MKL). Whether the sums are the same to the last bit
-    depends on the kernels, thus on shape, strides and alignment and not on values: it is tried on random numbers, once
-    for each that comes a second time (a trial takes as long as ten products).
+    Matrix libraries have kernels for tall, narrow results that are slower than those for wide ones: of 512 -> 18
+    the transposed product takes 0.7 of the time (one thread of an AMD EPYC, MKL). Whether the sums are the same to
+    the last bit depends on the kernels, thus on shape, strides and alignment and not on values: it is tried on
+    random numbers, once for each that comes a second time (a trial takes as long as ten products).
     """
 
     def __init__(self, linear: nn.Linear) -> None:

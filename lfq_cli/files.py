@@ -104,7 +104,7 @@ def _remove_if_dead(partial: Path) -> bool:
         if not _lock(descriptor):
             return False
         partial.unlink()
-    except OSError:  # without locks nobody knows who is alive
+    except OSError:  # without locks it is unknown which processes still run
         return False
     finally:
         os.close(descriptor)

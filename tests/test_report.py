@@ -510,7 +510,7 @@ def test_what_is_estimated_is_marked_and_says_how(tmp_path):
 
 def test_long_tokens_say_that_they_are_hashed(tmp_path):
     source = written([("latents", CASES["8 codebooks, joint of 144 bits"](), [])], tmp_path / "page.html")
-    assert "tokens of 144 bits are told apart by a hash of 64 bits" in source
+    assert "tokens of 144 bits are distinguished by a hash of 64 bits" in source
 
 
 def test_several_items_are_folded_and_listed(tmp_path):

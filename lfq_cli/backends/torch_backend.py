@@ -35,7 +35,7 @@ class TorchBackend:
         import torch
 
         from lfq_cli.nn.saved import module_of
-        from lfq_cli.nn.turned import turn_projections
+        from lfq_cli.nn.transposed import turn_projections
 
         self.quantizer = quantizer
         self.compute_dtype = compute_dtype

@@ -40,7 +40,7 @@ def build(state: StateFile, module: str, facts: Facts) -> Quantizer:
     if order_of(mask) == "lsb" and facts.bit_order is None:
         raise CheckpointError(
             "its mask ascends, the reference's descends: a fork, whose bit order is not sure",
-            "--bit-order lsb if channel 0 is the lowest bit of an index, as the mask has it",
+            "--bit-order lsb if channel 0 is the lowest bit of an index, as in the mask",
         )
     codebook_dim = mask.shape[0]
     told, dim = _told(shapes, codebook_dim, facts)

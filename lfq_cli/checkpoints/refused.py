@@ -99,7 +99,7 @@ SIGNS = (
         r"encoder\.final_layer_txt\.linear\.weight",
         Reason(
             "FlowMo, whose indices take every so many channels, not neighbouring ones",
-            "its indices cannot be told in a codes file",
+            "a codes file cannot hold its indices",
         ),
     ),
     Sign(

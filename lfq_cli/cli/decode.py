@@ -29,18 +29,17 @@ Output = Annotated[
     ),
 ]
 Dtype = Annotated[
-    Literal["float32", "float16", "bfloat16", "float64"], typer.Option("--dtype", help="Floats of the output.")
+    Literal["float32", "float16", "bfloat16", "float64"], typer.Option("--dtype", help="Float type of the output.")
 ]
 ProjectOut = Annotated[
-    bool, typer.Option("--project-out/--no-project-out", help="Whether codes pass project_out, if there is one.")
+    bool, typer.Option("--project-out/--no-project-out", help="Apply project_out to the codes, if there is one.")
 ]
 Format = Annotated[
-    Literal["safetensors", "npy"], typer.Option("--format", help="Output files in a folder; npy holds one tensor.")
+    Literal["safetensors", "npy"],
+    typer.Option("--format", help="Format of output files in a folder; npy holds one tensor."),
 ]
 
-Split = Annotated[
-    bool, typer.Option("--split", help="A file for each sample, named by its key, instead of one for each codes file.")
-]
+Split = Annotated[bool, typer.Option("--split", help="Write a file for each sample, named by its key.")]
 
 
 @takes_facts

@@ -41,7 +41,9 @@ Packing = Annotated[
 ]
 IndexDtype = Annotated[
     Literal["uint8", "int16", "int32", "int64", "uint64"] | None,
-    typer.Option("--index-dtype", help="Integers of --packing ints; unset: the smallest that hold the indices."),
+    typer.Option(
+        "--index-dtype", help="Integer type for --packing ints; default: the smallest that holds the indices."
+    ),
 ]
 Nan = Annotated[Literal["error", "zero"], typer.Option("--nan", help="NaN in the input: stop, or encode it as bit 0.")]
 Stats = Annotated[
@@ -53,27 +55,29 @@ Stats = Annotated[
 
 Stacked = Annotated[
     bool,
-    typer.Option("--stacked", help="Axis 0 of the tensors counts samples; unset: each input is one sample."),
+    typer.Option("--stacked", help="Axis 0 of the tensors counts samples; default: each input is one sample."),
 ]
 Carry = Annotated[
     list[str] | None,
     typer.Option(
-        "--carry", metavar="GLOB", help="Take tensors of samples along as they are, as labels; may be repeated."
+        "--carry", metavar="GLOB", help="Copy these tensors of each sample unchanged, such as labels; may be repeated."
     ),
 ]
 CarryText = Annotated[
     list[str] | None,
-    typer.Option("--carry-text", metavar="GLOB", help="Take texts of samples along, as captions; may be repeated."),
+    typer.Option(
+        "--carry-text", metavar="GLOB", help="Copy these texts of each sample, such as captions; may be repeated."
+    ),
 ]
 Ragged = Annotated[
     bool, typer.Option("--ragged", help="Samples may differ in length, their first axis without features.")
 ]
 Append = Annotated[
     bool,
-    typer.Option("--append", help="Leave the files that are there as they are, and add files for samples in none."),
+    typer.Option("--append", help="Keep existing files, and add files for samples that are in none."),
 ]
 SkipBad = Annotated[
-    bool, typer.Option("--skip-bad", help="Leave out samples that cannot be encoded, name and count them.")
+    bool, typer.Option("--skip-bad", help="Leave out samples that cannot be encoded; they are named and counted.")
 ]
 
 PartRows = Annotated[
@@ -87,7 +91,7 @@ PartRows = Annotated[
 ]
 Status = Annotated[
     bool,
-    typer.Option("--status", help="Say what is done, stale and missing, from headers; ends with 0 if all is done."),
+    typer.Option("--status", help="Report what is done, stale and missing, from headers; exit code 0 if all is done."),
 ]
 
 _STORED = {"uint8": "U8", "int16": "I16", "int32": "I32", "int64": "I64", "uint64": "U64"}

@@ -27,7 +27,7 @@ Output = Annotated[
 Style = Annotated[
     Literal["1x"] | None, typer.Option("--style", help="1x: bin as 1xgpt reads it, video.bin and segment_ids.bin.")
 ]
-Tensor = Annotated[str | None, typer.Option("--tensor", metavar="NAME", help="Which tensor, where there are several.")]
+Tensor = Annotated[str | None, typer.Option("--tensor", metavar="NAME", help="Which tensor, if there are several.")]
 Flatten = Annotated[
     Literal["position", "codebook"],
     typer.Option("--flatten", help="Ids vector by vector, or all of one codebook and then of the next."),
@@ -39,10 +39,10 @@ CodebookOffset = Annotated[
     ),
 ]
 Offset = Annotated[int, typer.Option("--offset", metavar="N", min=0, help="Added to the id of every code.")]
-Bos = Annotated[int | None, typer.Option("--bos", metavar="ID", min=0, help="Id in front of each sample.")]
-Eos = Annotated[int | None, typer.Option("--eos", metavar="ID", min=0, help="Id behind each sample.")]
+Bos = Annotated[int | None, typer.Option("--bos", metavar="ID", min=0, help="Id before each sample.")]
+Eos = Annotated[int | None, typer.Option("--eos", metavar="ID", min=0, help="Id after each sample.")]
 RowEnd = Annotated[
-    int | None, typer.Option("--row-end", metavar="ID", min=0, help="Id behind each row of an image's codes.")
+    int | None, typer.Option("--row-end", metavar="ID", min=0, help="Id after each row of an image's codes.")
 ]
 Labels = Annotated[
     str | None, typer.Option("--labels", metavar="NAME", help="The carried column of labels to export as well.")
@@ -55,7 +55,7 @@ LabelOffset = Annotated[
 ]
 Dtype = Annotated[
     Literal["uint16", "int32", "uint32", "int64"] | None,
-    typer.Option("--dtype", help="Of ids; unset: what the readers of the format expect."),
+    typer.Option("--dtype", help="Integer type of ids; default: what the readers of the format expect."),
 ]
 PerFile = Annotated[
     int | None,

@@ -17,7 +17,7 @@ Range = Annotated[
     str | None, typer.Option("--range", metavar="A:B", help="Rows A to B - 1 only, by index; either may be left out.")
 ]
 Dtype = Annotated[
-    Literal["float32", "float16", "bfloat16", "float64"], typer.Option("--dtype", help="Floats of the tables.")
+    Literal["float32", "float16", "bfloat16", "float64"], typer.Option("--dtype", help="Float type of the tables.")
 ]
 ProjectOut = Annotated[
     bool,

@@ -79,7 +79,7 @@ ChannelAxis: TypeAlias = Annotated[
 ]
 Levels: TypeAlias = Annotated[
     int | None,
-    typer.Option("--num-quantizers", metavar="N", min=1, help="Only a residual quantizer's first N levels."),
+    typer.Option("--num-quantizers", metavar="N", min=1, help="Use only the first N levels of a residual quantizer."),
 ]
 SamplesPerFile: TypeAlias = Annotated[
     int | None,
@@ -92,7 +92,9 @@ SamplesPerFile: TypeAlias = Annotated[
 ]
 FileSize: TypeAlias = Annotated[
     str | None,
-    typer.Option("--file-size", metavar="SIZE", help="The same, as many samples as fit, as 256MiB or 2GB."),
+    typer.Option(
+        "--file-size", metavar="SIZE", help="As many samples as fit in a file of this size, such as 256MiB or 2GB."
+    ),
 ]
 Overwrite: TypeAlias = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
 Fsync: TypeAlias = Annotated[
@@ -103,7 +105,7 @@ Fsync: TypeAlias = Annotated[
     ),
 ]
 FailFast: TypeAlias = Annotated[
-    bool, typer.Option("--fail-fast", help="Stop at the first input that fails; unset: go on with the rest.")
+    bool, typer.Option("--fail-fast", help="Stop at the first input that fails; default: continue with the rest.")
 ]
 DryRun: TypeAlias = Annotated[bool, typer.Option("--dry-run", help="Show what would be done and write nothing.")]
 
@@ -125,7 +127,9 @@ _FACT_OPTIONS: dict[str, Any] = {
     ],
     "family": Annotated[
         str | None,
-        typer.Option("--family", metavar="NAME", help="Which project's state dict it is; unset: as its tensors tell."),
+        typer.Option(
+            "--family", metavar="NAME", help="Which project's state dict it is; default: recognised by its tensors."
+        ),
     ],
     "codebook_scale": Annotated[
         float | None,
@@ -145,13 +149,13 @@ _FACT_OPTIONS: dict[str, Any] = {
     ],
     "codebook_dims": Annotated[
         str | None,
-        typer.Option("--codebook-dims", metavar="D,D,…", help="Bits of each index of one vector, as 6,12."),
+        typer.Option("--codebook-dims", metavar="D,D,…", help="Bits of each index of one vector, such as 6,12."),
     ],
     "keep_num_codebooks_dim": Annotated[
         bool | None,
         typer.Option(
             "--keep-num-codebooks-dim/--drop-num-codebooks-dim",
-            help="Whether indices have an axis for the codebooks; unset: if there are several.",
+            help="Whether indices have an axis for the codebooks; default: if there are several.",
         ),
     ],
     "bit_order": Annotated[
@@ -172,7 +176,7 @@ ShardOption = Annotated[
     typer.Option(
         "--shard",
         metavar="I/N|auto",
-        help="Do part I, from 0 on, of N of about one size; auto: as torchrun or SLURM say in the environment.",
+        help="Do part I, counted from 0, of N equal parts; auto: from the environment of torchrun or SLURM.",
     ),
 ]
 Cut = Annotated[
@@ -180,7 +184,7 @@ Cut = Annotated[
     typer.Option(
         "--codebook-dims",
         metavar="D,D,…",
-        help="Cut each vector's bits into indices anew, as 9,9; unset: as written.",
+        help="Cut each vector's bits into other indices, such as 9,9; default: as written.",
         rich_help_panel="Input",
     ),
 ]
@@ -188,13 +192,13 @@ Order = Annotated[
     Literal["msb", "lsb"] | None,
     typer.Option(
         "--bit-order",
-        help="Which bit of an index comes first in a vector; unset: as written.",
+        help="Which bit of an index comes first in a vector; default: as written.",
         rich_help_panel="Input",
     ),
 ]
 _DISPLAY_OPTIONS: dict[str, Any] = {
     "json": Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")],
-    "quiet": Annotated[bool, typer.Option("--quiet", "-q", help="Print errors, and what had to be assumed, only.")],
+    "quiet": Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors and assumptions.")],
     "verbose": Annotated[bool, typer.Option("--verbose", "-v", help="Print every file and what was left alone.")],
     "no_progress": Annotated[bool, typer.Option("--no-progress", help="No progress bar, even on a terminal.")],
 }
@@ -211,10 +215,10 @@ _CLUSTER_OPTIONS: dict[str, Any] = {
     ],
     "ray_num_cpus": Annotated[
         float | None,
-        typer.Option("--ray-num-cpus", metavar="N", min=0, help="CPUs of each actor, and its threads; unset: 1."),
+        typer.Option("--ray-num-cpus", metavar="N", min=0, help="CPUs of each actor, and its threads; default: 1."),
     ],
     "ray_num_gpus": Annotated[
-        float | None, typer.Option("--ray-num-gpus", metavar="N", min=0, help="GPUs of each actor; unset: 0.")
+        float | None, typer.Option("--ray-num-gpus", metavar="N", min=0, help="GPUs of each actor; default: 0.")
     ],
 }
 
@@ -223,7 +227,7 @@ _THREAD_OPTIONS: dict[str, Any] = {
     "threads": Annotated[
         int | None,
         typer.Option(
-            "--threads", metavar="N", min=1, max=1024, help="Threads to work with; unset: the cores that may be used."
+            "--threads", metavar="N", min=1, max=1024, help="Number of threads; default: the cores that may be used."
         ),
     ],
 }

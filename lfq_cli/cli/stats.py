@@ -34,7 +34,9 @@ ByPosition = Annotated[
 By = Annotated[
     str | None,
     typer.Option(
-        "--by", metavar="NAME", help="Count samples apart by what they carry, over all files: a label, a flag, a text."
+        "--by",
+        metavar="NAME",
+        help="Count samples separately by what they carry, over all files: a label, a flag, a text.",
     ),
 ]
 Memory = Annotated[
@@ -43,7 +45,7 @@ Memory = Annotated[
         "--memory",
         metavar="MIB",
         min=1,
-        help="MiB for exact counts of one codebook above 26 bits; beyond, figures are estimated, and marked.",
+        help="MiB for exact counts of one codebook above 26 bits; beyond, statistics are estimated, and marked.",
     ),
 ]
 Save = Annotated[
@@ -57,9 +59,7 @@ Save = Annotated[
 ]
 Compare = Annotated[
     list[str] | None,
-    typer.Option(
-        "--compare", metavar="CODES", parser=options.place, help="Set these codes beside CODES; may be repeated."
-    ),
+    typer.Option("--compare", metavar="CODES", parser=options.place, help="Compare with these codes; may be repeated."),
 ]
 Csv = Annotated[
     Path | None,
@@ -71,7 +71,7 @@ Plot = Annotated[
         "--plot",
         metavar="OUT",
         parser=options.path,
-        help="Draw the figures in .png, .svg or .pdf; needs lfq-cli[plot].",
+        help="Draw the statistics in .png, .svg or .pdf; needs lfq-cli[plot].",
     ),
 ]
 Html = Annotated[

@@ -72,7 +72,10 @@ ObjectiveOption = Annotated[
 EntropyWeight = Annotated[
     float | None,
     typer.Option(
-        "--entropy-weight", metavar="W", min=0, help="Of the entropy loss; unset: 0, with --objective tokens 3."
+        "--entropy-weight",
+        metavar="W",
+        min=0,
+        help="Weight of the entropy loss; default: 0, with --objective tokens 3.",
     ),
 ]
 DiversityGamma = Annotated[
@@ -81,35 +84,42 @@ DiversityGamma = Annotated[
         "--diversity-gamma",
         metavar="G",
         min=0,
-        help="Of the batch entropy in that loss; unset: 1, with --objective tokens 4.",
+        help="Weight of the batch entropy in that loss; default: 1, with --objective tokens 4.",
     ),
 ]
 CommitmentWeight = Annotated[
-    float, typer.Option("--commitment-weight", metavar="W", min=0, help="Of the distance of latents to codes.")
+    float, typer.Option("--commitment-weight", metavar="W", min=0, help="Weight of the distance of latents to codes.")
 ]
 InitOption = Annotated[
     Literal["itq", "pca", "random"] | None,
-    typer.Option("--init", help="Directions to start from; unset: itq, with --objective tokens pca."),
+    typer.Option("--init", help="Directions to start from; default: itq, with --objective tokens pca."),
 ]
-Steps = Annotated[int, typer.Option("--steps", metavar="N", min=1, help="Steps of training.")]
+Steps = Annotated[int, typer.Option("--steps", metavar="N", min=1, help="Number of training steps.")]
 Minutes = Annotated[
-    float | None, typer.Option("--minutes", metavar="M", min=0.01, help="Train for so long, instead of --steps.")
+    float | None, typer.Option("--minutes", metavar="M", min=0.01, help="Train for this long, instead of --steps.")
 ]
 BatchSize = Annotated[
     int | None,
     typer.Option(
-        "--batch-size", metavar="N", min=1, help="Vectors of a step; unset: 1024, with --objective tokens 2048."
+        "--batch-size", metavar="N", min=1, help="Vectors in a step; default: 1024, with --objective tokens 2048."
     ),
 ]
 Rate = Annotated[
-    float, typer.Option("--lr", metavar="R", min=1e-6, max=10, help="Of a step, in shares of each array's own size.")
+    float,
+    typer.Option("--lr", metavar="R", min=1e-6, max=10, help="Size of a step, as a share of each array's own size."),
 ]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, max=2**32 - 1, help="Same seed, same bytes (CPU).")]
 Holdout = Annotated[
-    float, typer.Option("--holdout", metavar="SHARE", min=0.0001, max=0.9, help="Vectors to judge by, not trained on.")
+    float,
+    typer.Option(
+        "--holdout", metavar="SHARE", min=0.0001, max=0.9, help="Share of vectors to evaluate on, not trained on."
+    ),
 ]
 Resume = Annotated[
-    bool, typer.Option("--resume", help="Go on with an interrupted run; fail where there is none. Unset: go on if any.")
+    bool,
+    typer.Option(
+        "--resume", help="Continue an interrupted run; fail if there is none. Default: continue if there is one."
+    ),
 ]
 Plot = Annotated[
     Path | None,

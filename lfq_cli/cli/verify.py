@@ -34,11 +34,11 @@ Sources = Annotated[
 ]
 Sample = Annotated[
     int | None,
-    typer.Option("--sample", metavar="N", min=1, help="Vectors of each tensor to encode again, spread; unset: all."),
+    typer.Option("--sample", metavar="N", min=1, help="Vectors of each tensor to encode again, spread; default: all."),
 ]
 ComputeDtype = Annotated[
     Literal["float32", "bfloat16", "float16"] | None,
-    typer.Option("--compute-dtype", help="Precision of projections; unset: what the codes file says."),
+    typer.Option("--compute-dtype", help="Precision of projections; default: what the codes file says."),
 ]
 
 

@@ -56,7 +56,7 @@ def _require_same(path: Path, found: dict[str, Any], first_path: Path, wanted: d
         if wanted.get(what) != found.get(what):
             raise CodesFileError(
                 f"{path}: {what} is {_shown(found.get(what))}, in {first_path} it is {_shown(wanted.get(what))}",
-                "only files that were encoded alike can be merged; lfq inspect shows what each holds",
+                "only files with the same encoding can be merged; lfq inspect shows what each holds",
             )
 
 

@@ -35,7 +35,7 @@ def is_current(job: Job, header: CodesHeader, *, by_header: bool = False) -> boo
             f"{_REPLACES}; lfq verify --source tells whether it is what its source gives",
         )
     if found.without_digests() != header:
-        difference = next(_differences(found, header), "made with other facts told of the checkpoint")
+        difference = next(_differences(found, header), "made with other options for what the checkpoint does not say")
         raise ExistsError(f"{job.output}: exists, {difference}", _REPLACES)
     if by_header and not isinstance(job.source, UrlPath):  # an object is asked for its tag, not read
         _refuse_older(job)
@@ -65,7 +65,7 @@ def _refuse_older(job: Job) -> None:
 def _differences(found: CodesHeader, wanted: CodesHeader) -> Iterator[str]:
     """In what the codes that are there are not those that the run would make."""
     if found.checkpoint_sha256 != wanted.checkpoint_sha256:
-        yield "made by another checkpoint, or with other facts told of it"
+        yield "made by another checkpoint, or with other options for what it does not say"
     if found.compute_dtype != wanted.compute_dtype:
         yield f"computed in {found.compute_dtype}, not {wanted.compute_dtype}"
     assert found.made_from is not None

@@ -104,13 +104,13 @@ def pack(
 def _files_of(shard: Shard, inputs: Sequence[SampleInput], options: PackOptions) -> tuple[int, int]:
     """(number of the first file, how many) that a shard makes: those of the data set, with the samples that they have.
 
-    Raises OptionError where nobody knows before reading which samples are in which file.
+    Raises OptionError where it is unknown before reading which samples are in which file.
     """
     each = options.samples_per_file
     if each is None or options.append or any(item.many for item in inputs):
         raise OptionError(
-            "--shard needs files of one sample each and --samples-per-file N: else nobody knows which samples are in a"
-            " file before reading all that come first",
+            "--shard needs files of one sample each and --samples-per-file N: otherwise it is unknown which samples"
+            " are in a file before all earlier samples are read",
             "without --samples-per-file every shard or stack becomes a codes file, and lfq merge joins them",
         )
     count = -(-len(inputs) // each)
@@ -356,14 +356,14 @@ class _Packer:
             return "and holds no samples"
         dtype = codesfile.stored_dtype(coding.packing, coding.codebook_dims, coding.index_dtype)
         found = {
-            "the checkpoint, or what was told of it": (header.checkpoint_sha256, dict(header.assumed)),
+            "the checkpoint, or the options for what it does not say": (header.checkpoint_sha256, dict(header.assumed)),
             "--compute-dtype": header.compute_dtype,
             "--nan": made_from.nan,
             "--packing": {(tensor.packing, tensor.dtype) for tensor in header.tensors.values()},
             "other options": _of_samples(made_from.options) if beside else made_from.options,
         }
         wanted = {
-            "the checkpoint, or what was told of it": (coding.checkpoint_sha256, dict(coding.assumed)),
+            "the checkpoint, or the options for what it does not say": (coding.checkpoint_sha256, dict(coding.assumed)),
             "--compute-dtype": coding.compute_dtype,
             "--nan": self.options.nan_policy,
             "--packing": {(coding.packing, dtype)},

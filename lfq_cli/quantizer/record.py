@@ -139,7 +139,7 @@ class Quantizer(Description):
     def cut(self, factorized_bits: tuple[int, ...] | None, codebook_dim: int, num_codebooks: int) -> Quantizer:
         """The same quantizer with its bits cut into such codebooks and indices; its bits and values stay what they are.
 
-        Raises CheckpointError for another number of bits, and for other codebooks where each is turned or normalised.
+        Raises CheckpointError for another number of bits, and for other codebooks where each is rotated or normalised.
         """
         same_codebooks = (codebook_dim, num_codebooks) == (self.codebook_dim, self.num_codebooks)
         if same_codebooks and factorized_bits == self.factorized_bits:

@@ -30,7 +30,7 @@ BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION, YELLOW = (
     "#d55e00",
     "#b8a800",  # theirs is #f0e442, which is not to be seen as a line on white
 )
-"""Colours that are told apart with any colour vision. Source: Okabe and Ito 2008, Color Universal Design."""
+"""Colours that can be distinguished with any colour vision. Source: Okabe and Ito 2008, Color Universal Design."""
 
 NOT_DEFINED = "#a8adb3"
 

@@ -75,7 +75,7 @@ def _label(row: Statistic, usage: Usage) -> str:
 
 
 def _estimates(usages: Named) -> Html:
-    """How what bears a ≈ was estimated, and that long tokens are told apart by a hash."""
+    """How what bears a ≈ was estimated, and that long tokens are distinguished by a hash."""
     told = []
     for name, usage in usages:
         hows = [
@@ -86,7 +86,7 @@ def _estimates(usages: Named) -> Html:
         if hows:
             told.append(f"≈ {name}: {'; '.join(hows)}. What follows from them is estimated too.")
         if usage.bits > _MOST_INDEX_BITS:
-            told.append(f"{name}: tokens of {usage.bits} bits are told apart by a hash of {_MOST_INDEX_BITS} bits.")
+            told.append(f"{name}: tokens of {usage.bits} bits are distinguished by a hash of {_MOST_INDEX_BITS} bits.")
     return items(map(text, told), class_="notes quiet") if told else Html("")
 
 

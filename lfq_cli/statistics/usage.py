@@ -69,7 +69,7 @@ class Usage:
     count: int
     profile: Profile
     bit_figures: BitFigures | None
-    """None for joint tokens that are told apart by a hash."""
+    """None for joint tokens that are distinguished by a hash."""
     most_used: tuple[tuple[int, int], ...] = ()
     """(code, count), most used first."""
     least_used: tuple[tuple[int, int], ...] = ()

@@ -216,7 +216,7 @@ class Store:
 
 
 def type_of(reason: OSError) -> type[OSError]:
-    """The kind of an OSError, of those that are told apart."""
+    """The kind of an OSError, of those that are distinguished."""
     kinds = (*_FINAL, RangesIgnoredError)
     return next((kind for kind in kinds if isinstance(reason, kind)), OSError)
 

@@ -44,7 +44,7 @@ def _facts_of(quantizer: Quantizer) -> dict[str, str]:
 
 
 def tell_assumptions(quantizer: Quantizer) -> None:
-    """A line on stderr for what nobody told of the quantizer; with its hint."""
+    """A line on stderr for what had to be assumed of the quantizer, with its hint."""
     for line in assumption_lines(quantizer):
         note(line)
 

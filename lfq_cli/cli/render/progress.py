@@ -42,7 +42,7 @@ def progress_bar(title: str, total: int | Callable[[], int], display: Display) -
 
 @contextmanager
 def count_bar(title: str, display: Display) -> Iterator[Callable[[int], None]]:
-    """As `progress_bar`, of things whose total nobody knows."""
+    """As `progress_bar`, for things whose total is unknown."""
     console = Console(stderr=True)
     if not console.is_terminal or display.quiet or display.no_progress:
         yield lambda _: interrupts.check()

@@ -90,7 +90,7 @@ def labels_of(report: Report) -> list[str]:
 
 
 def _in_full(report: Report, labels: Sequence[str], *, verbose: bool) -> list[tuple[str, TokenUsage]]:
-    """What every figure is told of: all tensors together; and each, if asked for or few that have nothing in common."""
+    """What is shown in full: all tensors together; and each, if asked for or few that have nothing in common."""
     single = [(name, item.usage) for name, item in zip(labels, report.tensors, strict=True)]
     if len(single) == 1:
         return single

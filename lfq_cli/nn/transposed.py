@@ -14,13 +14,13 @@ _MOST_CASES = 64
 _Case: TypeAlias = tuple[tuple[int, ...], tuple[int, ...], int]
 
 
-class TurnedLinear(nn.Module):
+class TransposedLinear(nn.Module):
     """An `nn.Linear` on the CPU that computes W xᵀ for x Wᵀ where this machine sums both in the same order.
 
-    Matrix libraries have kernels for tall, narrow results that are slower than those for wide ones: of 512 -> 18 the
-    turned product takes 0.7 of the time (one thread of an AMD EPYC, MKL). Whether the sums are the same to the last bit
-    depends on the kernels, thus on shape, strides and alignment and not on values: it is tried on random numbers, once
-    for each that comes a second time (a trial takes as long as ten products).
+    Matrix libraries have kernels for tall, narrow results that are slower than those for wide ones: of 512 -> 18
+    the transposed product takes 0.7 of the time (one thread of an AMD EPYC, MKL). Whether the sums are the same to
+    the last bit depends on the kernels, thus on shape, strides and alignment and not on values: it is tried on
+    random numbers, once for each that comes a second time (a trial takes as long as ten products).
     """
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -31,11 +31,11 @@ class TurnedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x [n, dim_in] -> [n, dim_out], what `linear(x)` is; not differentiated here."""
         if self._is_same(x):
-            return self._turned(x)
+            return self._transposed(x)
         z: Tensor = self.linear(x)
         return z
 
-    def _turned(self, x: Tensor) -> Tensor:
+    def _transposed(self, x: Tensor) -> Tensor:
         weight, bias = self.linear.weight, self.linear.bias
         z = weight @ x.T if bias is None else torch.addmm(bias[:, None], weight, x.T)
         return z.T.contiguous()  # what follows reads it as it would read linear's own
@@ -50,7 +50,7 @@ class TurnedLinear(nn.Module):
             return False
         if self._same[case] is None:
             sample = _like(x)
-            self._same[case] = torch.equal(self._turned(sample), self.linear(sample))
+            self._same[case] = torch.equal(self._transposed(sample), self.linear(sample))
         return bool(self._same[case])
 
 
@@ -68,4 +68,4 @@ def turn_projections(module: nn.Module) -> None:
     for part in list(module.modules()):
         linear = getattr(part, "project_in", None)
         if isinstance(linear, nn.Linear):
-            part.project_in = TurnedLinear(linear)
+            part.project_in = TransposedLinear(linear)

@@ -1,11 +1,11 @@
-"""nn/turned.py: whichever orientation is computed, the bits are those of nn.Linear."""
+"""nn/transposed.py: whichever orientation is computed, the bits are those of nn.Linear."""
 
 import pytest
 import torch
 from torch import nn
 
-from lfq_cli.nn import turned
-from lfq_cli.nn.turned import TurnedLinear, turn_projections
+from lfq_cli.nn import transposed
+from lfq_cli.nn.transposed import TransposedLinear, turn_projections
 
 
 def linear_of(features: int, outputs: int, *, bias: bool) -> nn.Linear:
@@ -18,8 +18,8 @@ def linear_of(features: int, outputs: int, *, bias: bool) -> nn.Linear:
 @pytest.mark.parametrize(("features", "outputs"), [(512, 18), (64, 10), (300, 1), (129, 13), (768, 36)])
 def test_the_bits_of_linear(features: int, outputs: int, dtype: torch.dtype, bias: bool) -> None:
     linear = linear_of(features, outputs, bias=bias).to(dtype)
-    both = TurnedLinear(linear)
-    for count in (0, 1, 7, turned._WORTH_A_TEST // features + 1, 2048):
+    both = TransposedLinear(linear)
+    for count in (0, 1, 7, transposed._WORTH_A_TEST // features + 1, 2048):
         rows = torch.randn(count, features, dtype=dtype)
         items = torch.randn(features, count, dtype=dtype).T  # a channel-first item as it lies
         wider = torch.randn(count, features + 3, dtype=dtype)[:, 1:-2]  # one group's features
@@ -33,24 +33,24 @@ def test_nothing_is_hidden_by_the_turn() -> None:
     linear = linear_of(512, 18, bias=True)
     x = torch.randn(2048, 512)
     x[3, 5], x[4, 6], x[5, 7] = float("nan"), float("inf"), -float("inf")
-    both = TurnedLinear(linear)
+    both = TransposedLinear(linear)
     for _ in range(3):
         assert torch.equal(both(x).nan_to_num(1, 2, 3), linear(x).nan_to_num(1, 2, 3))
 
 
 def test_other_bits_are_never_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine whose two products differ in one bit of one value, anywhere."""
-    plain = TurnedLinear._turned
+    plain = TransposedLinear._transposed
 
-    def other(self: TurnedLinear, x: torch.Tensor) -> torch.Tensor:
+    def other(self: TransposedLinear, x: torch.Tensor) -> torch.Tensor:
         z = plain(self, x)
         z[-1, -1] = torch.nextafter(z[-1, -1], torch.tensor(9.0))
         return z
 
-    monkeypatch.setattr(TurnedLinear, "_turned", other)
+    monkeypatch.setattr(TransposedLinear, "_transposed", other)
     linear = linear_of(512, 18, bias=True)
     x = torch.randn(2048, 512)
-    both = TurnedLinear(linear)
+    both = TransposedLinear(linear)
     for _ in range(3):
         assert torch.equal(both(x), linear(x))
     assert list(both._same.values()) == [False]
@@ -60,18 +60,18 @@ def test_the_faster_way_is_taken_where_it_is_the_same(monkeypatch: pytest.Monkey
     """Of machines that sum both ways alike: here one that computes the same product for both."""
     linear = linear_of(512, 18, bias=True)
     taken = []
-    monkeypatch.setattr(TurnedLinear, "_turned", lambda self, x: taken.append(x) or self.linear(x))
-    both = TurnedLinear(linear)
+    monkeypatch.setattr(TransposedLinear, "_transposed", lambda self, x: taken.append(x) or self.linear(x))
+    both = TransposedLinear(linear)
     for count in (2048, 2048, 2048, 1500):
         both(torch.ones(count, 512))
     assert [len(x) for x in taken[1:]] == [2048, 2048]  # the first was the trial
     for count in range(300, 500):  # as many shapes as files, each once
         both(torch.ones(count, 512))
-    assert len(both._same) <= turned._MOST_CASES
+    assert len(both._same) <= transposed._MOST_CASES
 
 
 def test_the_trial_leaves_the_random_numbers_of_others_alone() -> None:
-    both = TurnedLinear(linear_of(512, 18, bias=True))
+    both = TransposedLinear(linear_of(512, 18, bias=True))
     torch.manual_seed(5)
     before = torch.get_rng_state()
     for _ in range(3):
@@ -84,4 +84,4 @@ def test_every_projection_of_a_module_is_replaced() -> None:
 
     module = GroupedResidualLFQ(dim=64, groups=2, codebook_size=16, num_quantizers=2)
     turn_projections(module)
-    assert all(isinstance(part.project_in, TurnedLinear) for part in module.rvqs)
+    assert all(isinstance(part.project_in, TransposedLinear) for part in module.rvqs)

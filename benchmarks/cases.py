@@ -108,7 +108,7 @@ def stats_case(bits: int) -> Any:
 
 
 def merge_case(folder: Path, nbytes: int) -> Contest:
-    """Join four codes files of samples at bits that are no bytes, digests checked and made, against copying them."""
+    """Join four codes files of samples at bits that are not bytes, digests checked and made, against copying them."""
     tokens = sample_files(folder, files=4, nbytes=nbytes)
     sizes = [path.stat().st_size for path in tokens.glob("*.safetensors")]
     return Contest(
@@ -194,6 +194,17 @@ def faiss_case(peer: str) -> Any:
             ("read_floor", {"path": str(path)}),
             (peer, {"path": str(path), "bits": 64, "output": str(folder / "peer.safetensors")}),
         )
+
+    return set_up
+
+
+def loss_case(bits: int, vectors: int, peer: bool) -> Any:
+    """Forward and backward of the module that trains, in one thread, against its bare products and the reference."""
+
+    def set_up(folder: Path, nbytes: int) -> Contest:
+        size = {"bits": bits, "vectors": vectors}
+        reference: Call | None = ("reference_loss", size) if peer else None
+        return Contest(vectors * bits * 4, ("ours_loss", size), ("products_floor", size), reference)
 
     return set_up
 
@@ -284,6 +295,9 @@ CASES = (
     Case("export parquet", export_case("parquet"), items_target=50e3),
     Case("export webdataset", export_case("webdataset"), items_target=20e3),
     Case("10,000 random slices", slices_case, smoke=True),
+    Case("loss D = 10, 16,384 vectors", loss_case(10, 16384, True), peer_target=30, smoke=True),
+    Case("loss D = 14, 2,048 vectors", loss_case(14, 2048, True), peer_target=150),
+    Case("loss D = 18, 16,384 vectors", loss_case(18, 16384, False), target=0.33),
     Case("encode F32 [n, 64], faiss pack_bitstrings", faiss_case("faiss_pack"), target=0.5, smoke=True),
     Case("encode F32 [n, 64], faiss IndexLSH", faiss_case("faiss_lsh"), target=0.5),
     Case("small files, fsync", files_case(True), target=3, at_most=True, smoke=True),

@@ -106,6 +106,28 @@ def linear_floor(path: str, checkpoint: str) -> Work:
 # ours
 
 
+def products_floor(bits: int, vectors: int) -> Work:
+    """The products of half codebooks that the exact loss and its gradient take, in one thread."""
+    import torch
+
+    torch.set_num_threads(1)
+    high, low = torch.rand(vectors, 2 ** (bits // 2)), torch.rand(vectors, 2 ** (bits - bits // 2))
+
+    def work() -> None:
+        total = high.T @ low
+        low @ total.T
+        high @ total
+
+    return work
+
+
+def ours_loss(bits: int, vectors: int) -> Work:
+    """lfq_cli.LFQ in training."""
+    from lfq_cli import LFQ
+
+    return _training(LFQ(codebook_size=2**bits, dim=bits), bits, vectors)
+
+
 def ours_encode(path: str, checkpoint: str, output: str) -> Work:
     """File to file, as `lfq encode --no-fsync`."""
     from lfq_cli import backends, checkpoints
@@ -287,6 +309,13 @@ def reference_decode(path: str, checkpoint: str, output: str) -> Work:
     return work
 
 
+def reference_loss(bits: int, vectors: int) -> Work:
+    """vector_quantize_pytorch.LFQ in training."""
+    from vector_quantize_pytorch import LFQ
+
+    return _training(LFQ(codebook_size=2**bits, dim=bits), bits, vectors)
+
+
 def numpy_stats(path: str, bits: int) -> Work:
     """What a user writes: unpackbits, a dot product, bincount, a million indices at a time."""
     import numpy as np
@@ -355,6 +384,22 @@ def faiss_lsh(path: str, bits: int, output: str) -> Work:
         parts = [index.sa_encode(x[start : start + rows]) for start in range(0, len(x), rows)]
         save_file({"x": np.concatenate(parts)}, output)
 
+    return work
+
+
+def _training(module: Any, bits: int, vectors: int) -> Work:
+    """Forward and backward at the default inverse temperature, 100, in one thread; what is made once is made before."""
+    import torch
+
+    torch.set_num_threads(1)
+    module.train()
+    x = torch.randn(vectors // 64, 64, bits, generator=torch.Generator().manual_seed(0), requires_grad=True)
+
+    def work() -> None:
+        quantized, _, loss = module(x)
+        (quantized.sum() + loss).backward()
+
+    work()
     return work
 
 

@@ -1,6 +1,6 @@
 """Bits <-> packed bytes <-> indices. Arrays in memory only; nothing of files, floats or what a code means.
 
-The stream (README, "The codes file"): the bits of vector 0, then vector 1, ...; within a vector codebook 0 first,
+The stream (docs/codes-file.md): the bits of vector 0, then vector 1, ...; within a vector codebook 0 first,
 within a codebook channel order; bit k is bit `7 - k % 8` of byte `k // 8`; the tail is zero. Every other form is made
 from it. `dims` lists the bits of each index of one vector; their sum is B. `order` says which end of a codebook's
 channels is the most significant bit of its index: "msb" channel 0, "lsb" the last channel.
@@ -8,7 +8,7 @@ channels is the most significant bit of its index: "msb" channel 0, "lsb" the la
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import gcd
 from typing import Any, Literal, TypeAlias
@@ -113,6 +113,17 @@ def cut_stream(stream: Packed, skip: int, count: int) -> Packed:
     return stream[:size]
 
 
+def join_streams(streams: Sequence[Packed], bits: NDArray[np.int64]) -> Packed:
+    """Streams of so many bits each -> one stream of all, one after the other. For many short ones, all in memory."""
+    if len(streams) < 2:
+        return streams[0] if streams else np.empty(0, np.uint8)
+    every, tails = np.concatenate(streams), -bits % 8
+    if not tails.any():
+        return every
+    used = np.repeat(np.tile([True, False], len(streams)), np.stack([bits, tails], axis=1).reshape(-1))
+    return np.packbits(np.unpackbits(every)[used])
+
+
 def _shifted_left(stream: Packed, count: int, out: Packed | None = None) -> Packed:
     """Every byte by itself shifted `count` (1 to 7) bits to the left.
 
@@ -124,7 +135,7 @@ def _shifted_left(stream: Packed, count: int, out: Packed | None = None) -> Pack
 class StreamJoiner:
     """Joins runs of vectors, each packed from its own first bit, into one stream of whole bytes.
 
-    A run whose bits are no multiple of 8 leaves a rest, which the next run is shifted behind.
+    A run whose bits are not a multiple of 8 leaves a rest, which the next run is shifted behind.
     """
 
     def __init__(self, scratch: Packed | None = None) -> None:
@@ -156,41 +167,6 @@ class StreamJoiner:
         rest = np.array([self._rest] if self._rest_bits else [], np.uint8)
         self._rest, self._rest_bits = np.uint8(0), 0
         return rest
-
-
-@dataclass(frozen=True)
-class Packing:
-    """One way to store indices, as what becomes of a run of the stream. Arguments: run, vectors, dims, order, dtype."""
-
-    pack: Callable[[Packed, int, tuple[int, ...], BitOrder, np.dtype[Any]], NDArray[Any]]
-    unpack: Callable[[NDArray[Any], int, tuple[int, ...], BitOrder], Packed]
-
-
-def _to_rows(
-    stream: Packed, vectors: int, dims: tuple[int, ...], order: BitOrder, dtype: np.dtype[Any]
-) -> NDArray[Any]:
-    width = sum(dims)
-    if width % 8 == 0:
-        return stream.reshape(vectors, width // 8)
-    return np.packbits(unpack(stream, vectors, width), axis=-1)
-
-
-def _from_rows(rows: NDArray[Any], vectors: int, dims: tuple[int, ...], order: BitOrder) -> Packed:
-    width = sum(dims)
-    if width % 8 == 0:
-        return rows.reshape(-1)
-    return np.packbits(np.unpackbits(rows.reshape(vectors, -(-width // 8)), axis=-1, count=width))
-
-
-def _from_indices(indices: NDArray[Any], vectors: int, dims: tuple[int, ...], order: BitOrder) -> Packed:
-    return pack(indices_to_bits(indices.reshape(vectors, len(dims)), dims, order))
-
-
-PACKINGS = {
-    "bits": Packing(lambda stream, *_: stream, lambda stream, *_: stream),
-    "rows": Packing(_to_rows, _from_rows),
-    "ints": Packing(stream_to_indices, _from_indices),
-}
 
 
 @dataclass(frozen=True)

@@ -15,42 +15,13 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from lfq_cli.dtypes import SAFETENSORS_BITS
 from lfq_cli.errors import LfqError, OutputError
 from lfq_cli.regions import InputFile
+from lfq_cli.storage.remote import open_input
 
 MAX_HEADER_BYTES = 100_000_000
 """The library's own limit."""
-
-DTYPES: dict[str, np.dtype[Any]] = {
-    "BOOL": np.dtype("?"),
-    "U8": np.dtype("u1"),
-    "I8": np.dtype("i1"),
-    "U16": np.dtype("<u2"),
-    "I16": np.dtype("<i2"),
-    "U32": np.dtype("<u4"),
-    "I32": np.dtype("<i4"),
-    "U64": np.dtype("<u8"),
-    "I64": np.dtype("<i8"),
-    "F16": np.dtype("<f2"),
-    "F32": np.dtype("<f4"),
-    "F64": np.dtype("<f8"),
-    "C64": np.dtype("<c8"),
-}
-"""The formats numpy has."""
-
-_BITS = {name: 8 * dtype.itemsize for name, dtype in DTYPES.items()} | {
-    "BF16": 16,
-    "F8_E5M2": 8,
-    "F8_E4M3": 8,
-    "F8_E8M0": 8,
-    "F8_E4M3FNUZ": 8,
-    "F8_E5M2FNUZ": 8,
-    "F6_E2M3": 6,
-    "F6_E3M2": 6,
-    "F4": 4,
-}
 
 
 @dataclass(frozen=True)
@@ -73,7 +44,7 @@ class Header:
 
 
 def read_header(file: InputFile, error: type[LfqError]) -> Header:
-    """The validated header; raises `error` where this is no whole safetensors file."""
+    """The validated header; raises `error` where this is not a whole safetensors file."""
     try:
         if file.size < 8:
             raise ValueError(f"it has {file.size} bytes")
@@ -93,7 +64,7 @@ def read_header(file: InputFile, error: type[LfqError]) -> Header:
 def metadata_entry(path: Path, key: str) -> str | None:
     """What the metadata of the file at `path` says under `key`; None where it says nothing or is no such file."""
     try:
-        file = InputFile(path, LfqError)
+        file = open_input(path, LfqError, known=True)
     except LfqError:
         return None
     try:
@@ -127,12 +98,12 @@ def header_bytes(
 
 
 def tensor_bytes(dtype: str, shape: tuple[int, ...]) -> int:
-    """Bytes of a tensor; raises ValueError for an unknown dtype, or where they are no whole and no sane number."""
-    if dtype not in _BITS:
+    """Bytes of a tensor; raises ValueError for an unknown dtype, or where they are not a whole and sane number."""
+    if dtype not in SAFETENSORS_BITS:
         raise ValueError(f"dtype {dtype!r} is unknown")
     if prod(size or 1 for size in shape) >= 2**63:
         raise ValueError(f"a shape of {len(shape)} axes has 2^63 values or more")
-    nbytes, rest = divmod(prod(shape) * _BITS[dtype], 8)
+    nbytes, rest = divmod(prod(shape) * SAFETENSORS_BITS[dtype], 8)
     if rest:
         raise ValueError(f"shape {list(shape)} in {dtype} ends within a byte")
     return nbytes
@@ -140,12 +111,12 @@ def tensor_bytes(dtype: str, shape: tuple[int, ...]) -> int:
 
 def _natural(digits: str) -> int:
     if digits.startswith("-") or len(digits) > 20:
-        raise ValueError(f"{digits[:24]} is no natural number below 2^63")
+        raise ValueError(f"{digits[:24]} is not a natural number below 2^63")
     return int(digits)
 
 
 def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The object of a JSON text; raises ValueError for a key that stands twice, and for what is no text."""
+    """The object of a JSON text; raises ValueError for a key that stands twice, and for what is not text."""
     found = dict(pairs)
     for key, value in pairs:
         f"{key}{value if isinstance(value, str) else ''}".encode()  # half a surrogate pair is a ValueError
@@ -156,10 +127,10 @@ def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _validated(parsed: Any, *, start: int, size: int) -> Header:
     if not isinstance(parsed, dict):
-        raise ValueError("the header is no JSON object")
+        raise ValueError("the header is not a JSON object")
     metadata = parsed.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise ValueError("__metadata__ is no mapping of strings to strings")
+        raise ValueError("__metadata__ is not a mapping of strings to strings")
     entries = sorted((_entry(name, value, start) for name, value in parsed.items()), key=_file_order)
     position = start
     for entry in entries:
@@ -176,9 +147,9 @@ def _entry(name: str, value: Any, start: int) -> Entry:
         raise ValueError(f"{name!r} has no dtype, shape and data_offsets")
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if not _is_naturals(shape) or not _is_naturals(offsets) or len(offsets) != 2:
-        raise ValueError(f"{name!r} has a shape or offsets that are no lists of natural numbers")
+        raise ValueError(f"{name!r} has a shape or offsets that are not lists of natural numbers")
     if not isinstance(dtype, str):
-        raise ValueError(f"{name!r} has a dtype that is no string")
+        raise ValueError(f"{name!r} has a dtype that is not a string")
     nbytes = tensor_bytes(dtype, tuple(shape))
     if offsets[1] - offsets[0] != nbytes:
         raise ValueError(f"{name!r} of shape {shape} in {dtype} needs {nbytes} bytes, has {offsets}")

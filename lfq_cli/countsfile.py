@@ -23,22 +23,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lfq_cli.bits import MAX_INDEX_BITS, BitOrder
-from lfq_cli.container import DTYPES, header_bytes, metadata_entry, no_duplicates, read_header
+from lfq_cli.container import header_bytes, metadata_entry, no_duplicates, read_header
+from lfq_cli.dtypes import NUMPY, OF_NUMPY
 from lfq_cli.errors import CodesFileError, CodesUnreadableError
 from lfq_cli.files import atomic_output, write_all
 from lfq_cli.quantizer import canonical_json
-from lfq_cli.regions import InputFile, bytes_of
+from lfq_cli.regions import bytes_of
 from lfq_cli.statistics import CountOptions, TokenCounts
 from lfq_cli.statistics.counter import Counter
 from lfq_cli.statistics.sketch import REGISTER_BITS, Sketch, begins_with_zeros, mixed, registers_of
 from lfq_cli.statistics.tables import DENSE_BITS
+from lfq_cli.storage.remote import open_input
 
 FORMAT = "lfq-counts"
 VERSION = 1
 SET_NAME = "all"
 """What counts of all tensors are called."""
 
-_NAMES = {DTYPES[name]: name for name in ("U8", "I64", "U64")}
+_DTYPES = ("U8", "I64", "U64")
 _SKETCH = {
     "held_codes": "U64",
     "held_counts": "I64",
@@ -59,7 +61,7 @@ def write(sets: Sequence[TokenCounts], path: Path, *, overwrite: bool = False) -
     description, arrays = _described(sets)
     if not overwrite and path.exists() and metadata_entry(path, "lfq") == description:
         return
-    stored = {name: (_NAMES[array.dtype], array.shape) for name, array in arrays.items()}
+    stored = {name: (OF_NUMPY[array.dtype], array.shape) for name, array in arrays.items()}
     nbytes = sum(array.nbytes for array in arrays.values())
     with atomic_output(path, overwrite=overwrite, nbytes=nbytes) as file:
         write_all(file, header_bytes({"lfq": description}, stored))
@@ -69,13 +71,13 @@ def write(sets: Sequence[TokenCounts], path: Path, *, overwrite: bool = False) -
 
 def read(path: Path, options: CountOptions) -> list[tuple[str, TokenCounts]]:
     """(name, counts) of every set. Raises CodesFileError where the file is damaged or something else."""
-    file = InputFile(path, CodesFileError, CodesUnreadableError)
+    file = open_input(path, CodesFileError, CodesUnreadableError)
     try:
         container = read_header(file, CodesFileError)
         arrays: Arrays = {}
         for name, entry in container.entries.items():
-            _need(entry.dtype in _NAMES.values(), f"{name!r} is {entry.dtype}")
-            array = np.empty(entry.shape, DTYPES[entry.dtype])
+            _need(entry.dtype in _DTYPES, f"{name!r} is {entry.dtype}")
+            array = np.empty(entry.shape, NUMPY[entry.dtype])
             file.read_into(entry.start, bytes_of(array))
             arrays[name] = array
         described = json.loads(container.metadata.get("lfq", "null"), object_pairs_hook=no_duplicates)
@@ -109,7 +111,7 @@ def _digest_of(described: dict[str, Any], arrays: Arrays) -> str:
     """
     digest = hashlib.sha256(canonical_json(described))
     for name, array in arrays.items():
-        digest.update(f"{name} {_NAMES[array.dtype]} {list(array.shape)}\n".encode())
+        digest.update(f"{name} {OF_NUMPY[array.dtype]} {list(array.shape)}\n".encode())
         digest.update(bytes_of(array))
     return digest.hexdigest()
 
@@ -162,14 +164,14 @@ def _sets_of(described: Any, arrays: Arrays, options: CountOptions) -> list[tupl
         "damaged: it has another sha256 than it says",
     )
     sets = described.get("sets")
-    _need(isinstance(sets, list) and set(described) == {"format", "version", "sha256", "sets"}, "its sets are no list")
+    _need(isinstance(sets, list) and set(described) == {"format", "version", "sha256", "sets"}, "'sets' must be a list")
     found = [_set_of(number, facts, arrays, options) for number, facts in enumerate(sets)]
     _need(not arrays, f"it holds {', '.join(map(repr, arrays))}, which no counter needs")
     return found
 
 
 def _set_of(number: int, facts: Any, arrays: Arrays, options: CountOptions) -> tuple[str, TokenCounts]:
-    _need(isinstance(facts, dict), f"set {number} is no object")
+    _need(isinstance(facts, dict), f"set {number} is not an object")
     name, dims, order, axes = (facts.get(key) for key in ("name", "codebook_dims", "bit_order", "axes"))
     _need(isinstance(name, str), f"set {number} has no name")
     _need(_are_naturals(dims, 1, MAX_INDEX_BITS) and 0 < len(dims) <= _MOST_CODEBOOKS, f"codebook_dims is {dims!r}")
@@ -206,7 +208,7 @@ def _counter_of(bits: int, facts: Any, parts: Arrays, memory_bytes: int) -> Coun
         return Counter.of_sketch(_sketch_of(bits, facts, parts), memory_bytes)
     _need(set(parts) in ({"counts"}, {"codes", "counts"}), f"a counter holds {sorted(parts)}")
     counts = parts["counts"]
-    _need(counts.dtype == np.int64 and counts.ndim == 1, "counts are no list of 64-bit integers")
+    _need(counts.dtype == np.int64 and counts.ndim == 1, "counts are not a list of 64-bit integers")
     if "codes" not in parts:
         _need(bits <= DENSE_BITS and counts.size == 1 << bits, f"{counts.size} counts of 2^{bits} codes")
         _check_counts(counts, least=0)
@@ -216,7 +218,7 @@ def _counter_of(bits: int, facts: Any, parts: Arrays, memory_bytes: int) -> Coun
 
 
 def _sketch_of(bits: int, facts: Mapping[str, Any], parts: Arrays) -> Sketch:
-    _need({name: _NAMES[array.dtype] for name, array in parts.items()} == _SKETCH, f"a sketch holds {sorted(parts)}")
+    _need({name: OF_NUMPY[array.dtype] for name, array in parts.items()} == _SKETCH, f"a sketch holds {sorted(parts)}")
     level, total = facts["level"], facts.get("total", -1)
     _need(type(level) is int and 0 <= level < 64 - REGISTER_BITS + 1, f"level is {level!r}")
     _need(type(total) is int and 0 <= total < _MOST_INDICES, f"total is {total!r}")

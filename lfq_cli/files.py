@@ -1,4 +1,5 @@
-"""Outputs that are whole or not there: a temporary name in the target folder, fsync, then the final name.
+"""Outputs that are whole or not there: a temporary name in the target folder, fsync, then the final name. What goes to
+an object store is made in the temporary folder and uploaded.
 
 Knows bytes and names, not formats. Nothing is ever written under a final name. Who writes a temporary file holds a lock
 on it, which ends with the process however it ends: one that is not locked is left over from a dead run.
@@ -19,10 +20,12 @@ from typing import BinaryIO
 
 from lfq_cli.errors import ExistsError, OutputError
 from lfq_cli.rename import rename_new
+from lfq_cli.storage.outputs import refuse_existing_object, upload, work_folder
+from lfq_cli.storage.urlpath import UrlPath
 
 PARTIAL_PREFIX = ".lfq-"
 PARTIAL_SUFFIX = ".partial"
-_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 """What a file system without locks answers."""
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What a file system answers that has less room than it is asked for."""
@@ -38,12 +41,13 @@ def atomic_output(path: Path, *, overwrite: bool = False, durable: bool = True, 
     is set aside. Raises ExistsError where something is at `path` at the end and may not be replaced, OutputError for
     whatever the system refuses.
     """
-    folder = path.parent
+    folder = work_folder(path)
     partial = folder / f"{PARTIAL_PREFIX}{secrets.token_hex(8)}{PARTIAL_SUFFIX}"
     made: list[Path] = []
     try:
         refuse_existing(path, overwrite=overwrite)
         made = _make_folders(folder)
+        durable = durable and folder == path.parent
         with _create_locked(partial) as file:  # mode 0o666 & ~umask, as for any new file
             _set_aside(file, nbytes)
             yield file
@@ -52,7 +56,11 @@ def atomic_output(path: Path, *, overwrite: bool = False, durable: bool = True, 
                 raise ValueError(f"{path}: {size} of {nbytes} bytes were written")
             if durable:
                 os.fsync(file.fileno())
-            _give_name(partial, path, overwrite=overwrite)
+            if isinstance(path, UrlPath):
+                upload(partial, path, overwrite=overwrite)
+                partial.unlink()
+            else:
+                _give_name(partial, path, overwrite=overwrite)
         if durable:
             _sync_folder(folder)
     except BaseException as error:
@@ -63,6 +71,8 @@ def atomic_output(path: Path, *, overwrite: bool = False, durable: bool = True, 
                 each.rmdir()
         if isinstance(error, FileExistsError | NotADirectoryError):
             raise OutputError(f"{path}: cannot be written: {folder} is, or lies in, a file") from error
+        if isinstance(error, OSError) and isinstance(path, UrlPath) and error.errno in _NO_ROOM:
+            raise _no_room(path, folder, error) from error
         if isinstance(error, OSError):
             raise output_error(path, error) from error
         raise
@@ -124,7 +134,7 @@ def _create_locked(partial: Path) -> BinaryIO:
             if _lock(file.fileno()) and os.fstat(file.fileno()).st_nlink:
                 return file
         except OSError as error:
-            if error.errno in _NO_LOCKS:
+            if error.errno in NO_LOCKS:
                 return file
             file.close()
             raise
@@ -187,6 +197,9 @@ def write_at(file: BinaryIO, position: int, data: memoryview) -> None:
 
 def refuse_existing(path: Path, *, overwrite: bool) -> None:
     """Raises OutputError where something stands at `path` and may not be replaced; OSError for an impossible name."""
+    if isinstance(path, UrlPath):
+        refuse_existing_object(path, overwrite=overwrite)
+        return
     try:
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -200,6 +213,13 @@ def refuse_existing(path: Path, *, overwrite: bool) -> None:
 def output_error(path: Path, error: OSError) -> OutputError:
     """The system's refusal in one line."""
     return OutputError(f"{path}: cannot be written: {error.strerror or error}")
+
+
+def _no_room(path: Path, folder: Path, error: OSError) -> OutputError:
+    return OutputError(
+        f"{path}: cannot be made in {folder}, from where it is uploaded: {error.strerror}",
+        "TMPDIR names another temporary folder",
+    )
 
 
 def _exists(path: Path) -> ExistsError:

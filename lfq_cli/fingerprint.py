@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 from lfq_cli.errors import LfqError
-from lfq_cli.regions import InputFile
+from lfq_cli.storage.remote import open_input, origin_of
 
 RUNS = 16
 RUN_BYTES = 1 << 16
@@ -17,9 +17,13 @@ WHOLE_BYTES = RUNS * RUN_BYTES
 def fingerprint(path: Path, error: type[LfqError]) -> tuple[int, str]:
     """(size in bytes, sha256 of the size and of up to 16 runs of 64 KiB at even distances, first and last included).
 
-    The size is hashed as 8 bytes, little-endian. Raises `error` where the file cannot be read.
+    The size is hashed as 8 bytes, little-endian. Of an object in a store its tag stands for what it holds, and nothing
+    is read. Raises `error` where the file cannot be read.
     """
-    file = InputFile(path, error)
+    told = origin_of(path, error)
+    if told is not None:
+        return told
+    file = open_input(path, error)
     try:
         digest = hashlib.sha256(file.size.to_bytes(8, "little"))
         for start, count in _runs(file.size):

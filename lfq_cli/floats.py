@@ -143,9 +143,6 @@ def from_float32(values: Floats, spec: FloatFormat) -> Raw:
     raise ValueError(f"{spec.name} cannot be written")
 
 
-WRITABLE = ("F32", "F16", "BF16", "F64")
-
-
 def _signed(spec: FloatFormat) -> np.dtype[Any]:
     return np.dtype(f"<i{spec.itemsize}")
 

@@ -2,7 +2,8 @@
 
 The file's metadata entry "lfq" is `{"format": "lfq-checkpoint", "version": 1, "config": {...}}`; a folder's config.json
 is that same object. Beside them may stand `assumed`, the keys of config that nobody told for certain, and `sha256`, the
-quantizer's digest. The tensors are the quantizer's weights under the reference's state-dict names.
+quantizer's digest; and `training`, how `lfq train` made it and the held-out figures. The tensors are the quantizer's
+weights under the reference's state-dict names.
 """
 
 from __future__ import annotations
@@ -26,21 +27,24 @@ CONFIG_NAME = "config.json"
 MODEL_NAME = "model.safetensors"
 
 
-def write(quantizer: Quantizer, path: Path, *, overwrite: bool = False) -> None:
+def write(
+    quantizer: Quantizer, path: Path, *, overwrite: bool = False, training: Mapping[str, Any] | None = None
+) -> None:
     """Writes `quantizer` to the file at `path` (a .safetensors name), or else to a folder of that name.
 
-    Facts that are only assumed are written with their values and named as such. Raises OutputError where something is
-    in the way.
+    Facts that are only assumed are written with their values and named as such. `training` says how it was made. Raises
+    OutputError where something is in the way.
     """
+    described = describe(quantizer) | ({} if training is None else {"training": dict(training)})
     refuse_existing_checkpoint(path, overwrite=overwrite)
     if path.suffix == ".safetensors":
-        _write_model(quantizer, path, {"lfq": json.dumps(describe(quantizer))}, overwrite=overwrite)
+        _write_model(quantizer, path, {"lfq": json.dumps(described)}, overwrite=overwrite)
         return
     if overwrite:
         (path / CONFIG_NAME).unlink(missing_ok=True)  # a crash in between leaves no old config beside a new model
     _write_model(quantizer, path / MODEL_NAME, {}, overwrite=overwrite)
     with atomic_output(path / CONFIG_NAME, overwrite=overwrite) as file:
-        write_all(file, (json.dumps(describe(quantizer), indent=2) + "\n").encode())
+        write_all(file, (json.dumps(described, indent=2) + "\n").encode())
 
 
 def refuse_existing_checkpoint(path: Path, *, overwrite: bool = False) -> None:
@@ -77,7 +81,7 @@ def parse(description: dict[str, Any], tensors: Mapping[str, NDArray[np.float32]
         raise CheckpointError("native checkpoint without a config object")
     assumed = description.get("assumed", [])
     if not isinstance(assumed, list) or not all(isinstance(fact, str) for fact in assumed):
-        raise CheckpointError("native checkpoint whose assumed is no list of names")
+        raise CheckpointError("native checkpoint whose 'assumed' must be a list of names")
     quantizer = from_config(config, tensors, assumed)
     if description.get("sha256", quantizer.digest) != quantizer.digest:
         raise CheckpointError(

@@ -97,10 +97,9 @@ class InputFile:
     def state(self) -> tuple[int, ...]:
         """What changes when the file is written to, and what no other file shares."""
         try:
-            found = os.fstat(self.file.fileno())
+            return state_of(os.fstat(self.file.fileno()))
         except OSError as reason:
             raise self.refused(reason) from reason
-        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
     def close(self) -> None:
         """Gives the descriptor back."""
@@ -114,6 +113,11 @@ class InputFile:
         except BaseException:
             self.close()
             raise
+
+
+def state_of(found: os.stat_result) -> tuple[int, ...]:
+    """What changes when a file is written to, and what no other file shares."""
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def read_small(path: str, most: int, error: type[LfqError]) -> bytes | None:
@@ -190,6 +194,23 @@ class FileRegion:
     def read_into(self, offset: int, view: memoryview) -> None:
         """Fills `view` from byte `offset` of the region."""
         self.file.read_into(self.start + offset, view)
+
+
+@dataclass(frozen=True)
+class RestRegion:
+    """A region without its first `start` bytes."""
+
+    region: Region
+    start: int
+
+    @property
+    def seekable(self) -> bool:
+        """As of the region."""
+        return self.region.seekable
+
+    def read_into(self, offset: int, view: memoryview) -> None:
+        """Fills `view` from byte `offset` behind `start`."""
+        self.region.read_into(self.start + offset, view)
 
 
 @dataclass(frozen=True)

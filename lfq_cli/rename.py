@@ -20,8 +20,8 @@ _UNABLE = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EML
 def rename_new(source: Path, target: Path) -> None:
     """Gives the file `source` the name `target`. Raises FileExistsError where something has it, OSError for the rest.
 
-    The first way that the file system knows is taken. Only the last is no single step: a process that is killed within
-    it leaves an empty file under the name.
+    The first way that the file system supports is used. Only the last is not a single step: a process killed within it
+    leaves an empty file under the name.
     """
     for way in (_rename_without_replacing, _link, _claim):
         try:

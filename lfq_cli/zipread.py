@@ -17,7 +17,7 @@ BROKEN = (
     EOFError,
     NotImplementedError,
     RuntimeError,
-    ValueError,  # names that are no text, positions before the file
+    ValueError,  # names that are not text, positions before the file
 )
 """What zipfile raises for a damaged archive; it documents the first only."""
 

@@ -14,7 +14,8 @@ CLOSE = {"rel": 1e-9, "abs": 1e-9}
 MOST_SHOWN = 10
 HASHED_ABOVE = 64
 COMPARED = (
-    "count", "codes_used", "codes_used_at_least", "utilisation", "utilisation_if_uniform", "perplexity",
+    "count", "codes_used", "codes_used_at_least", "codes_used_if_uniform", "utilisation", "utilisation_if_uniform",
+    "samples_per_code", "perplexity",
     "entropy_bits", "entropy_bits_corrected", "entropy_share", "unseen_probability", "total_correlation_bits",
     "rank_frequency_slope",
 )  # fmt: skip

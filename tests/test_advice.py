@@ -48,7 +48,7 @@ def test_nothing_of_several_codebooks_of_uniform_random_codes(dims):
 
 @given(st.integers(1, 64), st.integers(1, 3), st.integers(30, 300), st.integers(0, 2**32))
 def test_uniform_random_codes_never_have_a_fault(bits, codebooks, count, seed):
-    """Whatever the sample's size: too few samples are no fault of the codes."""
+    """Whatever the sample's size: too few samples are not the fault of the codes."""
     assert faults(token_of(*(random_bits(count, bits, [seed, k]) for k in range(codebooks)))) == []
 
 

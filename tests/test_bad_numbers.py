@@ -1,4 +1,4 @@
-"""NaN and infinity in weights, and scales that are no scales: refused when a checkpoint is loaded, of every family."""
+"""NaN and infinity in weights, and scales that are not scales: refused when a checkpoint is loaded, of every family."""
 
 import copy
 

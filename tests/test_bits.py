@@ -1,5 +1,7 @@
 """bits.py against Python integers, the twin and numpy: any widths, any count, any cut."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import twin
@@ -7,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lfq_cli import bits
+from lfq_cli.cli.encode import Packing
+from lfq_cli.packings import PACKINGS
 
 pytestmark = pytest.mark.slow
 
@@ -169,11 +173,11 @@ def test_cut_stream(data, draw):
 
 
 @pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("name", bits.PACKINGS)
+@pytest.mark.parametrize("name", PACKINGS)
 @given(coded(), st.data())
 def test_every_packing_round_trips(name, order, case, data):
     dims, vectors, text = case
-    stream, packing = padded(text), bits.PACKINGS[name]
+    stream, packing = padded(text), PACKINGS[name]
     stored = packing.pack(stream, vectors, dims, order, data.draw(st.sampled_from(holding(dims))))
     assert packing.unpack(stored, vectors, dims, order).tobytes() == stream.tobytes()
 
@@ -182,7 +186,7 @@ def test_every_packing_round_trips(name, order, case, data):
 def test_rows_start_at_a_byte(case):
     dims, vectors, text = case
     width = sum(dims)
-    rows = bits.PACKINGS["rows"].pack(padded(text), vectors, dims, "msb", np.dtype(np.uint8))
+    rows = PACKINGS["rows"].pack(padded(text), vectors, dims, "msb", np.dtype(np.uint8))
     assert (rows.dtype, rows.shape) == (np.uint8, (vectors, -(-width // 8)))
     assert [text_of(row, width) for row in rows] == [text[i * width : (i + 1) * width] for i in range(vectors)]
     assert not any(int(text_of(row, None)[width:] or "0", 2) for row in rows)
@@ -192,5 +196,17 @@ def test_rows_start_at_a_byte(case):
 @given(coded())
 def test_ints_are_the_indices(order, case):
     dims, vectors, text = case
-    ints = bits.PACKINGS["ints"].pack(padded(text), vectors, dims, order, bits.index_dtype(dims))
+    ints = PACKINGS["ints"].pack(padded(text), vectors, dims, order, bits.index_dtype(dims))
     assert ints.tolist() == numbers_of(text, dims, order)
+
+
+@given(st.lists(st.integers(0, 30), max_size=6), st.integers(0, 2**32))
+def test_joined_streams_are_their_bits_one_after_the_other(sizes, seed):
+    random = np.random.default_rng(seed)
+    parts = [random.integers(0, 2, size).astype(bool) for size in sizes]
+    found = bits.join_streams([np.packbits(part) for part in parts], np.array(sizes, np.int64))
+    assert np.array_equal(found, np.packbits(np.concatenate([np.empty(0, bool), *parts])))
+
+
+def test_the_command_takes_every_packing():
+    assert set(get_args(get_args(Packing)[0])) == set(PACKINGS)

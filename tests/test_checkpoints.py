@@ -288,7 +288,7 @@ def replaced(name: str, value: Tensor) -> Any:
 DAMAGED: dict[str, tuple[Any, str]] = {
     "no project_in": (without("project_in.weight"), "only one of project_in and project_out"),
     "no project_out": (without("project_out.weight"), "project"),
-    "bits that are no multiple": (replaced("project_out.weight", torch.ones(16, 9)), "multiple of 6"),
+    "bits that are not a multiple": (replaced("project_out.weight", torch.ones(16, 9)), "multiple of 6"),
     "another project_in": (replaced("project_in.weight", torch.ones(12, 15)), "project_in.weight has shape"),
     "another bias": (replaced("project_in.bias", torch.ones(5)), "project_in.bias has shape"),
     "one axis": (replaced("project_out.weight", torch.ones(16)), "expected two axes"),
@@ -415,7 +415,7 @@ def test_files_are_closed(suffix: str, tmp_path: Path) -> None:
     assert [str(warning.message) for warning in told] == []
 
 
-# Folders, and what is no checkpoint
+# Folders, and what is not a checkpoint
 
 
 @pytest.mark.parametrize("config", [None, {"_class_name": "MagvitV2", "_diffusers_version": "0.30", "latent": 18}, []])

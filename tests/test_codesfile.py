@@ -21,11 +21,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import basic_indices
 
 from lfq_cli import codesfile
-from lfq_cli.bits import PACKINGS, index_dtype, pack
+from lfq_cli.bits import index_dtype, pack
 from lfq_cli.codesfile import CodesHeader, CodesTensor, SourceInfo, open_codes, reader, stored_dtype
-from lfq_cli.container import DTYPES, header_bytes
+from lfq_cli.container import header_bytes
+from lfq_cli.dtypes import NUMPY
 from lfq_cli.errors import CodesFileError, OptionError
 from lfq_cli.layout import axis_of, geometry_of, positions_shape
+from lfq_cli.packings import PACKINGS
 from lfq_cli.regions import InputFile
 
 INTS = ("U8", "I16", "I32", "I64", "U64")
@@ -144,7 +146,7 @@ def bits_by_section_4(path, name):
 
 def packed(bits, tensor):
     """bits [vectors, B] bool -> what the file stores of them."""
-    how, dtype = PACKINGS[tensor.packing], DTYPES[tensor.dtype]
+    how, dtype = PACKINGS[tensor.packing], NUMPY[tensor.dtype]
     return how.pack(pack(bits), len(bits), tensor.codebook_dims, tensor.bit_order, dtype)
 
 
@@ -194,7 +196,7 @@ def tensors(draw, packing=None, most=40):
     source = (*positions[:axis], draw(st.integers(0, 9)), *positions[axis:])
     packing = packing or draw(st.sampled_from(sorted(PACKINGS)))
     narrowest = stored_dtype(packing, dims, None)
-    wider = [name for name in INTS if np.iinfo(DTYPES[name]).max >= 2 ** max(dims) - 1]
+    wider = [name for name in INTS if np.iinfo(NUMPY[name]).max >= 2 ** max(dims) - 1]
     dtype = draw(st.sampled_from([narrowest, *wider])) if packing == "ints" else "U8"
     order, keep, assumed = draw(st.sampled_from(["msb", "lsb"])), draw(st.booleans()), draw(st.booleans())
     tensor = tensor_of(source, axis, dims, order, packing, keep, dtype, assumed=assumed)
@@ -408,7 +410,7 @@ def test_a_slice_reads_its_bytes_and_no_others(shared, case, data):
     if tensor.packing == "bits":
         first, last = first * tensor.bits_per_vector // 8, -(-last * tensor.bits_per_vector // 8)
     else:
-        vector_bytes = prod(tensor.stored_shape[len(tensor.positions) :]) * DTYPES[tensor.dtype].itemsize
+        vector_bytes = prod(tensor.stored_shape[len(tensor.positions) :]) * NUMPY[tensor.dtype].itemsize
         first, last = first * vector_bytes, last * vector_bytes
     data_start = shared.stat().st_size - tensor.stored_bytes
     with open_codes(shared) as file, recorded_reads() as spans:
@@ -534,11 +536,11 @@ def test_a_tensor_that_was_never_written_leaves_no_file(path):
 @pytest.mark.parametrize("requested", INTS)
 @pytest.mark.parametrize("d", [1, 7, 8, 9, 15, 16, 31, 32, 63, 64])
 def test_stored_dtype_widens_but_never_narrows(d, requested):
-    smallest = next(name for name in INTS if np.iinfo(DTYPES[name]).max >= 2**d - 1)
+    smallest = next(name for name in INTS if np.iinfo(NUMPY[name]).max >= 2**d - 1)
     assert stored_dtype("ints", (1, d), None) == smallest
-    assert DTYPES[smallest] == index_dtype((1, d))
+    assert NUMPY[smallest] == index_dtype((1, d))
     assert stored_dtype("bits", (d,), requested) == stored_dtype("rows", (d,), None) == "U8"
-    if np.iinfo(DTYPES[requested]).max >= 2**d - 1:
+    if np.iinfo(NUMPY[requested]).max >= 2**d - 1:
         assert stored_dtype("ints", (1, d), requested) == requested
     else:
         with pytest.raises(OptionError, match=f"{d} bits do not fit"):

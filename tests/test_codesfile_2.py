@@ -55,6 +55,12 @@ def test_golden_origin():
         assert codes.header.tensors["data"].source.channel_axis == 0
 
 
+def test_golden_part():
+    with open_codes(golden("part")) as codes:
+        assert codes.header.is_part
+        assert codes.header.tensors["data"].part.entry() == {"rows": [3, 6], "of": 7}
+
+
 # Files that lie
 
 
@@ -131,11 +137,11 @@ WRONG_WHEN_OPENED = {
     "a negative count": put("samples", -1),
     "another count": put("samples", 4),
     "keys that are not there": put("keys", "other"),
-    "keys that are no name": put("keys", ["keys"]),
+    "keys that are not a name": put("keys", ["keys"]),
     "keys that are integers": put("keys", "cls"),
     "a carried tensor that is not there": put("carried", ["other"]),
     "carried twice": put("carried", ["cls", "cls"]),
-    "carried that are no list": put("carried", "cls"),
+    "carried that are not a list": put("carried", "cls"),
     "a text that is not there": put("carried_text", ["other"]),
     "a text that is a number": put("carried_text", ["cls"]),
     "a column that is not there": put("columns", "other", {"dtype": "U8", "shape": [0], "sha256": "0" * 64}),
@@ -150,10 +156,10 @@ WRONG_WHEN_OPENED = {
     "an unknown size": put(*T, "source", "shape", [5, None, 2]),
     "an axis that is not there": put(*T, "source", "channel_axis", 3),
     "a negative axis": put(*T, "source", "channel_axis", -1),
-    "an axis that is no number": put(*T, "source", "channel_axis", True),
+    "an axis that is not a number": put(*T, "source", "channel_axis", True),
     "no axis": put(*T, "source", "channel_axis", KeyError),
     "an assumption that is none": put(*T, "source", "axis_is_assumed", "yes"),
-    "offsets that are no name": put(*T, "sample_offsets", 1),
+    "offsets that are not a name": put(*T, "sample_offsets", 1),
     "offsets that are not there": put(*T, "sample_offsets", "other"),
     "too few labels": stored("cls", shape=[2], data=i64(0, 7)),
     "too few offsets": stored("keys.offsets", shape=[3], data=i64(0, 3, 8)),
@@ -166,8 +172,8 @@ WRONG_WHEN_OPENED = {
     "a policy that is none": put("made_from", "nan", "policy", "maybe"),
     "NaN that were zeroed and may not be": put("made_from", "nan", "zeroed", 3),
     "a negative size": put("made_from", "bytes", -1),
-    "inputs that are no number": put("made_from", "inputs", "3"),
-    "options that are no object": put("made_from", "options", []),
+    "inputs that are not a number": put("made_from", "inputs", "3"),
+    "options that are not an object": put("made_from", "options", []),
 }
 
 

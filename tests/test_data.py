@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -141,6 +144,9 @@ def test_version_1_and_files_without_samples(tmp_path: Path) -> None:
     expected = np.moveaxis(x > 0, 1, -1) @ (1 << np.arange(4, -1, -1))
     assert np.array_equal(dataset.batch(range(7))["data"], expected)
     assert [dataset.key(k) for k in (0, 2, 3)] == ["a/0", "a/2", "b/0"]
+    assert [dataset.find(dataset.key(k)) for k in range(7)] == list(range(7))
+    with pytest.raises(KeyError):
+        dataset.find("a/3")
     golden = Path(__file__).parent / "golden" / "0.1"
     old = next(iter(sorted(golden.rglob(f"*{SUFFIX}"))))
     with lfq_cli.open_codes(old) as codes:
@@ -207,6 +213,43 @@ def test_a_file_that_changes_is_an_error(tmp_path: Path) -> None:
     write(tmp_path, samples_of(4, lambda _: 2, 5, seed=1), _plain(5, (2,)), [2, 2])
     with pytest.raises(CodesFileError, match="changed since it was opened"):
         dataset[0]
+
+
+@pytest.mark.parametrize("how", ["in place", "replaced", "removed"])
+def test_so_is_one_that_changes_while_it_is_open(tmp_path: Path, how: str) -> None:
+    write(tmp_path, samples_of(4, lambda _: 2, 5), _plain(5, (2,)), [2, 2])
+    dataset = CodesDataset(tmp_path, memory=False)
+    assert dataset[0]["key"]
+    path = dataset.files[0]
+    if how == "removed":
+        path.unlink()
+    elif how == "replaced":
+        write(tmp_path, samples_of(4, lambda _: 2, 5, seed=1), _plain(5, (2,)), [2, 2])
+    else:
+        with path.open("r+b") as file:
+            file.seek(-1, 2)
+            file.write(b"\xff")
+    with pytest.raises(CodesFileError, match="changed since it was opened"):
+        dataset.batch([0, 1])
+
+
+def test_files_by_url_are_read_again_and_again(tmp_path: Path) -> None:
+    pytest.importorskip("aiohttp", reason="aiohttp is not installed")
+    samples = samples_of(4, lambda _: 2, 5)
+    write(tmp_path, samples, _plain(5, (2,)), [2, 2])
+    handler = partial(QuietHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        urls = [f"http://127.0.0.1:{server.server_port}/{k:03}{SUFFIX}" for k in range(2)]
+        dataset = CodesDataset(urls, memory=False)
+        for _ in range(2):
+            assert [item["key"] for item in dataset[[3, 0]]] == [samples[3].key, samples[0].key]
+        server.shutdown()
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *_: Any) -> None:
+        pass
 
 
 # batches

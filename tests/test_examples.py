@@ -11,6 +11,8 @@ from types import ModuleType
 import pytest
 import torch
 
+from lfq_cli import checkpoints
+
 pytestmark = pytest.mark.slow
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -50,3 +52,20 @@ def test_train_gpt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert png.startswith(b"\x89PNG")
     assert struct.unpack(">II", png[16:24]) == (320, 320)
     assert "nats a token" in capsys.readouterr().out
+
+
+def test_train_autoencoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    module = example("train_autoencoder")
+    out = tmp_path / "lfq.safetensors"
+    monkeypatch.setattr(sys, "argv", ["train_autoencoder.py", "--steps", "100", "--out", str(out)])
+    found: list[tuple[float, float]] = []
+    train = module.train
+    monkeypatch.setattr(module, "train", lambda *arguments: found.extend(train(*arguments)))
+    module.main()
+    assert len(found) == 10
+    left, used = found[-1]
+    assert left < 0.5 * found[0][0]
+    assert used > 0.7  # of ten times as many steps 0.9
+    assert used > found[0][1]
+    assert checkpoints.load(out).bits_per_vector == module.BITS
+    assert capsys.readouterr().out.count("of the codes used") == 10

@@ -122,6 +122,30 @@ def test_sequences_are_those_of_a_plain_loop(data: st.DataObject) -> None:
     assert vocabulary.size > max(max(ids) for ids in expected)
 
 
+@settings(max_examples=150, deadline=None)
+@given(
+    lengths=st.lists(st.integers(0, 4), max_size=5),
+    flatten=st.sampled_from(["position", "codebook"]),
+    offset=st.integers(0, 5),
+    bos=st.sampled_from([None, 100]),
+    eos=st.sampled_from([None, 101]),
+    label_offset=st.sampled_from([None, 200]),
+)
+def test_samples_of_different_lengths_get_what_each_gets_alone(
+    lengths: list[int], flatten: Any, offset: int, bos: int | None, eos: int | None, label_offset: int | None
+) -> None:
+    labels = None if label_offset is None else np.arange(len(lengths))
+    vocabulary = Vocabulary((2, 3), flatten, None, offset, bos, eos, None, label_offset, (0, 9))
+    indices = np.random.default_rng(0).integers(0, 4, (sum(lengths), 2))
+    found = vocabulary.ragged(indices, np.array(lengths, np.int64), labels)
+    ends = np.cumsum([0, *lengths]).tolist()
+    alone = [
+        vocabulary.sequences(indices[None, a:b], None, None if labels is None else labels[k : k + 1])[0]
+        for k, (a, b) in enumerate(pairwise(ends))
+    ]
+    assert [each.tolist() for each in found] == [each.tolist() for each in alone]
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [

@@ -555,7 +555,7 @@ def test_of_infinity_star_s_two_quantizers_one_is_chosen(tmp_path):
 
 def test_groups_that_do_not_divide_the_code_are_asked_for(tmp_path):
     path = save(bsq_vit.state_dict(SEED, bits=18, group_bits=5), tmp_path / "model.pt")
-    with pytest.raises(LfqError, match="group_basis has 5 bits, of which 18 are no multiple"):
+    with pytest.raises(LfqError, match="group_basis has 5 bits, of which 18 are not a multiple"):
         checkpoints.load(path)
     assert checkpoints.load(path, Facts(codebook_dims=(18,))).codebook_dims == (18,)
     assert checkpoints.load(path, Facts(codebook_dims=(6, 12))).codebook_dims == (6, 12)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from lfq_cli.codesfile import SUFFIX, open_codes
-from lfq_cli.container import DTYPES
+from lfq_cli.dtypes import NUMPY
 from lfq_cli.errors import LfqError, TensorError
 from lfq_cli.jobs.encode import EncodeOptions, encode
 from lfq_cli.jobs.pack import PackOptions, pack
@@ -48,10 +48,10 @@ def latents(*shape: int) -> Array:
 
 
 def read_in_parts(tensor: StoredTensor, part: int) -> Array:
-    data = bytearray(DTYPES[tensor.dtype].itemsize * int(np.prod(tensor.shape)))
+    data = bytearray(NUMPY[tensor.dtype].itemsize * int(np.prod(tensor.shape)))
     for first in range(0, len(data), part):
         tensor.region.read_into(first, memoryview(data)[first : first + part])
-    return np.frombuffer(data, DTYPES[tensor.dtype]).reshape(tensor.shape)
+    return np.frombuffer(data, NUMPY[tensor.dtype]).reshape(tensor.shape)
 
 
 @settings(max_examples=40, deadline=None)

@@ -6,6 +6,7 @@ table for import_module.
 
 import ast
 import re
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -15,30 +16,34 @@ import lfq_cli
 PACKAGE = Path(lfq_cli.__file__).parent
 
 LAYERS = (
-    ("cpus", "errors", "kernels", "rename", "version"),
-    ("bits", "extras", "files", "floats", "layout", "regions"),
-    ("container", "fingerprint", "quantizer", "statistics", "zipread"),
+    ("cpus", "dtypes", "errors", "kernels", "rename", "version"),
+    ("bits", "extras", "floats", "layout", "regions"),
+    ("packings", "storage"),
+    ("container", "files", "fingerprint", "quantizer", "statistics", "zipread"),
     ("codesfile", "countsfile", "native", "torchfile"),
     ("checkpoints", "nn", "tensors"),
     ("matching", "numerics", "samples"),
-    ("backends",),
+    ("backends", "training"),
     ("pipeline",),
     ("jobs", "report"),
     ("data",),
     ("exports",),
+    ("cluster",),
     ("cli",),
     ("api",),
+    ("ray",),
     ("__init__", "__main__"),
 )
 """Bottom first. A name is a module or a package of lfq_cli; it imports from rows above its own in this table only."""
 
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 
-TORCH_AT_TOP = {"nn", "data"}
-"""Who imports torch as soon as it is imported: of data batches.py only, which itself is imported late."""
+TORCH_AT_TOP = {"nn", "data", "training"}
+"""Who imports torch as soon as it is imported: of data batches.py only, of training all that computes; both are
+imported late."""
 
-NN_AT_TOP: set[str] = set()
-"""Who else does so, by importing lfq_cli.nn: nobody, so that a comparison with 0 never waits for torch."""
+NN_AT_TOP: set[str] = {"training"}
+"""Who else does so, by importing lfq_cli.nn: nobody that a comparison with 0 would wait for."""
 
 MODULES = {path.relative_to(PACKAGE): path.read_text(encoding="utf-8") for path in sorted(PACKAGE.rglob("*.py"))}
 
@@ -100,6 +105,45 @@ def test_imports_point_down(path):
     assert imports_not_down(unit_of(path), MODULES[path]) == []
 
 
+def file_of(name):
+    """The file of a module, or of the one that a name is imported from."""
+    parts = name.split(".")[1:]
+    tried = [Path(*parts[:k], *tail) for k in (len(parts), len(parts) - 1) for tail in ([], ["__init__"])]
+    return next(path for path in (path.with_name(f"{path.name}.py") for path in tried if path.parts) if path in MODULES)
+
+
+def modules_imported(source):
+    """The files of lfq_cli that a source imports."""
+    names = {name for node in ast.walk(ast.parse(source)) for name in modules_named(node)}
+    return {file_of(name) for name in names if name.startswith("lfq_cli.")}
+
+
+def circle(imports):
+    """Modules that import each other, one after the other; none where there is no such circle."""
+    done = set()
+
+    def follow(module, road):
+        if module in road:
+            return [*road[road.index(module) :], module]
+        if module in done:
+            return []
+        found = next(filter(None, (follow(other, [*road, module]) for other in sorted(imports[module]))), [])
+        done.add(module)
+        return found
+
+    return next(filter(None, (follow(module, []) for module in sorted(imports))), [])
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    imports = {path: modules_imported(source) - {path} for path, source in MODULES.items()}
+    assert [str(path) for path in circle(imports)] == []
+
+
+def test_the_guard_sees_a_circle():
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+    assert circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+
+
 def test_torch_is_imported_at_the_top_of_nn_only():
     found = {unit_of(path) for path in MODULES if any(re.match(r"torch\b", n) for n in names_at_top(MODULES[path]))}
     assert found == TORCH_AT_TOP
@@ -152,6 +196,20 @@ def test_the_recipes_of_contributing_name_what_is_there():
     assert len(paths) > 15
     assert [path for path in paths if not (root / path).exists()] == []
     tables = re.findall(r"A row in `(\w+)` of `([\w/.]+)`", text)
-    assert len(tables) == 5
+    assert len(tables) == 7
     for table, path in tables:
         assert re.search(rf"^{table}\b", (root / path).read_text(encoding="utf-8"), re.MULTILINE), (table, path)
+
+
+def test_files_that_are_not_python_are_installed_too():
+    """A page's template and the like: pyproject.toml names each kind. What is compiled is setup.py's."""
+    text = (PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8")
+    (globs,) = re.findall(r"^lfq_cli = \[(.*)\]$", text, re.MULTILINE)
+    globs = re.findall(r'"([^"]+)"', globs)
+    others = [
+        path.relative_to(PACKAGE)
+        for path in PACKAGE.rglob("*")
+        if path.is_file() and path.suffix not in (".py", ".pyc", ".c", ".h", ".so")  # setup.py compiles these
+    ]
+    assert Path("report/page.html") in others
+    assert [path for path in others if not any(fnmatch(path.as_posix(), glob) for glob in globs)] == []

@@ -375,7 +375,7 @@ def test_keys_must_be_utf8_each_by_itself(tmp_path: Path, cut: tuple[bytes, ...]
         key.raw = raw
         samples.append(replace(numbered(1, first=k)[0], key=key))
     bad = write(tmp_path / "bad.codes.safetensors", samples, PLAIN)
-    with pytest.raises(CodesFileError, match="is no UTF-8"):
+    with pytest.raises(CodesFileError, match="is not UTF-8"):
         merge_into(tmp_path / "out.codes.safetensors", [bad])
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from lfq_cli.codesfile import SUFFIX, open_codes
-from lfq_cli.container import DTYPES
+from lfq_cli.dtypes import NUMPY
 from lfq_cli.errors import LfqError, TensorError
 from lfq_cli.jobs.pack import PackOptions, pack
 from lfq_cli.jobs.plan import name_samples
@@ -76,9 +76,9 @@ def write(path: Path, **columns: Any) -> Path:
 def values(sample: Sample | BadSample, name: str) -> Array:
     assert isinstance(sample, Sample), sample
     tensor = sample.tensors[name]
-    data = bytearray(DTYPES[tensor.dtype].itemsize * int(np.prod(tensor.shape)))
+    data = bytearray(NUMPY[tensor.dtype].itemsize * int(np.prod(tensor.shape)))
     tensor.region.read_into(0, memoryview(data))
-    return np.frombuffer(data, DTYPES[tensor.dtype]).reshape(tensor.shape)
+    return np.frombuffer(data, NUMPY[tensor.dtype]).reshape(tensor.shape)
 
 
 @pytest.mark.parametrize("kind", COLUMNS)
@@ -172,7 +172,7 @@ def test_a_row_without_a_key_or_with_a_damaged_text_is_named(tmp_path: Path) -> 
     assert isinstance(first, Sample)
     assert isinstance(second, BadSample)
     assert second.key == "l"
-    assert "'caption' is no UTF-8" in second.error.message
+    assert "'caption' is not UTF-8" in second.error.message
 
 
 def test_a_file_without_floats_is_refused_with_what_it_holds(tmp_path: Path) -> None:

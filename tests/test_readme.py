@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -9,14 +10,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 
-from lfq_cli import open_codes
-from lfq_cli.cli import COMMANDS
+from lfq_cli import native, open_codes
+from lfq_cli.cli import COMMANDS, app
+from lfq_cli.cli.exits import ExitCode
+from lfq_cli.quantizer import Quantizer
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CONSOLE = re.search(r"```console\n(\$ lfq encode.*?)```", README, re.DOTALL).group(1)
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+CODES_FILE = (ROOT / "docs" / "codes-file.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 @pytest.fixture(scope="module")
@@ -56,17 +62,59 @@ def test_the_claim_under_the_example(ran):
     assert f"1/{images.nbytes / codes.nbytes:.0f} of the bytes" in README
 
 
-def test_the_reader_in_the_readme_reads(tmp_path):
+def test_the_reader_of_the_format_reads(tmp_path):
     lfq = [sys.executable, "-m", "lfq_cli"]
     data = ROOT / "sample_data"
     command = [*lfq, "encode", str(data / "latents_lfq.safetensors"), str(data / "latents.safetensors"), "-o", "codes"]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=120)
-    (reader,) = [text for text in PYTHON if "unpackbits" in text]
+    (reader,) = re.findall(r"```python\n(.*?)```", CODES_FILE, re.DOTALL)
     read = {}
     exec(reader.replace("codes/latents", str(tmp_path / "codes/latents")), read)
     with open_codes(tmp_path / "codes/latents.codes.safetensors") as codes:
         assert np.array_equal(read["indices"], codes["latents"][...].reshape(-1))
         assert list(codes["latents"].shape) == read["info"]["shape"]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    native.write(Quantizer(dim=18, codebook_dim=18), Path("lfq.safetensors"))
+    latents = np.random.default_rng(0).standard_normal((64, 18, 4, 4)).astype(np.float32)
+    names = {"loader": [(latents, np.arange(64), [f"{k}" for k in range(64)])], "encoder": lambda images: images}
+    first, second = PYTHON
+    Path("codes").mkdir()
+    exec(first.replace("model.ckpt", "lfq.safetensors").replace("out.codes", "codes/out.codes"), names)
+    exec(second, names)
+    batch = next(iter(names["batches"]))
+    assert batch["latents"].shape == (64, 4, 4, 2)
+    assert sorted(batch["labels"].tolist()) == list(range(64))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_commands_of_a_page_are_commands(page):
+    """Every `$ lfq` line in a console block has options and values that the command knows."""
+    root = typer.main.get_command(app)
+    blocks = re.findall(r"```console\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    for line in "\n".join(blocks).replace("\\\n", " ").splitlines():
+        words = shlex.split(line.split("#")[0])
+        if words[:2] == ["$", "lfq"] and words[2] in COMMANDS:
+            root.commands[words[2]].make_context(words[2], words[3:])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_links_of_a_page_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#:]*(?:#[^)]*)?)\)", page.read_text(encoding="utf-8")):
+        name, _, anchor = target.partition("#")
+        path = page.parent / name if name else page
+        assert path.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+            anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+            assert anchor in anchors, target
+
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) < 200
 
 
 def test_every_command_is_there():
@@ -87,4 +135,10 @@ def test_the_metadata_table_names_every_key(ran):
     with open_codes(folder / "codes/digits.codes.safetensors") as codes:
         header = json.loads(json.dumps(codes.header.as_json()))
     for key in [*header, *header["tensors"]["images"]]:
-        assert f"`{key}`" in README, key
+        assert f"`{key}`" in CODES_FILE, key
+
+
+def test_every_exit_code_is_documented():
+    table = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8").split("## Exit codes")[1]
+    for code in ExitCode:
+        assert f"\n| {code:d} |" in table, code

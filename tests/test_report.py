@@ -450,7 +450,7 @@ def test_a_page_needs_nothing_else_and_serves_everyone(tmp_path):
     metas = found.named("meta")
     assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in metas
     assert any("default-src 'none'" in meta.get("content", "") for meta in metas)
-    assert "prefers-color-scheme:dark" in source
+    assert "prefers-color-scheme: dark" in source
     assert "@media print" in source
     assert {attributes["scope"] for attributes in found.named("th")} == {"col", "row"}
     assert all(svg["role"] == "img" for svg in found.named("svg"))
@@ -461,7 +461,7 @@ def test_a_page_needs_nothing_else_and_serves_everyone(tmp_path):
     references = re.findall(r'(?:url\(|href=")#([^")]+)', source)
     assert set(references) <= set(ids)
     assert "matplotlib" not in source
-    assert "#1f2328;" not in re.sub(r"<style>.*?</style>", "", source)
+    assert "#1f2328;" not in re.sub(r"<style>.*?</style>", "", source, flags=re.DOTALL)
 
 
 def test_a_page_has_every_figure(tmp_path):
@@ -475,14 +475,14 @@ def test_a_page_has_every_figure(tmp_path):
         "indices": "12,800",
         "codes there are": "16",
         "codes used": "16",
-        "codes used at least 3 times": "16",
+        "used at least 3×": "16",
         "codes used if uniform": "16",
         "utilisation": "100 %",
         "utilisation if uniform": "100 %",
         "indices for each code": "800.0",
         "entropy, bits": text.number_text(usage.entropy_bits),
         "entropy, corrected, bits": text.number_text(usage.entropy_bits_corrected),
-        "entropy of the bits stored": text.share_text(usage.entropy_bits / 4),
+        "entropy per stored bit": text.share_text(usage.entropy_bits / 4),
         "perplexity": text.number_text(usage.perplexity),
         "unseen probability": "0 %",
         "total correlation, bits": text.number_text(usage.total_correlation_bits),
@@ -513,18 +513,34 @@ def test_long_tokens_say_that_they_are_hashed(tmp_path):
     assert "tokens of 144 bits are told apart by a hash of 64 bits" in source
 
 
-def test_many_items_are_folded_and_listed(tmp_path, monkeypatch):
-    monkeypatch.setattr(page, "MOST_SECTIONS", 5)
-    items = [(f"shard-{k}", token_of(random_bits(20, 2, k)), ["x"] * k) for k in range(7)]
+def test_several_items_are_folded_and_listed(tmp_path):
+    items = [(f"shard-{k}", token_of(random_bits(20, 2, k)), ["x"] * k) for k in range(5)]
     found = Page(written(items, tmp_path / "page.html"))
     folded = [attributes for attributes in found.named("details") if attributes["class"] == "item"]
     assert [("open" in attributes) for attributes in folded] == [True, False, False, False, False]
     assert [attributes["href"] for attributes in found.named("a")] == [f"#item-{k}" for k in range(5)]
-    assert "shard-6" in found.text
-    assert "first 5" in found.text
     few = Page(written(items[:3], tmp_path / "few.html"))
     assert not any(attributes["class"] == "item" for attributes in few.named("details"))
     assert "Nothing was counted" in Page(written([], tmp_path / "none.html")).text
+
+
+def test_of_many_items_the_first_is_drawn_and_all_are_listed(tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "MOST_SECTIONS", 5)
+    items = [(f"shard-{k}", token_of(random_bits(20, 2, k)), []) for k in range(40)]
+    alone = written(items[:1], tmp_path / "alone.html")
+    source = written(items, tmp_path / "page.html")
+    found = Page(source)
+    assert source.count("<svg") == alone.count("<svg") > 0
+    assert [attributes["href"] for attributes in found.named("a")] == ["#item-0"]
+    assert {f"shard-{k}" for k in range(40)} <= set(found.words)
+    assert "Pictures and tables are those of “shard-0”" in found.text
+    assert source.index('class="item"') < source.index('class="overview"')
+    assert "Overview (40)" in found.text
+    monkeypatch.setattr(page, "MOST_ROWS", 30)
+    fewer = Page(written(items, tmp_path / "fewer.html"))
+    assert "shard-29" in fewer.words
+    assert "shard-30" not in fewer.words
+    assert "The overview has the first 30 of 40" in fewer.text
 
 
 def test_a_large_picture_is_put_in_as_png(tmp_path, monkeypatch):

@@ -31,6 +31,29 @@ def test_every_item_belongs_to_one_part(sizes: list[int], count: int) -> None:
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "8"}
 STEP = {"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "4", "SLURM_NTASKS": "4"}
+# as SLURM 22.05 sets them, of a step on one machine and of one on four
+ON_NODE = {
+    "SLURM_PROCID": "1",
+    "SLURM_NTASKS": "2",
+    "SLURM_TASKS_PER_NODE": "2",
+    "SLURM_STEP_NUM_TASKS": "2",
+    "SLURM_STEP_TASKS_PER_NODE": "2",
+    "SLURM_GTIDS": "0,1",
+    "SLURM_NODEID": "0",
+}
+ON_NODES = ON_NODE | {
+    "SLURM_PROCID": "5",
+    "SLURM_NTASKS": "7",
+    "SLURM_TASKS_PER_NODE": "2(x3),1",
+    "SLURM_STEP_NUM_TASKS": "7",
+    "SLURM_STEP_TASKS_PER_NODE": "2(x3),1",
+    "SLURM_GTIDS": "4,5",
+    "SLURM_NODEID": "2",
+}
+# what a script has that was submitted from within the first, with -n 1, without, and with -n 2
+NESTED = ON_NODE | {"SLURM_PROCID": "0", "SLURM_NTASKS": "1", "SLURM_TASKS_PER_NODE": "1", "SLURM_GTIDS": "0"}
+NESTED_PLAIN = NESTED | {"SLURM_NTASKS": "2"}
+NESTED_ALIKE = NESTED_PLAIN | {"SLURM_TASKS_PER_NODE": "2"}
 ARRAY = {
     "SLURM_ARRAY_TASK_ID": "12",
     "SLURM_ARRAY_TASK_MIN": "10",
@@ -49,6 +72,8 @@ ARRAY = {
         (ARRAY | STEP, (9, 20)),
         (ARRAY | TORCHRUN, (19, 40)),
         (STEP | TORCHRUN, (3, 8)),
+        (ON_NODE, (1, 2)),
+        (ON_NODES, (5, 7)),
         ({"SLURM_JOB_ID": "7"}, (0, 1)),
         ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, (0, 1)),
     ],
@@ -63,6 +88,10 @@ def test_auto_is_what_the_launcher_says(environment: dict[str, str], expected: t
         ({}, "neither RANK and WORLD_SIZE"),
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "2"}, "no step of srun"),  # sbatch -n 2 without srun
         (ARRAY | {"SLURM_NTASKS": "2", "SLURM_PROCID": "0"}, "no step of srun"),
+        (NESTED, "SLURM_STEP_NUM_TASKS is 2, and SLURM_NTASKS is 1: this job was submitted from within a step"),
+        (NESTED_PLAIN, "SLURM_STEP_NUM_TASKS is 2, and SLURM_TASKS_PER_NODE is 1"),
+        (NESTED_ALIKE, "SLURM_STEP_NUM_TASKS is 2, and SLURM_GTIDS is 0"),
+        (ARRAY | NESTED, "submitted from within a step"),
         (ARRAY | {"SLURM_ARRAY_TASK_COUNT": "3"}, "some in between are missing"),
         (ARRAY | {"SLURM_ARRAY_TASK_MAX": "x"}, "SLURM_ARRAY_TASK_MAX is 'x'"),
         ({"RANK": "8", "WORLD_SIZE": "8"}, "RANK says 8 of the 8"),

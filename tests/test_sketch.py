@@ -204,6 +204,6 @@ def check_entropy(counter, indices):
 
 
 def test_no_error_is_none_where_nothing_repeats():
-    """A sample without repeats is no proof that there are none."""
+    """A sample without repeats is not proof that there are none."""
     indices = np.random.default_rng(0).integers(0, 2**BITS, 100_000, dtype=np.uint64)
     check_entropy(counter_of(indices), indices)

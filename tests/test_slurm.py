@@ -128,3 +128,13 @@ def test_arrays_and_steps_share_the_work_and_a_script_alone_does_not(cluster: Pa
     assert not (cluster / "alone").exists()
     (one,) = submit(cluster, encode.replace("OUT", "one"), "--ntasks=1")
     assert one.count('"status": "written"') == 40
+
+    nested = cluster / "nested.sh"
+    nested.write_text(f"#!/bin/bash\n{encode.replace('OUT', 'nested')} > nested-$1.txt 2>&1\n")
+    lines = [f"sbatch --wait {options} nested.sh {k}" for k, options in enumerate(("-n 1", "", "-n 2"))]
+    (cluster / "outer.sh").write_text("#!/bin/bash\nif [ $SLURM_PROCID = 1 ]; then\n" + "\n".join(lines) + "\nfi\n")
+    (cluster / "outer.sh").chmod(0o755)
+    subprocess.run(["srun", "-n", "2", "./outer.sh"], cwd=cluster, check=False, capture_output=True, timeout=90)
+    for k in range(len(lines)):
+        assert "submitted from within a step" in (cluster / f"nested-{k}.txt").read_text()
+    assert not (cluster / "nested").exists()

@@ -2,6 +2,7 @@
 
 import math
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,11 +11,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stats_twin import CLOSE, same, same_pairs
 
-from lfq_cli.statistics.comparison import COMPARED, UsageComparison
+from lfq_cli.statistics.comparison import UsageComparison
 from lfq_cli.statistics.profile import Profile, expected_used, miller_madow_bits, profile_of
+from lfq_cli.statistics.registry import BY_KEY, STATISTICS
 from lfq_cli.statistics.usage import BitFigures, Estimate, PositionFigures, TokenUsage, Usage
 
 WIDTHS = (1, 2, 3, 5, 8, 17, 64)
+
+
+@pytest.mark.parametrize("row", STATISTICS, ids=lambda row: row.key)
+def test_every_statistic_has_its_function_and_its_definition(row):
+    """As the recipe of CONTRIBUTING.md says."""
+    definitions = (Path(__file__).parent.parent / "docs" / "statistics.md").read_text(encoding="utf-8")
+    assert row.key == "count" or isinstance(getattr(Usage, row.key), property)
+    assert f"`{row.key}`" in definitions
+    assert row.definition.endswith(".")
+    assert row.share_of is None or row.share_of in BY_KEY
 
 
 @st.composite
@@ -246,7 +258,7 @@ def test_comparison(a_bits, b_bits):
         expected[name] for name in ("divergence_bits", "codes_only_a", "codes_only_b", "share_only_a", "share_only_b")
     ]
     same(UsageComparison(a, b, *given_to_it).figures(), expected)
-    assert COMPARED == twin.COMPARED
+    assert tuple(row.key for row in STATISTICS) == twin.COMPARED
 
 
 def test_comparison_of_what_was_not_counted_exactly():

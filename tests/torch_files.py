@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lfq_cli.dtypes import TORCH_BYTES
 from lfq_cli.errors import TensorError
 from lfq_cli.regions import InputFile
 from lfq_cli.torchfile import TorchContents, read_torch_file
 from lfq_cli.torchfile.machine import unpickle
 from lfq_cli.torchfile.stream import Stream
-from lfq_cli.torchfile.values import ITEM_BYTES, Opaque
+from lfq_cli.torchfile.values import Opaque
 
 _OPEN: list[InputFile] = []
 
@@ -45,7 +46,7 @@ def saved(value: Any, path: Path, **options: Any) -> Path:
 
 def bytes_of(contents: TorchContents, name: str) -> bytes:
     tensor = contents.tensors[name]
-    data = bytearray(int(np.prod(tensor.shape, dtype=object)) * ITEM_BYTES[tensor.dtype])
+    data = bytearray(int(np.prod(tensor.shape, dtype=object)) * TORCH_BYTES[tensor.dtype])
     half = len(data) // 2
     tensor.region.read_into(half, memoryview(data)[half:])
     tensor.region.read_into(0, memoryview(data)[:half])

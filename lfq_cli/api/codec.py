@@ -18,6 +18,7 @@ from lfq_cli.api.tokens import Tokens, stream_of
 from lfq_cli.bits import BitOrder
 from lfq_cli.checkpoints import Facts
 from lfq_cli.codesfile import CodesHeader, CodesTensor, SourceInfo
+from lfq_cli.dtypes import PLAIN_FLOATS
 from lfq_cli.errors import LfqNote, OptionError, TensorError
 from lfq_cli.floats import FORMATS
 from lfq_cli.jobs.encode import require_certain_bits
@@ -25,11 +26,11 @@ from lfq_cli.layout import Layout, positions_shape
 from lfq_cli.matching import fitting_axis
 from lfq_cli.pipeline import EncodeTask, Encoding, start_workers
 from lfq_cli.quantizer import Quantizer
+from lfq_cli.storage.urlpath import path_of
 
 if TYPE_CHECKING:
     from lfq_cli.nn.saved import AnyLFQ
 
-_FORMAT_OF = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}
 _DECODED_VALUES = 1 << 22
 
 
@@ -70,7 +71,7 @@ def load(
         cosine_scale,
         channel_first,
     )
-    quantizer = checkpoints.load(Path(path), facts)
+    quantizer = checkpoints.load(path_of(path), facts)
     if quantizer.assumed:
         warnings.warn("; ".join(quantizer.assumption_text()), LfqNote, stacklevel=2)
     return Codec(quantizer, device=device, compute_dtype=compute_dtype)
@@ -170,7 +171,7 @@ class Codec:
                 f"tokens have {tokens.bits_per_vector} bits a vector, the checkpoint {self.quantizer.bits_per_vector}"
             )
         axis = tokens.channel_axis if channel_axis is None else channel_axis
-        raw = self._decoded(tokens, axis % (len(tokens.positions) + 1), _FORMAT_OF[dtype], project_out=project_out)
+        raw = self._decoded(tokens, axis % (len(tokens.positions) + 1), PLAIN_FLOATS[dtype], project_out=project_out)
         if not wants_torch:
             return raw
         import torch

@@ -23,6 +23,8 @@ from lfq_cli.matching import fitting_axis
 from lfq_cli.pipeline import Batch, Plan, SampleEncoder, SampleOptions
 from lfq_cli.regions import MemoryRegion
 from lfq_cli.samples import BadSample, Sample
+from lfq_cli.storage.outputs import room_for
+from lfq_cli.storage.urlpath import path_of
 from lfq_cli.tensors import StoredTensor
 
 
@@ -44,7 +46,7 @@ def create(
     `overwrite`.
     """
     options = SampleOptions(layout=channel_axis, carry=("*",), ragged=ragged, zero_nan=nan == "zero")
-    return Creator(Path(path), codec, name, options, overwrite=overwrite)
+    return Creator(path_of(path), codec, name, options, overwrite=overwrite)
 
 
 class Creator:
@@ -140,7 +142,7 @@ class Creator:
                 name: SourceInfo(found.shape, found.dtype, found.axis.number, found.axis.is_assumed)
                 for name, found in batch.plan.encoded.items()
             }
-            folder = next(parent for parent in self._path.absolute().parents if parent.is_dir())
+            folder = room_for(self._path)
             self._plan = batch.plan
             self._builder = SamplesBuilder(self._coding, sources, batch.plan.carried, batch.plan.texts, folder)
         elif not batch.plan.is_like(self._plan):

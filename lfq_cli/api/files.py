@@ -11,9 +11,10 @@ from lfq_cli.jobs.decode import DecodeOptions, decode
 from lfq_cli.jobs.encode import EncodeOptions
 from lfq_cli.jobs.kinds import is_codes_file
 from lfq_cli.jobs.outcome import Outcome
-from lfq_cli.jobs.pack import PackOptions, encode_each, pack
+from lfq_cli.jobs.pack import PackOptions, encode_each, pack, refuse_idle_options
 from lfq_cli.jobs.plan import name_samples, plan_encoding, plan_jobs
 from lfq_cli.pipeline import SampleOptions
+from lfq_cli.storage.urlpath import path_of
 
 Paths = str | Path | Sequence[str | Path]
 
@@ -41,10 +42,12 @@ def encode_files(
     samples = SampleOptions(tuple(tensors), tuple(carry), tuple(carry_text), layout=channel_axis)
     packed = PackOptions(**shared, samples=samples, samples_per_file=samples_per_file, stacked=stacked)
     if samples_per_file is not None:
-        found, missed = name_samples(_strings(inputs), Path(output), stacked=stacked, inputs_kept=[])
-        return _done(pack(codec.quantizer, found, Path(output), packed, missed=missed))
+        found, missed = name_samples(_strings(inputs), path_of(output), stacked=stacked, inputs_kept=[])
+        return _done(pack(codec.quantizer, found, path_of(output), packed, missed=missed))
     alone = EncodeOptions(**shared, tensors=tuple(tensors), layout=channel_axis)
-    return _done(encode_each(codec.quantizer, plan_encoding(_strings(inputs), Path(output)), alone, packed))
+    jobs = plan_encoding(_strings(inputs), path_of(output))
+    refuse_idle_options(jobs, packed)
+    return _done(encode_each(codec.quantizer, jobs, alone, packed))
 
 
 def decode_files(
@@ -57,7 +60,7 @@ def decode_files(
     codec = checkpoint if isinstance(checkpoint, Codec) else load(checkpoint)
     jobs = plan_jobs(
         _strings(codes),
-        Path(output),
+        path_of(output),
         accepts=is_codes_file,
         rename=lambda name: name.removesuffix(".safetensors").removesuffix(".codes") + ".safetensors",
         file_suffixes=(".safetensors",),

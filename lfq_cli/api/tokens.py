@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from lfq_cli.bits import MAX_INDEX_BITS, BitOrder, Indices, Packed, indices_to_bits, pack, stream_to_indices, unpack
 from lfq_cli.codesfile import CodesHeader, CodesTensor, MadeFrom, SourceInfo, TensorCodes, check_cut, create
 from lfq_cli.errors import OptionError
+from lfq_cli.storage.urlpath import path_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -101,7 +102,7 @@ class Tokens:
         header = replace(
             self.checkpoint, tensors={name: info}, made_from=MadeFrom(0, "error", options={"from": "python"})
         )
-        with create(Path(path), header, overwrite=overwrite) as writer, writer.tensor(name) as out:
+        with create(path_of(path), header, overwrite=overwrite) as writer, writer.tensor(name) as out:
             out.append(self.packed)
 
     def __len__(self) -> int:

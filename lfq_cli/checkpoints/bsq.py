@@ -50,7 +50,7 @@ def _groups(state: StateFile, module: str, bits: int) -> dict[str, Any]:
     group = state.tensors[joined(module, "group_basis")].shape[0]
     if bits % group:
         raise CheckpointError(
-            f"{joined(module, 'group_basis')} has {group} bits, of which {bits} are no multiple",
+            f"{joined(module, 'group_basis')} has {group} bits, of which {bits} are not a multiple",
             f"--codebook-dims {bits} takes whole codes",
         )
     is_tadicodec = joined(owner_of(module, _TADICODEC), _TADICODEC_INPUT) in state.tensors

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,7 +12,8 @@ from typing import Any
 from lfq_cli import native
 from lfq_cli.checkpoints.statefile import StateFile, StateTensor, open_state
 from lfq_cli.errors import CheckpointError
-from lfq_cli.regions import InputFile
+from lfq_cli.storage.places import exists, is_file, is_folder
+from lfq_cli.storage.remote import open_input
 
 INDEX_SUFFIX = ".index.json"
 FOLDER_NAMES = (
@@ -40,14 +40,19 @@ class CheckpointFiles:
 
 def checkpoint_files(path: Path) -> CheckpointFiles:
     """The files of the checkpoint at `path`, a file or a folder. Raises CheckpointError where there is none."""
-    if not os.path.exists(path):  # noqa: PTH110 - Path.exists raises for a name that is too long
+    if not exists(path):
         raise CheckpointError(f"{path}: no such file or folder")
-    if not path.is_dir():
+    if not is_folder(path):
         return CheckpointFiles(path, None)
     config = path / native.CONFIG_NAME
     known = [path / name for name in FOLDER_NAMES if (path / name).is_file()]
     tensors = known[0] if known else _only_tensors(path, config)
     return CheckpointFiles(tensors, config if config.is_file() else None)
+
+
+def is_checkpoint_folder(path: Path) -> bool:
+    """Whether a folder looks like one of a checkpoint: a config.json, or a file of tensors of a known name."""
+    return any((path / name).is_file() for name in (native.CONFIG_NAME, *FOLDER_NAMES))
 
 
 def _only_tensors(folder: Path, config: Path) -> Path:
@@ -110,7 +115,7 @@ def _shards(index: Path) -> list[str]:
     outside = [name for name in names if Path(name).name != name or name in ("", ".", "..")]
     if outside:
         raise CheckpointError(f"{index}: names the shard {outside[0]!r}, expected a file beside it")
-    missing = [name for name in names if not os.path.isfile(index.with_name(name))]  # noqa: PTH113 - a name too long
+    missing = [name for name in names if not is_file(index.with_name(name))]
     if missing:
         raise CheckpointError(f"{index}: {len(missing)} shard(s) are missing, the first is {missing[0]!r}")
     return names
@@ -118,7 +123,7 @@ def _shards(index: Path) -> list[str]:
 
 def read_json(path: Path) -> Any:
     """The JSON value in a file. Raises CheckpointError where there is none."""
-    file = InputFile(path, CheckpointError)
+    file = open_input(path, CheckpointError)
     try:
         if file.size > MAX_JSON_BYTES:
             raise CheckpointError(f"{path}: is larger than any config or index ({MAX_JSON_BYTES >> 20} MiB at most)")
@@ -134,4 +139,4 @@ def parse_json(path: Path, text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as reason:
-        raise CheckpointError(f"{path}: its description is no JSON: {reason}") from reason
+        raise CheckpointError(f"{path}: its description is not JSON: {reason}") from reason

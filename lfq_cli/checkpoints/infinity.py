@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 
-from lfq_cli.checkpoints import lucidrains
+from lfq_cli.checkpoints import reference
 from lfq_cli.checkpoints.facts import Facts, cut_codes, settle
 from lfq_cli.checkpoints.powers import joined, order_of, owner_of
 from lfq_cli.checkpoints.statefile import StateFile
@@ -35,11 +35,11 @@ _BEHIND = ("out_phi.weight", "out_phi_scale")
 def find(state: StateFile) -> dict[str, list[str]]:
     """As in Family: one module for both names."""
     found: dict[str, list[str]] = {}
-    for module in lucidrains.find(state):
+    for module in reference.masks_of(state):
         path = _PATH.fullmatch(module)
         mask = state.tensors[joined(module, "mask")]
         if path is None or order_of(mask) != "msb" or joined(module, "project_in.weight") in state.tensors:
-            continue  # an LFQ with a projection of its own is no part of Infinity
+            continue  # an LFQ with a projection of its own is not part of Infinity
         names = [joined(path[1] or "", f"{alias}.{path[2]}") for alias in _ALIASES]
         masks = [joined(own, "mask") for own in names if joined(own, "mask") in state.tensors]
         found.setdefault(names[0] if len(masks) == 2 else module, masks)

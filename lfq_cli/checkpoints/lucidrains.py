@@ -8,19 +8,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from lfq_cli.checkpoints.facts import Facts, cut_codes, settle
-from lfq_cli.checkpoints.powers import joined, order_of, owners
+from lfq_cli.checkpoints.powers import joined, order_of
+from lfq_cli.checkpoints.reference import DEFAULTS, WEIGHTS, masks_of, read_weights, refuse_other_projections
 from lfq_cli.checkpoints.statefile import StateFile
 from lfq_cli.errors import CheckpointError
 from lfq_cli.quantizer import Quantizer
 
 DESCRIPTION = "LFQ of vector-quantize-pytorch; magvit2-pytorch, O2-MAGVIT2, Seed-VC, SpeechBrain's FocalCodec, ..."
 ONLY_IF_NAMED = False
-WEIGHTS = ("project_in.weight", "project_in.bias", "project_out.weight", "project_out.bias", "orthogonal_rot")
-DEFAULTS = {"codebook_scale": 1.0, "spherical": False, "soft_clamp_input_value": None}
-"""The reference constructor's, for what no state dict holds."""
 _TWO_READINGS = (
     "plain LFQ with codes ±1: --no-spherical --codebook-scale 1; a binary spherical quantizer, BSQ, with codes"
     " ±1/sqrt(D): --spherical --codebook-scale 1"
@@ -33,8 +29,7 @@ Read: speechbrain/speechbrain, speechbrain/lobes/models/bsq.py, recipes/LibriTTS
 
 def find(state: StateFile) -> dict[str, list[str]]:
     """Module path ("" for the top) of each of this family's quantizers -> the buffer that shows it."""
-    masks = {module: joined(module, "mask") for module in owners(state, "mask")}
-    return {module: [mask] for module, mask in masks.items()}
+    return masks_of(state)
 
 
 def build(state: StateFile, module: str, facts: Facts) -> Quantizer:
@@ -62,26 +57,6 @@ def build(state: StateFile, module: str, facts: Facts) -> Quantizer:
         weights=read_weights(state, module, WEIGHTS),
         **config,
     )
-
-
-def read_weights(state: StateFile, module: str, names: tuple[str, ...]) -> dict[str, Any]:
-    """Those of a module's tensors that are there, float32, by their name within the module."""
-    there = [name for name in names if joined(module, name) in state.tensors]
-    wrong = [name for name in there if state.tensors[joined(module, name)].dtype not in ("F16", "BF16", "F32", "F64")]
-    if wrong:
-        tensor = state.tensors[joined(module, wrong[0])]
-        raise CheckpointError(f"{joined(module, wrong[0])} is {tensor.dtype}, expected plain floats", tensor.remedy)
-    return {name: state.tensors[joined(module, name)].read().astype(np.float32, copy=False) for name in there}
-
-
-def refuse_other_projections(state: StateFile, module: str, names: tuple[str, ...]) -> None:
-    """Raises CheckpointError where the module has project_... tensors that are none of `names`: it is another kind."""
-    prefix = joined(module, "project_")
-    other = [name for name in state.tensors if name.startswith(prefix) and name.removeprefix(f"{module}.") not in names]
-    if other:
-        raise CheckpointError(
-            f"{other[0]} is no projection of this kind of quantizer", "lfq knows single linear layers"
-        )
 
 
 def _told(shapes: dict[str, tuple[int, ...]], codebook_dim: int, facts: Facts) -> tuple[dict[str, Any], int | None]:

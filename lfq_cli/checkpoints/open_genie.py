@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from lfq_cli.checkpoints.facts import Facts, cut_codes, settle
-from lfq_cli.checkpoints.lucidrains import read_weights
 from lfq_cli.checkpoints.powers import joined, order_of, owners
+from lfq_cli.checkpoints.reference import read_weights
 from lfq_cli.checkpoints.statefile import StateFile
 from lfq_cli.errors import CheckpointError
 from lfq_cli.quantizer import Quantizer

@@ -9,6 +9,7 @@ from itertools import pairwise
 
 from lfq_cli.bits import MAX_INDEX_BITS
 from lfq_cli.checkpoints.statefile import StateFile, StateTensor
+from lfq_cli.dtypes import PLAIN_FLOATS
 
 _BUFFERS = ("mask", "basis", "bit_mask", "power_vals", "bits_to_indices")
 
@@ -35,7 +36,7 @@ _LEARNED = Reason("a learned codebook (VQ, IBQ): it picks the nearest of stored 
 
 
 def _is_cast_mask(tensor: StateTensor) -> bool:
-    floats = tensor.dtype in ("F16", "BF16", "F32", "F64") and len(tensor.shape) == 1
+    floats = tensor.dtype in PLAIN_FLOATS.values() and len(tensor.shape) == 1
     if not floats or not 1 <= tensor.shape[0] <= MAX_INDEX_BITS:
         return False
     values = tensor.read().tolist()

@@ -10,7 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 
-from lfq_cli.checkpoints import lucidrains
+from lfq_cli.checkpoints import reference
 from lfq_cli.checkpoints.facts import Facts, settle
 from lfq_cli.checkpoints.powers import joined, order_of
 from lfq_cli.checkpoints.statefile import StateFile
@@ -24,7 +24,7 @@ ONLY_IF_NAMED = False
 
 def find(state: StateFile) -> dict[str, list[str]]:
     """Module path ("" for the top) of each of this family's quantizers -> the buffers that show it; groups as one."""
-    residual = _lists(lucidrains.find(state), "layers")
+    residual = _lists(reference.masks_of(state), "layers")
     grouped = _lists(residual, "rvqs")
     parts = {part for found in grouped.values() for part in found}
     found = {module: [joined(layer, "mask") for layer in layers] for module, layers in residual.items()}
@@ -36,7 +36,7 @@ def find(state: StateFile) -> dict[str, list[str]]:
 
 def build(state: StateFile, module: str, facts: Facts) -> Quantizer:
     """The quantizer at `module`, completed by `facts`."""
-    residual = _lists(lucidrains.find(state), "layers")
+    residual = _lists(reference.masks_of(state), "layers")
     parts = _lists(residual, "rvqs").get(module)
     groups = None if parts is None else _count(module, parts, "rvqs")
     parts = [module] if parts is None else parts
@@ -56,9 +56,9 @@ def build(state: StateFile, module: str, facts: Facts) -> Quantizer:
         features = state.tensors[first].shape[1]
     config = settle(facts, told={"codebook_scale": 1.0}, assumed={"spherical": False, "soft_clamp_input_value": None})
     for part in parts:
-        lucidrains.refuse_other_projections(state, part, lucidrains.WEIGHTS)
+        reference.refuse_other_projections(state, part, reference.WEIGHTS)
         for layer in residual[part]:
-            lucidrains.refuse_other_projections(state, layer, ())
+            reference.refuse_other_projections(state, layer, ())
     shape = Quantizer(dim=codebook_dim * len(parts), codebook_dim=codebook_dim, num_quantizers=levels, groups=groups)
     return Quantizer(
         dim=features * len(parts),
@@ -66,7 +66,7 @@ def build(state: StateFile, module: str, facts: Facts) -> Quantizer:
         num_quantizers=levels,
         groups=groups,
         channel_first=facts.channel_first,
-        weights=lucidrains.read_weights(state, module, tuple(weight_shapes(shape))),
+        weights=reference.read_weights(state, module, tuple(weight_shapes(shape))),
         **config,
     )
 

@@ -13,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lfq_cli import floats
-from lfq_cli.container import DTYPES, Entry, read_header
+from lfq_cli.container import Entry, read_header
+from lfq_cli.dtypes import NUMPY
 from lfq_cli.errors import CheckpointError
 from lfq_cli.regions import FileRegion, InputFile, Region, bytes_of
+from lfq_cli.storage.remote import open_input
 
 if TYPE_CHECKING:
     from lfq_cli.torchfile import OddTensor
@@ -65,7 +67,7 @@ def open_state(path: Path) -> StateFile:
 
 
 def _from_safetensors(path: Path) -> StateFile:
-    file = InputFile(path, CheckpointError)
+    file = open_input(path, CheckpointError)
     with file.closed_on_error():
         header = read_header(file, CheckpointError)
     tensors = {
@@ -80,7 +82,7 @@ def _read_entry(file: InputFile, entry: Entry) -> NDArray[Any]:
 
 
 def _from_torch(path: Path) -> StateFile:
-    file = InputFile(path, CheckpointError)
+    file = open_input(path, CheckpointError, staged=True)
     with file.closed_on_error():
         from lfq_cli.torchfile import read_torch_file  # a dozen modules that most checkpoints do without
 
@@ -113,9 +115,9 @@ def _refuse(name: str, tensor: OddTensor) -> NDArray[Any]:
 def _values(region: Region, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
     """All values; floats as float32."""
     spec = floats.FORMATS.get(dtype)
-    if spec is None and dtype not in DTYPES:
+    if spec is None and dtype not in NUMPY:
         raise CheckpointError(f"a tensor of {dtype} cannot be read")
-    storage = DTYPES[dtype] if spec is None else spec.storage
+    storage = NUMPY[dtype] if spec is None else spec.storage
     data = np.empty(shape, storage)
     region.read_into(0, bytes_of(data))
     return data if spec is None else floats.to_float32(data, spec)

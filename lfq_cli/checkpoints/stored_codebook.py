@@ -27,7 +27,7 @@ def _check_codebook(state: StateFile, name: str, bits: int, order: BitOrder) -> 
     signs = indices_to_bits(np.arange(2**bits)[:, None], (bits,), order)
     if not np.array_equal(state.tensors[name].read(), np.where(signs, np.float32(1), np.float32(-1))):
         raise CheckpointError(
-            f"{name} is no table of every sign, {order} first: a learned codebook, or its bits are in another order",
+            f"{name} is not a table of every sign, {order} first: a learned codebook, or its bits are in another order",
             "lfq reads lookup-free quantizers only",
         )
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from lfq_cli.bits import BitOrder
 from lfq_cli.checkpoints.facts import Facts, cut_codes, settle
-from lfq_cli.checkpoints.lucidrains import DEFAULTS, read_weights
 from lfq_cli.checkpoints.powers import joined, owner_of
+from lfq_cli.checkpoints.reference import DEFAULTS, read_weights
 from lfq_cli.checkpoints.statefile import StateFile
 from lfq_cli.errors import CheckpointError, OptionError
 from lfq_cli.quantizer import Quantizer

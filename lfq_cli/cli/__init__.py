@@ -23,19 +23,19 @@ from lfq_cli.cli import (
     messages,
     split,
     stats,
+    train,
     verify,
 )
+from lfq_cli.cli.exits import ExitCode
+from lfq_cli.cli.help import GroupedCommand
 from lfq_cli.cli.interrupts import Interrupted, raise_on_signals
 from lfq_cli.errors import LfqError, LfqNote, OptionError
 from lfq_cli.version import __version__
-
-EXIT_FAILED, EXIT_USAGE, EXIT_BUG = 1, 2, 70
 
 app = typer.Typer(
     name="lfq",
     help="Binary tokens from saved Lookup-Free Quantization checkpoints: encode tensors to packed indices, and back.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help: rich's would triple what `lfq --help` costs, and eat [brackets]
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -50,11 +50,12 @@ COMMANDS = {
     "inspect": inspect.inspect,
     "import": import_checkpoint.import_checkpoint,
     "verify": verify.verify,
+    "train": train.train,
     "merge": merge.merge,
     "split": split.split,
 }
 for _name, _command in COMMANDS.items():
-    app.command(_name, no_args_is_help=True)(_command)
+    app.command(_name, cls=GroupedCommand, no_args_is_help=True)(_command)
 
 
 def _show_version(wanted: bool) -> None:
@@ -77,25 +78,25 @@ def main() -> None:
     messages.make_printable(sys.stdout, sys.stderr)
     with raise_on_signals(), _notes_as_lines():
         try:
-            app()
+            app(prog_name="lfq")  # also of python -m lfq_cli: completion is installed for this name
         except LfqError as error:
             _tell(error)
-            sys.exit(EXIT_USAGE if isinstance(error, OptionError) else EXIT_FAILED)
+            sys.exit(ExitCode.USAGE if isinstance(error, OptionError) else ExitCode.FAILED)
         except Interrupted as interrupt:
             typer.echo("lfq: interrupted: nothing half-written is left; the same command goes on", err=True)
             sys.exit(interrupt.exit_code)
         except BrokenPipeError:
             _forget_stdout()
-            sys.exit(EXIT_FAILED)
+            sys.exit(ExitCode.FAILED)
         except OSError as reason:
             _tell(LfqError(f"{reason.filename or 'output'}: {reason.strerror or reason}"))
             _forget_stdout()
-            sys.exit(EXIT_FAILED)
+            sys.exit(ExitCode.FAILED)
         except Exception as bug:  # the boundary: anything else is our mistake, said in one line
             _show_traceback()
             told = messages.printable(f"{type(bug).__name__}: {bug}")
             typer.echo(f"lfq: bug: {told} (LFQ_TRACEBACK=1 shows where)", err=True)
-            sys.exit(EXIT_BUG)
+            sys.exit(ExitCode.BUG)
 
 
 @contextmanager

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from lfq_cli.cli import options
-from lfq_cli.cli.options import Display, takes_display, takes_facts, takes_threads
+from lfq_cli.cli.options import Display, takes_cluster, takes_display, takes_facts, takes_threads
+
+if TYPE_CHECKING:
+    from lfq_cli.jobs.outcome import Outcome
 
 Inputs = Annotated[
     list[str], typer.Argument(metavar="CODES", parser=options.place, help="Codes files, folders or globs.")
@@ -39,6 +44,7 @@ Split = Annotated[
 
 
 @takes_facts
+@takes_cluster
 @takes_display
 @takes_threads
 def decode(
@@ -61,6 +67,7 @@ def decode(
     *,
     display: Display,
     facts: Any,
+    cluster: Any,
 ) -> None:
     """Decode codes files to float tensors, what the model's quantizer returns for the inputs they were made from.
 
@@ -69,8 +76,9 @@ def decode(
     """
     from lfq_cli import checkpoints
     from lfq_cli.cli.render.checkpoints import once, tell_assumptions
-    from lfq_cli.cli.render.outcomes import run_jobs
+    from lfq_cli.cli.run import run_jobs
     from lfq_cli.codesfile import SUFFIX
+    from lfq_cli.dtypes import PLAIN_FLOATS
     from lfq_cli.errors import CodesFileError, OptionError
     from lfq_cli.jobs.decode import DecodeOptions
     from lfq_cli.jobs.decode import decode as decode_jobs
@@ -89,9 +97,9 @@ def decode(
         inputs_kept=checkpoints.read_files(checkpoint),
     )
     if shard is not None:
-        jobs = list(parse_shard(shard).of(jobs, sizes_of([job.source for job in jobs])))
+        jobs = list(parse_shard(shard).of(jobs, sizes_of(jobs)))
     chosen = DecodeOptions(
-        dtype=options.STORED_FLOATS[dtype],
+        dtype=PLAIN_FLOATS[dtype],
         project_out=project_out,
         tensors=tuple(tensor or ()),
         device=device,
@@ -103,6 +111,8 @@ def decode(
         fail_fast=fail_fast,
     )
     tell = once(tell_assumptions)
+    if split and cluster is not None:
+        raise OptionError("--split with --ray", "leave one of them out: --split is the work of one process")
     if split:
         from lfq_cli.jobs.decode_samples import decode_samples
 
@@ -115,4 +125,16 @@ def decode(
             display,
         )
         return
-    run_jobs("decode", jobs, lambda progress: decode_jobs(quantizer, jobs, chosen, progress, tell), display)
+
+    def run(progress: Callable[[int], None]) -> Generator[Outcome]:
+        if cluster is None or dry_run:
+            return decode_jobs(quantizer, jobs, chosen, progress, tell)
+
+        from lfq_cli.cli.render.console import say_unless_quiet
+        from lfq_cli.cluster import DecodeWork, run_on
+
+        work = DecodeWork(quantizer, replace(chosen, tidy=False, fail_fast=False))
+        say = say_unless_quiet(display)
+        return run_on(cluster, work, jobs, progress, fail_fast=fail_fast, tell=tell, say=say)
+
+    run_jobs("decode", jobs, run, display)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import typer
 
 from lfq_cli.cli import options
-from lfq_cli.cli.options import Display, takes_display, takes_facts, takes_threads
+from lfq_cli.cli.options import Display, takes_cluster, takes_display, takes_facts, takes_threads
 
 if TYPE_CHECKING:
+    from lfq_cli.cluster import Cluster
+    from lfq_cli.jobs.encode import EncodeOptions
     from lfq_cli.jobs.outcome import Outcome
+    from lfq_cli.jobs.pack import PackOptions
+    from lfq_cli.jobs.plan import Job
+    from lfq_cli.quantizer import Quantizer
 
     Run: TypeAlias = Callable[[Callable[[int], None]], Generator[Outcome]]
 
@@ -70,6 +76,15 @@ SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="Leave out samples that cannot be encoded, name and count them.")
 ]
 
+PartRows = Annotated[
+    int | None,
+    typer.Option(
+        "--part-rows",
+        metavar="N",
+        min=1,
+        help="A codes file for every N entries of axis 0: NAME.00000.codes.safetensors, ...; lfq merge joins them.",
+    ),
+]
 Status = Annotated[
     bool,
     typer.Option("--status", help="Say what is done, stale and missing, from headers; ends with 0 if all is done."),
@@ -79,6 +94,7 @@ _STORED = {"uint8": "U8", "int16": "I16", "int32": "I32", "int64": "I64", "uint6
 
 
 @takes_facts
+@takes_cluster
 @takes_display
 @takes_threads
 def encode(
@@ -99,6 +115,7 @@ def encode(
     ragged: Ragged = False,
     append: Append = False,
     skip_bad: SkipBad = False,
+    part_rows: PartRows = None,
     shard: options.ShardOption = None,
     status: Status = False,
     num_quantizers: options.Levels = None,
@@ -112,33 +129,42 @@ def encode(
     *,
     display: Display,
     facts: Any,
+    cluster: Any,
 ) -> None:
     """Encode float tensors to packed indices, a codes file for every input, or for so many samples.
 
     Inputs are .safetensors, .npy, .npz, .pt, .pth and .h5 files, and tar shards and .parquet files of samples. A
     folder's tree is mirrored under OUT: `lfq encode CHECKPOINT latents -o OUT` makes OUT/a/b.codes.safetensors from
     latents/a/b.npy. `lfq encode CHECKPOINT latents -o OUT --samples-per-file 10000` packs all of them into
-    OUT/00000.codes.safetensors and so on, each with its key "a/b".
+    OUT/00000.codes.safetensors and so on, each with its key "a/b". --part-rows cuts inputs that are too large for one
+    process: with --shard several processes share the parts of one file.
     """
     from lfq_cli import checkpoints
+    from lfq_cli.cli.exits import exit_if_work_is_left
     from lfq_cli.cli.render.checkpoints import tell_assumptions
-    from lfq_cli.cli.render.outcomes import run_jobs, run_packing
     from lfq_cli.cli.render.status import show_status
+    from lfq_cli.cli.run import run_jobs, run_packing
     from lfq_cli.errors import OptionError
     from lfq_cli.jobs.encode import EncodeOptions
-    from lfq_cli.jobs.pack import PackOptions, encode_each, pack
-    from lfq_cli.jobs.plan import name_samples, plan_encoding
+    from lfq_cli.jobs.pack import PackOptions, pack, refuse_idle_options
+    from lfq_cli.jobs.parts import cut_jobs
+    from lfq_cli.jobs.plan import name_samples, plan_encoding, refuse_to_replace
     from lfq_cli.jobs.shards import parse_shard, sizes_of
+    from lfq_cli.packings import PACKINGS
     from lfq_cli.pipeline import SampleOptions
 
-    if index_dtype is not None and packing != "ints":
+    if index_dtype is not None and not PACKINGS[packing].holds_indices:
         raise OptionError("--index-dtype belongs to --packing ints", "leave it out, or add --packing ints")
     samples_per_file, file_bytes = options.file_limits(samples_per_file, file_size)
     together = samples_per_file is not None or file_bytes is not None
-    if append and not together:
-        raise OptionError("--append belongs to --samples-per-file or --file-size", "add one of them")
-    if status and together:
-        raise OptionError("--status tells of a codes file an input", "--dry-run tells of files of samples")
+    _refuse_contradictions(
+        together,
+        stacked=stacked,
+        append=append,
+        status=status,
+        parts=part_rows is not None,
+        elsewhere=cluster is not None,
+    )
     part = None if shard is None else parse_shard(shard)
     quantizer = checkpoints.load(checkpoint, facts)
     if num_quantizers is not None:
@@ -155,11 +181,14 @@ def encode(
         "fail_fast": fail_fast,
     }
     where = options.where_features_are(layout, channel_axis)
-    alone = EncodeOptions(**shared, by_header=status, zero_nan=nan == "zero", tensors=tuple(tensor or ()), layout=where)
+    patterns = tuple(tensor or ())
+    alone = EncodeOptions(
+        **shared, by_header=status, zero_nan=nan == "zero", tensors=patterns, layout=where, part_rows=part_rows
+    )
     packed = PackOptions(
         **shared,
         samples=SampleOptions(
-            tensors=tuple(tensor or ()),
+            tensors=patterns,
             layout=where,
             carry=tuple(carry or ()),
             carry_text=tuple(carry_text or ()),
@@ -184,18 +213,61 @@ def encode(
         run_packing("encode", found.paths(), counted, display)
         return
     jobs = plan_encoding(inputs, output, inputs_kept=kept)
+    if part_rows is not None:
+        jobs = cut_jobs(jobs, quantizer, part_rows, tensors=patterns, layout=where)
+        refuse_to_replace([job.output for job in jobs], [*kept, *(job.source for job in jobs)])
     if part is not None:
-        jobs = list(part.of(jobs, sizes_of([job.source for job in jobs])))
+        jobs = list(part.of(jobs, sizes_of(jobs)))
 
-    def run(progress: Callable[[int], None]) -> Generator[Outcome]:
-        return encode_each(quantizer, jobs, alone, packed, progress)
-
+    refuse_idle_options(jobs, packed)
+    run = _encoding(quantizer, jobs, alone, packed, None if dry_run else cluster, display)
     if status:
-        show_status(list(run(lambda _: None)), display)
+        outcomes = list(run(lambda _: None))
+        show_status(outcomes, display)
+        exit_if_work_is_left(outcomes)
         return
     files = [path for job in jobs for path in (job.source, job.output)]
     counted = _counting(run, files, stats, expected=len(jobs), overwrite=overwrite, dry_run=dry_run)
     run_jobs("encode", jobs, counted, display)
+
+
+def _refuse_contradictions(
+    together: bool, *, stacked: bool, append: bool, status: bool, parts: bool, elsewhere: bool
+) -> None:
+    """together: whether samples of several inputs go into one file. Raises OptionError."""
+    from lfq_cli.errors import OptionError
+
+    if append and not together:
+        raise OptionError("--append belongs to --samples-per-file or --file-size", "add one of them")
+    if status and together:
+        raise OptionError("--status tells of a codes file an input", "--dry-run tells of files of samples")
+    if parts and (together or stacked):
+        raise OptionError("--part-rows cuts tensors, not samples", "leave it out, or --samples-per-file and --stacked")
+    if elsewhere and (together or status):
+        raise OptionError("--ray makes a codes file of every input", "leave it out: this is the work of one process")
+
+
+def _encoding(
+    quantizer: Quantizer,
+    jobs: Sequence[Job],
+    alone: EncodeOptions,
+    packed: PackOptions,
+    cluster: Cluster | None,
+    display: Display,
+) -> Run:
+    """The run of the jobs, here or on a cluster."""
+    from lfq_cli.jobs.pack import encode_each
+
+    if cluster is None:
+        return lambda progress: encode_each(quantizer, jobs, alone, packed, progress)
+
+    from lfq_cli.cli.render.console import say_unless_quiet
+    from lfq_cli.cluster import EncodeWork, run_on
+
+    elsewhere: dict[str, Any] = {"tidy": False, "fail_fast": False}
+    work = EncodeWork(quantizer, replace(alone, **elsewhere), replace(packed, **elsewhere))
+    say = say_unless_quiet(display)
+    return lambda progress: run_on(cluster, work, jobs, progress, fail_fast=alone.fail_fast, say=say)
 
 
 def _counting(

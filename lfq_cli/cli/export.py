@@ -22,7 +22,7 @@ Inputs = Annotated[
     list[str], typer.Argument(metavar="CODES", parser=options.place, help="Codes files, folders or globs.")
 ]
 Output = Annotated[
-    Path, typer.Option("--output", "-o", metavar="OUT", parser=options.path, help="The folder of the export.")
+    Path, typer.Option("--output", "-o", metavar="OUT", parser=options.local_path, help="The folder of the export.")
 ]
 Style = Annotated[
     Literal["1x"] | None, typer.Option("--style", help="1x: bin as 1xgpt reads it, video.bin and segment_ids.bin.")
@@ -100,12 +100,8 @@ def export(
     bin for nanoGPT (and 1xgpt), megatron for Megatron-Core, webdataset, parquet for datasets, polars and Spark, mds for
     mosaicml-streaming, npy for LlamaGen. OUT/lfq.json says what each id is. What is whole is left alone, so that a run
     that was interrupted can be repeated. docs/export.md shows how each is read.
-
-    `lfq export bin tokens -o data --codebook-dims 9,9 --split train=0.99,val=0.01`
-
-    `lfq export webdataset tokens -o shards --labels cls`
     """
-    from lfq_cli.cli.render.outcomes import run_packing
+    from lfq_cli.cli.run import run_packing
     from lfq_cli.errors import CodesFileError, OptionError
     from lfq_cli.exports.run import ExportOptions
     from lfq_cli.exports.run import export as export_samples

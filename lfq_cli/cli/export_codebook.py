@@ -55,6 +55,7 @@ def export_codebook(
     from lfq_cli.cli.render.checkpoints import tell_assumptions
     from lfq_cli.cli.render.exports import announce_export, show_export
     from lfq_cli.cli.render.progress import progress_bar
+    from lfq_cli.dtypes import PLAIN_FLOATS
     from lfq_cli.jobs.export import export_codebook as write_tables
     from lfq_cli.jobs.export import plan_export, require_room
     from lfq_cli.jobs.plan import refuse_to_replace
@@ -66,7 +67,7 @@ def export_codebook(
         quantizer,
         output,
         rows=_rows(range),
-        dtype=options.STORED_FLOATS[dtype],
+        dtype=PLAIN_FLOATS[dtype],
         project_out=project_out,
         overwrite=overwrite,
     )

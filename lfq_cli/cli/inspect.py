@@ -27,23 +27,25 @@ Against = Annotated[
 @takes_facts
 @takes_display
 def inspect(paths: Paths, checkpoint: Against = None, *, display: Display, facts: Any) -> None:
-    """Show what a checkpoint, tensor file or codes file holds, from its header."""
+    """Show what a checkpoint, tensor file or codes file holds, from its header; of a folder the codes files in it."""
     from lfq_cli import checkpoints
+    from lfq_cli.cli.exits import exit_if_failed
     from lfq_cli.cli.messages import error_lines
     from lfq_cli.cli.render.console import note
     from lfq_cli.cli.render.inspection import show_inspection
-    from lfq_cli.cli.render.outcomes import exit_if_failed
     from lfq_cli.errors import LfqError
     from lfq_cli.jobs.inspect import inspect as inspect_path
+    from lfq_cli.jobs.inspect import paths_in
 
     against = checkpoints.load(checkpoint, facts) if checkpoint else None
     views, failed = [], {}
-    for path in paths:
+    found = [each for path in paths for each in paths_in(path)]
+    for path in found:
         try:
             views.append(inspect_path(path, facts, against))
         except LfqError as error:
             failed[path] = error
-            if len(paths) > 1:
+            if len(found) > 1:
                 note(error_lines(error))
     show_inspection(views, display)
-    exit_if_failed(list(failed.values()), len(paths))
+    exit_if_failed(list(failed.values()), len(found))

@@ -39,11 +39,14 @@ def merge(
     *,
     display: Display,
 ) -> None:
-    """Merge codes files of samples into one, or into files of other numbers of samples, without encoding again.
+    """Merge codes files of samples, or of the parts of a file, without encoding again.
 
     `lfq merge tokens -o all.codes.safetensors` puts the samples of all files below tokens into one file, in the order
     of the files, with their keys and what they carry; `lfq merge tokens -o packed --samples-per-file 100000` makes
     packed/00000.codes.safetensors and so on. The files must have been encoded alike, and no key may stand twice.
+
+    The parts that `lfq encode --part-rows` made become the file that one run would have made, bit for bit: `lfq merge
+    parts -o whole` makes whole/a.codes.safetensors of parts/a.00000.codes.safetensors and its like.
     """
     run_merge("merge", inputs, output, samples_per_file, file_size, overwrite, fsync, dry_run, fail_fast, display)
 
@@ -61,12 +64,20 @@ def run_merge(
     display: Display,
 ) -> None:
     """What `lfq merge` and `lfq split` do once their options are checked."""
-    from lfq_cli.cli.render.outcomes import run_packing
+    from lfq_cli.cli.run import run_packing
+    from lfq_cli.errors import OptionError
     from lfq_cli.jobs.draft import Limits
     from lfq_cli.jobs.merge import MergeOptions, name_codes
     from lfq_cli.jobs.merge import merge as merge_files
+    from lfq_cli.jobs.merge_parts import holds_parts, merge_parts, name_wholes
 
     limits = Limits(*options.file_limits(samples_per_file, file_size))
     paths, outputs = name_codes(inputs, output, limits)
     chosen = MergeOptions(limits, overwrite=overwrite, durable=fsync, dry_run=dry_run, fail_fast=fail_fast)
+    if holds_parts(paths[0]):
+        if limits != Limits():
+            raise OptionError("parts of a file hold no samples", "lfq merge PARTS -o OUT, without a size, joins them")
+        jobs = name_wholes(inputs, output)
+        run_packing(title, paths, lambda progress: merge_parts(jobs, chosen, progress), display)
+        return
     run_packing(title, paths, lambda progress: merge_files(paths, outputs, chosen, progress), display)

@@ -14,20 +14,36 @@ import typer
 
 if TYPE_CHECKING:
     from lfq_cli.checkpoints import Facts
-
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+    from lfq_cli.cluster import Cluster
 
 
 def place(text: str) -> str:
-    """A path or glob as it was given. Raises BadParameter for a URL, which would be taken for a folder's name."""
-    if _URL.match(text):
-        raise typer.BadParameter(f"{text!r} is a URL; lfq reads and writes local paths: copy it here, or mount it")
+    """A path, URL or glob as it was given. Raises BadParameter for a URL that lfq cannot reach."""
+    path(text)
     return text
 
 
 def path(text: str) -> Path:
-    """A local path. Raises BadParameter as `place` does."""
-    return Path(place(text))
+    """A path or URL. Raises BadParameter for a URL that lfq cannot reach, and for an empty path: the current folder."""
+    if not text:
+        raise typer.BadParameter("'' is not a path")
+    if "://" not in text:
+        return Path(text)
+
+    from lfq_cli.errors import OptionError
+    from lfq_cli.storage.urlpath import path_of
+
+    try:
+        return path_of(text)
+    except OptionError as error:
+        raise typer.BadParameter(error.message) from None
+
+
+def local_path(text: str) -> Path:
+    """A local path. Raises BadParameter for a URL, which would be taken for a folder's name."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
+        raise typer.BadParameter(f"{text!r} is a URL, expected a local path: write it here and copy it")
+    return path(text)
 
 
 Checkpoint: TypeAlias = Annotated[
@@ -90,10 +106,6 @@ FailFast: TypeAlias = Annotated[
     bool, typer.Option("--fail-fast", help="Stop at the first input that fails; unset: go on with the rest.")
 ]
 DryRun: TypeAlias = Annotated[bool, typer.Option("--dry-run", help="Show what would be done and write nothing.")]
-
-
-STORED_FLOATS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}
-"""What --dtype takes, and safetensors' name for it."""
 
 
 @dataclass(frozen=True)
@@ -166,18 +178,44 @@ ShardOption = Annotated[
 Cut = Annotated[
     str | None,
     typer.Option(
-        "--codebook-dims", metavar="D,D,…", help="Cut each vector's bits into indices anew, as 9,9; unset: as written."
+        "--codebook-dims",
+        metavar="D,D,…",
+        help="Cut each vector's bits into indices anew, as 9,9; unset: as written.",
+        rich_help_panel="Input",
     ),
 ]
 Order = Annotated[
     Literal["msb", "lsb"] | None,
-    typer.Option("--bit-order", help="Which bit of an index comes first in a vector; unset: as written."),
+    typer.Option(
+        "--bit-order",
+        help="Which bit of an index comes first in a vector; unset: as written.",
+        rich_help_panel="Input",
+    ),
 ]
 _DISPLAY_OPTIONS: dict[str, Any] = {
     "json": Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")],
     "quiet": Annotated[bool, typer.Option("--quiet", "-q", help="Print errors, and what had to be assumed, only.")],
     "verbose": Annotated[bool, typer.Option("--verbose", "-v", help="Print every file and what was left alone.")],
     "no_progress": Annotated[bool, typer.Option("--no-progress", help="No progress bar, even on a terminal.")],
+}
+
+
+_CLUSTER_OPTIONS: dict[str, Any] = {
+    "ray": Annotated[
+        str | None,
+        typer.Option(
+            "--ray",
+            metavar="local|auto|HOST:PORT",
+            help="Work on a Ray cluster: one of this machine, for this run; the one that runs here; one elsewhere.",
+        ),
+    ],
+    "ray_num_cpus": Annotated[
+        float | None,
+        typer.Option("--ray-num-cpus", metavar="N", min=0, help="CPUs of each actor, and its threads; unset: 1."),
+    ],
+    "ray_num_gpus": Annotated[
+        float | None, typer.Option("--ray-num-gpus", metavar="N", min=0, help="GPUs of each actor; unset: 0.")
+    ],
 }
 
 
@@ -222,9 +260,46 @@ def takes_facts(command: Callable[..., None]) -> Callable[..., None]:
     return _expand(command, "facts", _FACT_OPTIONS, None, build)
 
 
+def takes_cluster(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command with a parameter `cluster` the options that say where else to work; None: nowhere."""
+
+    def build(ray: str | None, ray_num_cpus: float | None, ray_num_gpus: float | None) -> Cluster | None:
+        from lfq_cli.errors import OptionError
+
+        if ray is None:
+            if ray_num_cpus is not None or ray_num_gpus is not None:
+                raise OptionError("--ray-num-cpus and --ray-num-gpus belong to --ray", "add --ray local, for one")
+            return None
+        from lfq_cli.cluster import Cluster
+
+        return Cluster(ray, 1 if ray_num_cpus is None else ray_num_cpus, ray_num_gpus or 0)
+
+    return _expand(command, "cluster", _CLUSTER_OPTIONS, None, build)
+
+
 def takes_display(command: Callable[..., None]) -> Callable[..., None]:
     """Gives a command with a parameter `display` the options that say what to print."""
-    return _expand(command, "display", _DISPLAY_OPTIONS, False, Display)
+
+    def build(**given: bool) -> Display:
+        _show_log(verbose=given["verbose"])
+        return Display(**given)
+
+    return _expand(command, "display", _DISPLAY_OPTIONS, False, build)
+
+
+def _show_log(*, verbose: bool) -> None:
+    """Lines on stderr for what the package logs: what was done to get at the data, if that is wanted."""
+    import logging
+
+    from lfq_cli.cli.messages import printable
+
+    class Lines(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            typer.echo(f"lfq: {printable(record.getMessage())}", err=True)
+
+    logger = logging.getLogger("lfq_cli")
+    logger.handlers[:] = [Lines()]
+    logger.setLevel(logging.INFO if verbose else logging.WARNING)
 
 
 def _expand(
@@ -283,7 +358,7 @@ def size(text: str, option: str) -> int:
     found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?) ?([KMGT]?i?B|)", text)
     nbytes = int(float(found[1]) * _UNITS[found[2]]) if found and found[2] in _UNITS else 0
     if not nbytes:
-        raise typer.BadParameter(f"{text!r} is no size, as 256MiB or 2GB", param_hint=option)
+        raise typer.BadParameter(f"{text!r} is not a size such as 256MiB or 2GB", param_hint=option)
     return nbytes
 
 
@@ -293,7 +368,8 @@ def dims(value: str | None) -> tuple[int, ...] | None:
         return None
     parts = value.split(",")
     if not all(part.strip().isdecimal() and len(part) <= 8 and 1 <= int(part) <= 64 for part in parts):
-        raise typer.BadParameter(f"{value!r} is no list of 1 to 64 bits, as 6,12", param_hint="--codebook-dims")
+        expected = "expected a list of bits, 1 to 64 each, such as 6,12"
+        raise typer.BadParameter(f"{expected}; found {value!r}", param_hint="--codebook-dims")
     return tuple(int(part) for part in parts)
 
 

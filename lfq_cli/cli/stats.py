@@ -111,11 +111,12 @@ def stats(
     Codes used, entropy, perplexity, every bit's balance and correlations, for each codebook and for whole tokens, per
     tensor and overall. Needs no checkpoint. docs/statistics.md has the formulas.
     """
+    from lfq_cli.cli.exits import exit_if_failed
     from lfq_cli.cli.render.comparison import show_comparison
     from lfq_cli.cli.render.console import note
-    from lfq_cli.cli.render.outcomes import exit_if_failed, total_size
     from lfq_cli.cli.render.progress import progress_bar
     from lfq_cli.cli.render.stats import show_stats
+    from lfq_cli.cli.run import total_size
     from lfq_cli.errors import CodesFileError
     from lfq_cli.jobs.inputs import find_inputs, sorted_out
     from lfq_cli.jobs.kinds import is_counted_file

@@ -1,4 +1,4 @@
-"""The codes file, versions 1 and 2 (README, "The codes file").
+"""The codes file, versions 1 and 2 (docs/codes-file.md).
 
 A codes file is a safetensors file whose metadata entry "lfq" says what made the bytes. This package knows packings and
 digests, and nothing of how codes are computed.
@@ -8,10 +8,12 @@ from lfq_cli.codesfile.builder import Coding, SamplesBuilder
 from lfq_cli.codesfile.header import (
     FORMAT,
     FROM_CODES,
+    NO_DIGEST,
     SUFFIX,
     CodesHeader,
     CodesTensor,
     MadeFrom,
+    PartRows,
     SourceInfo,
     stored_dtype,
 )
@@ -21,12 +23,14 @@ from lfq_cli.codesfile.writer import Writer, create
 __all__ = [
     "FORMAT",
     "FROM_CODES",
+    "NO_DIGEST",
     "SUFFIX",
     "CodesFile",
     "CodesHeader",
     "CodesTensor",
     "Coding",
     "MadeFrom",
+    "PartRows",
     "SamplesBuilder",
     "SourceInfo",
     "TensorCodes",

@@ -11,7 +11,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from lfq_cli.bits import PACKINGS, BitOrder, Packed, StreamJoiner
+from lfq_cli.bits import BitOrder, Packed, StreamJoiner
 from lfq_cli.codesfile.columns import offsets_of
 from lfq_cli.codesfile.header import (
     OFFSETS,
@@ -24,8 +24,9 @@ from lfq_cli.codesfile.header import (
     stored_dtype,
 )
 from lfq_cli.codesfile.writer import create
-from lfq_cli.container import DTYPES
+from lfq_cli.dtypes import NUMPY
 from lfq_cli.errors import OutputError
+from lfq_cli.packings import PACKINGS
 
 _IN_MEMORY_BYTES = 64 << 20
 _COPIED_BYTES = 1 << 20
@@ -53,12 +54,8 @@ class Coding:
     @property
     def stored_bits_per_vector(self) -> int:
         """Bits that one vector takes in the file."""
-        if self.packing == "bits":
-            return self.bits_per_vector
-        if self.packing == "rows":
-            return -(-self.bits_per_vector // 8) * 8
         dtype = stored_dtype(self.packing, self.codebook_dims, self.index_dtype)
-        return 8 * DTYPES[dtype].itemsize * len(self.codebook_dims)
+        return PACKINGS[self.packing].row_bits(self.codebook_dims, dtype)
 
 
 def _integers() -> array[int]:
@@ -140,11 +137,11 @@ class SamplesBuilder:
 
     def _store(self, codes: _Codes, stream: Packed, vectors: int) -> None:
         coding = self._coding
-        if coding.packing == "bits":
+        if PACKINGS[coding.packing].is_stream:
             stored = codes.joiner.join(stream, vectors * coding.bits_per_vector)
         else:
             pack = PACKINGS[coding.packing].pack
-            stored = pack(stream, vectors, coding.codebook_dims, coding.bit_order, DTYPES[self._dtype])
+            stored = pack(stream, vectors, coding.codebook_dims, coding.bit_order, NUMPY[self._dtype])
         codes.file.write(np.ascontiguousarray(stored).data)
 
     def write(self, path: Path, made_from: MadeFrom | None, *, overwrite: bool, durable: bool) -> CodesHeader:

@@ -27,12 +27,12 @@ def check_offsets(offsets: Offsets, end: int, where: str) -> None:
 
 
 def texts_of(data: bytes, offsets: Offsets, where: str) -> list[str]:
-    """The texts that lie one after the other in `data`. Raises CodesFileError where they are no UTF-8."""
+    """The texts that lie one after the other in `data`. Raises CodesFileError where they are not UTF-8."""
     check_offsets(offsets, len(data), where)
     try:
         return [data[a:b].decode("utf-8") for a, b in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)]
     except UnicodeDecodeError as reason:
-        raise CodesFileError(f"{where}: is no UTF-8: {reason}", "encode the samples again") from reason
+        raise CodesFileError(f"{where}: is not UTF-8: {reason}", "encode the samples again") from reason
 
 
 def bad_key(key: str) -> str | None:
@@ -44,5 +44,5 @@ def bad_key(key: str) -> str | None:
     try:
         key.encode("utf-8")
     except UnicodeEncodeError:
-        return "is no UTF-8"
+        return "is not UTF-8"
     return None

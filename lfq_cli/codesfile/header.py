@@ -11,15 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from lfq_cli.bits import BitOrder, index_dtype, stream_bytes
-from lfq_cli.container import DTYPES, tensor_bytes
+from lfq_cli.bits import BitOrder, index_dtype
+from lfq_cli.container import tensor_bytes
+from lfq_cli.dtypes import NUMPY, OF_NUMPY
 from lfq_cli.errors import OptionError
+from lfq_cli.packings import PACKINGS
 from lfq_cli.quantizer import canonical_json
 
 FORMAT = "lfq-codes"
 SUFFIX = ".codes.safetensors"
 HEADER_DIGEST = "header_sha256"
-INT_NAMES = {DTYPES[name]: name for name in ("U8", "I16", "I32", "I64", "U64")}
 """numpy's integers -> the container's names for those in which indices are stored."""
 
 MOST_VALUES = 2**63 - 1
@@ -106,8 +107,23 @@ MADE_FROM_USUALLY: dict[str, Any] = {"inputs": 1, "begin": 0, "end": None, "skip
 
 
 @dataclass(frozen=True)
+class PartRows:
+    """Which rows of a larger tensor these are: `first` to `last` of the `of` entries of axis 0."""
+
+    first: int
+    last: int
+    of: int
+
+    def entry(self) -> dict[str, Any]:
+        """The object in the header."""
+        return {"rows": [self.first, self.last], "of": self.of}
+
+
+@dataclass(frozen=True)
 class CodesTensor:
     """One tensor's codes. `shape` is the index tensor's; `dtype` that of the stored bytes.
+
+    Of a `part` of a larger tensor everything is said of the part: its rows alone are in `shape` and `source`.
 
     A tensor of `samples` holds one after the other: of one shape, with an axis that counts them in front; or ragged,
     where `offsets` names the column that says where each begins, in vectors, and there is but one axis for vectors.
@@ -123,6 +139,7 @@ class CodesTensor:
     sha256: str = NO_DIGEST
     samples: int | None = None
     offsets: str | None = None
+    part: PartRows | None = None
 
     @property
     def positions(self) -> tuple[int, ...]:
@@ -151,23 +168,17 @@ class CodesTensor:
     @property
     def stored_shape(self) -> tuple[int, ...]:
         """The shape of the stored bytes in the container."""
-        if self.packing == "bits":
-            return (stream_bytes(self.vectors, self.bits_per_vector),)
-        if self.packing == "rows":
-            return (*self.positions, -(-self.bits_per_vector // 8))
-        return self.shape
+        return PACKINGS[self.packing].shape(self.vectors, self.positions, self.shape, self.codebook_dims)
 
     @property
     def stored_bytes(self) -> int:
         """Bytes of the codes in the file."""
-        return prod(self.stored_shape) * DTYPES[self.dtype].itemsize
+        return prod(self.stored_shape) * NUMPY[self.dtype].itemsize
 
     @property
     def stored_bits_per_vector(self) -> int:
         """Bits that one vector takes in the file."""
-        if self.packing == "bits":
-            return self.bits_per_vector
-        return 8 * prod(self.stored_shape[len(self.positions) :]) * DTYPES[self.dtype].itemsize
+        return PACKINGS[self.packing].row_bits(self.codebook_dims, self.dtype)
 
     def entry(self, version: int) -> dict[str, Any]:
         """This tensor's object in the header."""
@@ -183,6 +194,8 @@ class CodesTensor:
             told["samples"] = self.samples
         if self.offsets is not None:
             told["sample_offsets"] = self.offsets
+        if self.part is not None:
+            told["part"] = self.part.entry()
         return told
 
 
@@ -240,6 +253,11 @@ class CodesHeader:
     samples: Samples | None = None
 
     @property
+    def is_part(self) -> bool:
+        """Whether the tensors are parts of larger ones: all of them are, or none."""
+        return any(tensor.part is not None for tensor in self.tensors.values())
+
+    @property
     def version(self) -> int:
         """The lowest version of the format that can say it."""
         plain = self.made_from is None and self.samples is None
@@ -279,9 +297,11 @@ class CodesHeader:
             samples = replace(samples, columns=columns)
         return replace(self, tensors=tensors, samples=samples, made_from=made_from)
 
-    def without_digests(self) -> CodesHeader:
-        """The header as it is before any value is read."""
-        origin = self.made_from and replace(self.made_from, zeroed=0, fingerprint=NO_DIGEST)
+    def without_digests(self, *, keep_origin: bool = False) -> CodesHeader:
+        """The header as it is before any value is read; keep_origin: but for what its source turned out to be."""
+        origin = self.made_from
+        if origin is not None and not keep_origin:
+            origin = replace(origin, zeroed=0, fingerprint=NO_DIGEST)
         return self.with_digests(dict.fromkeys(self.stored, NO_DIGEST), origin)
 
     def longest(self) -> CodesHeader:
@@ -318,13 +338,13 @@ class CodesHeader:
 
 
 def stored_dtype(packing: str, dims: tuple[int, ...], requested: str | None) -> str:
-    """The container dtype of a packing; `requested` widens that of "ints". Raises OptionError if it is too narrow."""
-    if packing != "ints":
+    """The container dtype of a packing; `requested` is a wider one. Raises OptionError if it is too narrow."""
+    if not PACKINGS[packing].holds_indices:
         return "U8"
     smallest = index_dtype(dims)
     if requested is None:
-        return INT_NAMES[smallest]
-    wide = DTYPES[requested]
+        return OF_NUMPY[smallest]
+    wide = NUMPY[requested]
     if np.iinfo(wide).max < 2 ** max(dims) - 1:
         raise OptionError(
             f"indices of {max(dims)} bits do not fit {wide}",

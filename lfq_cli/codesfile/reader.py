@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from lfq_cli import kernels
 from lfq_cli.bits import (
     MAX_INDEX_BITS,
-    PACKINGS,
     BitOrder,
     Indices,
     Packed,
@@ -30,9 +29,13 @@ from lfq_cli.bits import (
 from lfq_cli.codesfile.columns import bad_key, check_offsets, texts_of
 from lfq_cli.codesfile.header import OFFSETS, CodesTensor
 from lfq_cli.codesfile.parse import parse_header
-from lfq_cli.container import DTYPES, read_header, tensor_bytes
+from lfq_cli.container import read_header, tensor_bytes
+from lfq_cli.dtypes import NUMPY
 from lfq_cli.errors import CodesFileError, CodesUnreadableError, OptionError
+from lfq_cli.packings import PACKINGS
 from lfq_cli.regions import FileRegion, InputFile, bytes_of
+from lfq_cli.storage.remote import open_input
+from lfq_cli.storage.urlpath import path_of
 
 _CHUNK_BYTES = 1 << 20
 _SHORT_BYTES = 1 << 16
@@ -55,7 +58,7 @@ class CodesFile(Mapping[str, "TensorCodes"]):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = InputFile(path, CodesFileError, CodesUnreadableError)
+        self._file = open_input(path, CodesFileError, CodesUnreadableError)
         try:
             container = read_header(self._file, CodesFileError)
             self.header = parse_header(container, path)
@@ -124,7 +127,7 @@ class CodesFile(Mapping[str, "TensorCodes"]):
         column = samples.columns[name]
         data = bytearray(column.nbytes)
         self._file.read_into(self._starts[name], memoryview(data))
-        dtype = DTYPES.get(column.dtype)
+        dtype = NUMPY.get(column.dtype)
         if dtype is None:
             rows = column.shape[0]
             return np.frombuffer(data, np.uint8).reshape(rows, len(data) // max(rows, 1))
@@ -172,7 +175,7 @@ class CodesFile(Mapping[str, "TensorCodes"]):
 
 def open_codes(path: str | Path) -> CodesFile:
     """The codes file at `path`, open for reading. Raises CodesFileError where it is damaged or something else."""
-    return CodesFile(Path(path))
+    return CodesFile(path_of(path))
 
 
 class _Reading(NamedTuple):
@@ -340,12 +343,12 @@ class TensorCodes:
 
     def indices(self, start: int, stop: int, dtype: np.dtype[Any]) -> Indices:
         """Indices of vectors `start` to `stop`, in the order of the file: [vectors, codebooks] of `dtype`."""
-        if (found := self._short_run(start, stop, dtype)) is not None:
-            return found
         info = self.info
         if stop <= start:
             return np.empty((0, len(info.codebook_dims)), dtype)
-        if info.packing == "ints" and info == self._stored:
+        if (found := self._short_run(start, stop, dtype)) is not None:
+            return found
+        if PACKINGS[info.packing].holds_indices and info == self._stored:
             return self._rows(start, stop).astype(dtype)
         return stream_to_indices(self.stream(start, stop), stop - start, info.codebook_dims, info.bit_order, dtype)
 
@@ -364,7 +367,7 @@ class TensorCodes:
         info = self._stored
         if stop <= start:
             return np.empty(0, np.uint8)
-        if info.packing == "bits":
+        if PACKINGS[info.packing].is_stream:
             first, last = start * info.bits_per_vector, stop * info.bits_per_vector
             return cut_stream(self._bytes(first // 8, -(-last // 8)), first % 8, last - first)
         return PACKINGS[info.packing].unpack(self._rows(start, stop), stop - start, info.codebook_dims, info.bit_order)
@@ -372,7 +375,7 @@ class TensorCodes:
     def check_tail(self) -> None:
         """Raises CodesFileError unless the unused bits of the last byte of a stream are zero."""
         used = self._stored.vectors * self._stored.bits_per_vector % 8
-        if self._stored.packing != "bits" or not used:
+        if not PACKINGS[self._stored.packing].is_stream or not used:
             return
         if self._bytes(self._stored.stored_bytes - 1, self._stored.stored_bytes)[0] & (0xFF >> used):
             raise self._damaged("the bits behind its last index are not zero")
@@ -402,19 +405,12 @@ class TensorCodes:
     def _rows(self, start: int, stop: int) -> NDArray[Any]:
         """Rows or ints of vectors `start` to `stop` as stored: [vectors, row]."""
         row_bytes = self._stored.stored_bytes // self._stored.vectors
-        rows = self._bytes(start * row_bytes, stop * row_bytes).view(DTYPES[self._stored.dtype])
+        rows = self._bytes(start * row_bytes, stop * row_bytes).view(NUMPY[self._stored.dtype])
         rows = rows.reshape(stop - start, -1)
-        if self._stored.packing == "ints":
-            self._check_range(rows)
-        elif (rows[:, -1] & ((1 << -self._stored.bits_per_vector % 8) - 1)).any():
-            raise self._damaged("the bits behind the end of a row are not zero")
+        fault = PACKINGS[self._stored.packing].fault(rows, self._stored.codebook_dims)
+        if fault is not None:
+            raise self._damaged(fault)
         return rows
-
-    def _check_range(self, indices: NDArray[Any]) -> None:
-        for k, bits in enumerate(self._stored.codebook_dims):
-            column = indices[:, k]
-            if column.size and (column.min() < 0 or int(column.max()) >= 2**bits):
-                raise self._damaged(f"it holds indices outside 0 to 2^{bits} - 1")
 
     def _items(self, low: int, high: int) -> Indices:
         """Items low to high of the first axis."""
@@ -440,7 +436,7 @@ def check_cut(dims: tuple[int, ...], bits_per_vector: int) -> tuple[int, ...]:
     """The cut. Raises OptionError unless it uses every bit of a vector once."""
     if not dims or min(dims) < 1 or max(dims) > MAX_INDEX_BITS or sum(dims) != bits_per_vector:
         raise OptionError(
-            f"{'+'.join(map(str, dims)) or 'no'} bits are no cut of the {bits_per_vector} bits of a vector",
+            f"{'+'.join(map(str, dims)) or 'no'} bits are not a cut of the {bits_per_vector} bits of a vector",
             "each index has 1 to 64 bits, together they have all",
         )
     return dims

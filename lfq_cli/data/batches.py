@@ -69,7 +69,7 @@ class CodesBatches(_Base):
         """Where the next iteration goes on."""
         if not len(self):
             raise OptionError(
-                f"{len(self.dataset)} items are no batch of {batch_size} for each of {world_size} ranks",
+                f"{len(self.dataset)} items are not a batch of {batch_size} for each of {world_size} ranks",
                 "a smaller batch",
             )
 
@@ -91,11 +91,17 @@ class CodesBatches(_Base):
 
         step: batches of the epoch under way that were used. It has to be given where workers of a DataLoader read, who
         are ahead of the one that trains. In a worker the state is that worker's own, and goes on in one of as many.
+
+        Raises OptionError where workers read and no step is given.
         """
         worker = _worker()
         place = self._at or self._resume
         if step is not None:
             place = _Place(self._epochs.current, step)
+        elif worker is None and self._epochs.has_begun_elsewhere:
+            raise OptionError(
+                "workers read the batches, ahead of this process", "state_dict(step=batches that were used)"
+            )
         elif place is None:
             place = _Place(self._epochs.upcoming(worker), 0)
         state = {"seed": self.seed, "epoch": place.epoch, "step": place.step, "fingerprint": self.fingerprint}

@@ -15,8 +15,9 @@ from lfq_cli.bits import BitOrder
 from lfq_cli.codesfile import CodesFile, CodesTensor
 from lfq_cli.data.shelf import Shelf
 from lfq_cli.errors import CodesUnreadableError
-from lfq_cli.pipeline import survey
+from lfq_cli.pipeline import hashes_of_keys, survey
 
+_RUN_KEYS = 1 << 13
 Bounds = NDArray[np.int64]
 
 
@@ -71,7 +72,7 @@ class Catalog:
 
 
 def catalog_of(shelf: Shelf, tensors: Sequence[str]) -> Catalog:
-    """Looks into every file. Raises CodesUnreadableError for files that are no data set together, naming both."""
+    """Looks into every file. Raises CodesUnreadableError for files that are not a data set together, naming both."""
     facts: list[tuple[Path, dict[str, Any]]] = []
     counts: list[int] = []
     bounds: dict[str, list[Bounds]] = {}
@@ -134,18 +135,28 @@ def _count(codes: CodesFile, names: Sequence[str]) -> int:
     if () in lengths.values() or len(set(lengths.values())) > 1:
         told = ", ".join(f"{name!r} {list(codes.header.tensors[name].shape)}" for name in names)
         raise CodesUnreadableError(
-            f"{codes.path}: axis 0 of its tensors does not count samples: {told}", "tensors=(...) chooses among them"
+            f"{codes.path}: axis 0 of its tensors does not count samples: {told}",
+            "tensors=(...) (--tensor) chooses among them",
         )
     return next(iter(lengths.values()))[0] if lengths else 0
 
 
-def key_hashes(shelf: Shelf, catalog: Catalog) -> NDArray[np.uint64]:
-    """A hash of the key of each sample that has one, in the order of samples: [samples]."""
+def key_hashes(shelf: Shelf, catalog: Catalog, *, stored_only: bool = False) -> NDArray[np.uint64]:
+    """A hash of the key of each sample, in the order of samples: [samples]. stored_only: 0 for one that has none."""
     parts = []
     for number in range(len(shelf.paths)):
         codes = shelf.get(number)
-        if codes.header.samples is None:
-            parts.append(np.zeros(int(catalog.starts[number + 1] - catalog.starts[number]), np.uint64))
-        else:
+        count = int(catalog.starts[number + 1] - catalog.starts[number])
+        if codes.header.samples is not None:
             parts.append(survey(codes).key_hashes)
+        elif stored_only:
+            parts.append(np.zeros(count, np.uint64))
+        else:
+            runs = (range(first, min(first + _RUN_KEYS, count)) for first in range(0, count, _RUN_KEYS))
+            parts += [hashes_of_keys([key_of_row(codes.path, row) for row in run]) for run in runs]
     return np.concatenate(parts) if parts else np.empty(0, np.uint64)
+
+
+def key_of_row(path: Path, row: int) -> str:
+    """What a sample without a key is called: its file's name and its row."""
+    return f"{path.name.removesuffix('.safetensors').removesuffix('.codes')}/{row}"

@@ -17,7 +17,7 @@ from lfq_cli.bits import BitOrder, Packed
 from lfq_cli.codesfile import CodesFile, check_cut
 from lfq_cli.codesfile.columns import check_offsets
 from lfq_cli.codesfile.header import OFFSETS
-from lfq_cli.data.catalog import Catalog, TensorKind, catalog_of, key_hashes
+from lfq_cli.data.catalog import Catalog, TensorKind, catalog_of, key_hashes, key_of_row
 from lfq_cli.data.expand import narrowest, to_bits, to_indices
 from lfq_cli.data.shelf import Shelf
 from lfq_cli.data.store import FileStore, Store, fits, load, memory_needed
@@ -26,6 +26,8 @@ from lfq_cli.errors import CodesFileError, CodesUnreadableError, OptionError
 from lfq_cli.jobs.inputs import find_inputs, sorted_out
 from lfq_cli.jobs.kinds import is_codes_file
 from lfq_cli.pipeline import hash_of_key
+from lfq_cli.storage.places import is_folder, is_taken
+from lfq_cli.storage.urlpath import path_of
 
 Format = Literal["indices", "bits", "packed"]
 Where = str | os.PathLike[str]
@@ -36,13 +38,13 @@ def open_codes(path: Where | Sequence[Where]) -> CodesFile | CodesDataset:
 
     Raises CodesFileError where a file is damaged or something else.
     """
-    if isinstance(path, str | os.PathLike) and not os.path.isdir(path) and not _is_glob(path):  # noqa: PTH112
+    if isinstance(path, str | os.PathLike) and not is_folder(path_of(path)) and not _is_glob(path):
         return codesfile.open_codes(os.fspath(path))
     return CodesDataset(path)
 
 
 def _is_glob(path: Where) -> bool:
-    return glob.has_magic(os.fspath(path)) and not os.path.lexists(path)
+    return glob.has_magic(os.fspath(path)) and not is_taken(path_of(path))
 
 
 class CodesDataset(Sequence[dict[str, Any]]):
@@ -137,9 +139,26 @@ class CodesDataset(Sequence[dict[str, Any]]):
         """The file in which a sample lies."""
         return self._shelf.paths[int(np.searchsorted(self.catalog.starts, sample, side="right")) - 1]
 
-    def key_hashes(self) -> NDArray[np.uint64]:
-        """A hash of each sample's key, 0 where it has none: [samples]."""
-        return key_hashes(self._shelf, self.catalog)
+    def key_hashes(self, *, stored_only: bool = False) -> NDArray[np.uint64]:
+        """A hash of each sample's key: [samples]. stored_only: 0 for one whose file stores no keys."""
+        return key_hashes(self._shelf, self.catalog, stored_only=stored_only)
+
+    def check_file(self, number: int, *, keys: bool) -> None:
+        """Raises CodesFileError unless the codes of a file, and its keys if asked for, have the header's digests."""
+        codes = self._shelf.get(number)
+        for name in self.catalog.kinds:
+            codes[name].check_digest()
+            offsets = codes.header.tensors[name].offsets
+            if offsets is not None:
+                codes.check_column(offsets)
+        if keys and codes.header.samples is not None:
+            for name in (codes.header.samples.keys, codes.header.samples.keys + OFFSETS):
+                codes.check_column(name)
+
+    def check_column(self, name: str) -> None:
+        """Raises CodesFileError unless a carried column has the header's digest in every file."""
+        for number in range(len(self._shelf.paths)):
+            self._shelf.get(number).check_column(name)
 
     def digests(self) -> list[dict[str, str]]:
         """Of each file the sha256 of everything that it stores, by name."""
@@ -159,9 +178,8 @@ class CodesDataset(Sequence[dict[str, Any]]):
         """The item of a number; of a slice, list or array of numbers a list of items."""
         if isinstance(index, slice):
             return self.__getitems__(range(*index.indices(len(self))))
-        if isinstance(index, Sequence | np.ndarray):
-            return self.__getitems__(index)
-        return self.__getitems__([index])[0]
+        items = self.__getitems__(index)
+        return items if np.ndim(index) else items[0]
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for first in range(0, len(self), 64):
@@ -186,9 +204,9 @@ class CodesDataset(Sequence[dict[str, Any]]):
         for name in self.catalog.carried:
             batch[name] = self.column(name)[numbers]
         for name in self.catalog.texts:
-            batch[name] = [self._text(name, number) for number in numbers.tolist()]
+            batch[name] = self._texts_of(name, numbers)
         if self.keys if keys is None else keys:
-            batch["key"] = [self._key(number) for number in numbers.tolist()]
+            batch["key"] = self.keys_of(numbers)
         if starts is not None:
             batch["start"] = starts
         return batch
@@ -197,12 +215,15 @@ class CodesDataset(Sequence[dict[str, Any]]):
         numbers = np.asarray(indices)
         if numbers.dtype == np.bool_ and numbers.shape == (len(self),):
             numbers = np.flatnonzero(numbers)
+        if numbers.dtype == np.object_ and numbers.size and all(isinstance(each, int) for each in numbers.flat):
+            raise IndexError(f"{numbers.flat[0]} is outside the {len(self)} items of the data set")
         if numbers.size and numbers.dtype.kind not in "iu":
             raise TypeError(f"samples are chosen by integers, found {numbers.dtype}")
-        numbers = numbers.astype(np.int64).reshape(-1)
+        numbers = numbers.reshape(-1)
         outside = (numbers < -len(self)) | (numbers >= len(self))
         if outside.any():
             raise IndexError(f"{int(numbers[outside][0])} is outside the {len(self)} items of the data set")
+        numbers = numbers.astype(np.int64)
         return np.where(numbers < 0, numbers + len(self), numbers)
 
     # codes
@@ -218,10 +239,12 @@ class CodesDataset(Sequence[dict[str, Any]]):
         if kind.positions is not None:
             return self._expanded(name, store.rows(samples), kind.positions)
         first, last = self.catalog.ranges(name, samples)
-        return [
-            self._expanded(name, store.stream(sample, 0, length)[None], (length,))[0]
-            for sample, length in zip(samples.tolist(), (last - first).tolist(), strict=True)
-        ]
+        lengths = last - first
+        if self.format == "packed":
+            return [store.stream(s, 0, length) for s, length in zip(samples.tolist(), lengths.tolist(), strict=True)]
+        ends = np.cumsum(lengths)
+        every = self._expanded(name, store.joined(samples)[None], (int(lengths.sum()),))[0]
+        return [every[a:b] for a, b in zip((ends - lengths).tolist(), ends.tolist(), strict=True)]
 
     def _expanded(self, name: str, rows: Packed, positions: tuple[int, ...]) -> NDArray[Any]:
         cut, order, dtype = self._cuts[name]
@@ -249,27 +272,41 @@ class CodesDataset(Sequence[dict[str, Any]]):
         return self._key(int(self._numbers([index])[0]) if self._windows is None else range(self.samples)[index])
 
     def _key(self, sample: int) -> str:
-        codes, row = self._at(sample)
-        if codes.header.samples is None:
-            return f"{codes.path.name.removesuffix('.safetensors').removesuffix('.codes')}/{row}"
-        return self._text_at(codes, codes.header.samples.keys, row)
+        return self.keys_of(np.array([sample]))[0]
 
-    def _text(self, name: str, sample: int) -> str:
-        codes, row = self._at(sample)
-        return self._text_at(codes, name, row)
+    def keys_of(self, samples: NDArray[np.int64]) -> list[str]:
+        """The keys of several samples, as `key` gives that of one."""
+        return self._texts_of(None, samples)
 
-    def _at(self, sample: int) -> tuple[CodesFile, int]:
-        file = int(np.searchsorted(self.catalog.starts, sample, side="right")) - 1
-        return self._shelf.get(file), sample - int(self.catalog.starts[file])
+    def _texts_of(self, name: str | None, samples: NDArray[np.int64]) -> list[str]:
+        """A text of each of several samples; of no name its key."""
+        files, rows = self.catalog.locate(samples)
+        if len(files) and files[0] == files[-1] and (files == files[0]).all():
+            return self._texts_in(int(files[0]), name, rows)
+        texts = [""] * len(samples)
+        order = np.argsort(files, kind="stable")
+        for places in np.split(order, np.flatnonzero(np.diff(files[order])) + 1):
+            if len(places):
+                found = self._texts_in(int(files[places[0]]), name, rows[places])
+                for place, text in zip(places.tolist(), found, strict=True):
+                    texts[place] = text
+        return texts
 
-    def _text_at(self, codes: CodesFile, name: str, row: int) -> str:
+    def _texts_in(self, file: int, name: str | None, rows: NDArray[np.int64]) -> list[str]:
+        """The same of samples of one file."""
+        codes = self._shelf.get(file)
+        if name is None:
+            if codes.header.samples is None:
+                return [key_of_row(codes.path, row) for row in rows.tolist()]
+            name = codes.header.samples.keys
         held = self._texts.get((codes.path, name))
         if held is None:
             data, ends = codes.column(name).tobytes(), codes.column(name + OFFSETS)
             check_offsets(ends, len(data), f"{codes.path}: {name!r}")
             held = self._texts[codes.path, name] = data, ends
         data, ends = held
-        return data[ends[row] : ends[row + 1]].decode("utf-8", "replace")
+        spans = zip(ends[rows].tolist(), ends[rows + 1].tolist(), strict=True)
+        return [data[first:last].decode("utf-8", "replace") for first, last in spans]
 
     def find(self, key: str) -> int:
         """The number of the sample with a key. Raises KeyError where there is none."""

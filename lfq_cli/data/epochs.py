@@ -10,7 +10,7 @@ import numpy as np
 
 _EPOCHS = 1 << 31
 _FIRST = 1 << 30
-"""What epoch 0 is held as, so that the one before it is no negative number."""
+"""What epoch 0 is held as, so that the one before it is not a negative number."""
 
 
 class EpochCounter:
@@ -27,7 +27,7 @@ class EpochCounter:
 
     def set(self, epoch: int) -> None:
         """The next that begins is `epoch`."""
-        self._word[0] = _FIRST + epoch - 1
+        self._word[0] = self._own = _FIRST + epoch - 1
         self._set_to = epoch
         self._begun = os.getpid(), 0
 
@@ -36,10 +36,15 @@ class EpochCounter:
         """The epoch that began last in any process; before any has begun the one that will."""
         return max(int(self._word[0]) % _EPOCHS - _FIRST, self._set_to)
 
+    @property
+    def has_begun_elsewhere(self) -> bool:
+        """Whether other processes have begun epochs since the last that began here, or was set."""
+        return int(self._word[0]) != self._own
+
     def begin(self, worker: Any) -> int:
         """The epoch that begins; worker: what torch.utils.data.get_worker_info() says here."""
         word = self._next_word(worker)
-        self._word[0] = word
+        self._word[0] = self._own = word
         self._begun = os.getpid(), self._times() + 1
         return word % _EPOCHS - _FIRST
 

@@ -37,7 +37,9 @@ def narrowest(dims: tuple[int, ...], dtype: str | np.dtype[Any]) -> np.dtype[Any
     """The dtype of indices. Raises OptionError where it does not hold them."""
     found = np.dtype(dtype)
     if found.kind not in "iu" or np.iinfo(found).max < 2 ** max(dims) - 1:
-        raise OptionError(f"indices of {max(dims)} bits do not fit {found}", "a wider dtype, or dims=(...)")
+        raise OptionError(
+            f"indices of {max(dims)} bits do not fit {found}", "a wider dtype, or dims=(...) (--codebook-dims)"
+        )
     return found
 
 
@@ -46,7 +48,7 @@ def codes_of(packed: Any, quantizer: Quantizer, vectors: int | None = None) -> T
 
     packed: uint8 [..., bytes], a torch tensor or numpy array, as `CodesDataset(format="packed")` gives it; vectors: of
     each row, all that fit if not given. Returns float32 [..., vectors, D] of codes before project_out: ±scale for a
-    plain quantizer. Raises OptionError for a quantizer whose codes are no constants.
+    plain quantizer. Raises OptionError for a quantizer whose codes are not constants.
     """
     import torch
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from lfq_cli.codesfile import CodesFile, open_codes
 from lfq_cli.errors import CodesFileError
+from lfq_cli.storage.places import version
 
 MOST_OPEN = 64
 
@@ -18,8 +19,9 @@ MOST_OPEN = 64
 class Shelf:
     """Opens files where they are read, at most MOST_OPEN at a time.
 
-    A file that was written to since it was first looked at is an error: what was known of it would be wrong. A process
-    has its own descriptors: after a fork files are opened again, and pickling leaves them behind.
+    A file that was written to or replaced since it was first looked at is an error: what was known of it would be
+    wrong, and another process would read another file. A process has its own descriptors: after a fork files are opened
+    again, and pickling leaves them behind.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
@@ -39,17 +41,31 @@ class Shelf:
         with self._lock:
             codes = self._open.get(number)
             if codes is None:
-                codes = open_codes(self.paths[number])
-                if self._states.setdefault(number, codes.state) != codes.state:
-                    codes.close()
-                    raise CodesFileError(
-                        f"{self.paths[number]}: changed since it was opened", "open the data set again"
-                    )
-                self._open[number] = codes
-                if len(self._open) > MOST_OPEN:
-                    self._open.popitem(last=False)[1].close()
+                codes = self._opened(number)
+            elif self._state_of(number) != self._states[number]:
+                raise self._changed(number)
             self._open.move_to_end(number)
             return codes
+
+    def _opened(self, number: int) -> CodesFile:
+        codes = open_codes(self.paths[number])
+        if self._states.setdefault(number, codes.state) != codes.state:
+            codes.close()
+            raise self._changed(number)
+        self._open[number] = codes
+        if len(self._open) > MOST_OPEN:
+            self._open.popitem(last=False)[1].close()
+        return codes
+
+    def _state_of(self, number: int) -> tuple[int, ...] | None:
+        """The state of what has the file's name now; None where nothing has it. 2 µs, where a read takes 10.
+
+        Of an object as it was when it was opened: asking the store for each sample would take longer than to read it.
+        """
+        return version(self.paths[number], known=True)
+
+    def _changed(self, number: int) -> CodesFileError:
+        return CodesFileError(f"{self.paths[number]}: changed since it was opened", "open the data set again")
 
     def __del__(self) -> None:
         if "_pid" in self.__dict__:

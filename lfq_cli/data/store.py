@@ -8,15 +8,17 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lfq_cli.bits import Packed, cut_stream
+from lfq_cli.bits import Packed, cut_stream, join_streams
 from lfq_cli.codesfile import TensorCodes
 from lfq_cli.data.catalog import Catalog
 from lfq_cli.data.shelf import Shelf
-from lfq_cli.regions import bytes_of
+from lfq_cli.packings import PACKINGS
 
 _SHARE_OF_MEMORY = 0.25
 """Of the memory that is free now: what "auto" takes at most, for all tensors of a data set."""
 _RUN_VECTORS = 1 << 18
+_GAP_BYTES = 1 << 13
+"""Read and passed over for each sample that is wanted: a read of its own takes as long."""
 
 
 class Store(Protocol):
@@ -24,6 +26,10 @@ class Store(Protocol):
 
     def rows(self, samples: NDArray[np.int64]) -> Packed:
         """Of samples of one length: [samples, bytes], each from its own first byte on, its tail zero."""
+        ...
+
+    def joined(self, samples: NDArray[np.int64]) -> Packed:
+        """All vectors of samples of any lengths as one stream, its tail zero."""
         ...
 
     def stream(self, sample: int, first: int, last: int) -> Packed:
@@ -44,27 +50,45 @@ class FileStore:
         kind = self._catalog.kinds[self._name]
         vectors = kind.vectors
         assert vectors is not None
-        nbytes = -(-vectors * kind.bits_per_vector // 8)
-        out = np.empty((len(samples), nbytes), np.uint8)
-        whole_bytes = vectors * kind.bits_per_vector % 8 == 0
-        view = bytes_of(out)
+        out = np.empty((len(samples), -(-vectors * kind.bits_per_vector // 8)), np.uint8)
         files, rows = self._catalog.locate(samples)
-        if whole_bytes and _are_neighbours(files, rows):
-            codes = self._shelf.get(int(files[0]))
-            if codes.header.tensors[self._name].packing == "bits":
-                codes.region(self._name).read_into(int(rows[0]) * nbytes, view)
-                return out
-        for file in sorted(set(files.tolist())):  # np.unique imports numpy.ma, which takes longer than many batches
-            places = np.flatnonzero(files == file)
-            self._read_rows(file, rows[places], places, out)
+        if _is_dense(files, rows, out.shape[1]):
+            self._read_runs(files, rows, vectors, out)
+        else:
+            for file in sorted(set(files.tolist())):  # np.unique imports numpy.ma, slower than many batches
+                places = np.flatnonzero(files == file)
+                self._read_rows(file, rows[places], places, out)
         return out
+
+    def _read_runs(self, files: NDArray[np.int64], rows: NDArray[np.int64], vectors: int, out: Packed) -> None:
+        """All samples of a file at once, with those between them."""
+        begin = 0
+        for end in [*(np.flatnonzero(np.diff(files)) + 1).tolist(), len(files)]:
+            low, high = int(rows[begin:end].min()), int(rows[begin:end].max()) + 1
+            stream = self._shelf.get(int(files[begin]))[self._name].stream(low * vectors, high * vectors)
+            every = _split(stream, high - low, vectors * self._catalog.kinds[self._name].bits_per_vector)
+            out[begin:end] = every if high - low == end - begin else every[rows[begin:end] - low]
+            begin = end
+
+    def joined(self, samples: NDArray[np.int64]) -> Packed:
+        """As in Store; neighbours are read together."""
+        if not len(samples):
+            return np.empty(0, np.uint8)
+        begins, ends = self._catalog.ranges(self._name, samples)
+        files, _ = self._catalog.locate(samples)
+        first = np.flatnonzero(np.append(True, (np.diff(samples) != 1) | (np.diff(files) != 0)))
+        last = np.append(first[1:], len(samples)) - 1
+        runs = list(zip(files[first].tolist(), begins[first].tolist(), ends[last].tolist(), strict=True))
+        streams = [self._shelf.get(file)[self._name].stream(begin, end) for file, begin, end in runs]
+        return join_streams(streams, (ends[last] - begins[first]) * self._catalog.kinds[self._name].bits_per_vector)
 
     def _read_rows(self, file: int, rows: NDArray[np.int64], places: NDArray[np.intp], out: Packed) -> None:
         """Samples `rows` of one file into their places of out [samples, bytes]."""
         codes, nbytes = self._shelf.get(file), out.shape[1]
         kind = self._catalog.kinds[self._name]
         assert kind.vectors is not None
-        if kind.vectors * kind.bits_per_vector % 8 or codes.header.tensors[self._name].packing != "bits":
+        is_stream = PACKINGS[codes.header.tensors[self._name].packing].is_stream
+        if kind.vectors * kind.bits_per_vector % 8 or not is_stream:
             tensor = codes[self._name]
             for row, place in zip(rows.tolist(), places.tolist(), strict=True):
                 out[place] = tensor.stream(row * kind.vectors, (row + 1) * kind.vectors)
@@ -84,26 +108,41 @@ class FileStore:
         return self._shelf.get(file)[self._name].stream(begin + first, begin + last)
 
 
-def _are_neighbours(files: NDArray[np.int64], rows: NDArray[np.int64]) -> bool:
-    """Whether samples of one file follow each other."""
-    return (
-        len(rows) > 1
-        and bool((files == files[0]).all())
-        and rows[-1] - rows[0] == len(rows) - 1
-        and bool((np.diff(rows) == 1).all())
-    )
+def _is_dense(files: NDArray[np.int64], rows: NDArray[np.int64], nbytes: int) -> bool:
+    """Whether samples of so many bytes ascend, in few files, with so little between them that all is read at once."""
+    if not len(files):
+        return False
+    same_file = np.diff(files) == 0
+    steps = np.diff(rows)[same_file]
+    if 8 * (len(files) - len(steps)) > len(files) or (steps < 0).any():
+        return False
+    return int(steps.sum() - len(steps)) * nbytes <= _GAP_BYTES * len(files)
+
+
+def _split(stream: Packed, samples: int, bits: int) -> Packed:
+    """A stream of samples of so many bits -> [samples, bytes], each from a byte of its own on."""
+    if bits % 8 == 0:
+        return stream.reshape(samples, bits // 8)
+    every = np.unpackbits(stream, count=samples * bits).reshape(samples, bits)
+    return np.packbits(every, axis=1)
 
 
 class MemoryStore:
     """All of a tensor's samples of one length in memory: [samples, bytes], each from a byte of its own on."""
 
-    def __init__(self, data: Packed, bits_per_vector: int) -> None:
+    def __init__(self, data: Packed, vectors: int, bits_per_vector: int) -> None:
+        """vectors: of a sample."""
         self.data = data
+        self._vectors = vectors
         self._bits = bits_per_vector
 
     def rows(self, samples: NDArray[np.int64]) -> Packed:
         """As in Store."""
         return self.data[samples]
+
+    def joined(self, samples: NDArray[np.int64]) -> Packed:
+        """As in Store."""
+        return join_streams(list(self.data[samples]), np.full(len(samples), self._vectors * self._bits))
 
     def stream(self, sample: int, first: int, last: int) -> Packed:
         """As in Store."""
@@ -113,9 +152,12 @@ class MemoryStore:
 class RaggedStore:
     """All of a tensor's samples of several lengths in memory, one after the other, each from a byte of its own on."""
 
-    def __init__(self, data: Packed, starts: NDArray[np.int64], bits_per_vector: int) -> None:
-        """starts: the first byte of each sample."""
+    def __init__(
+        self, data: Packed, starts: NDArray[np.int64], vectors: NDArray[np.int64], bits_per_vector: int
+    ) -> None:
+        """starts: the first byte of each sample; vectors: of each."""
         self.data = data
+        self._vectors = vectors
         self._starts = starts
         self._bits = bits_per_vector
 
@@ -124,6 +166,12 @@ class RaggedStore:
         ends = np.append(self._starts, len(self.data))
         sizes = ends[samples + 1] - ends[samples]
         return self.data[self._starts[samples][:, None] + np.arange(sizes[0] if len(sizes) else 0)]
+
+    def joined(self, samples: NDArray[np.int64]) -> Packed:
+        """As in Store."""
+        bits, starts = self._vectors[samples] * self._bits, self._starts[samples]
+        spans = zip(starts.tolist(), (starts - (-bits // 8)).tolist(), strict=True)
+        return join_streams([self.data[first:last] for first, last in spans], bits)
 
     def stream(self, sample: int, first: int, last: int) -> Packed:
         """As in Store."""
@@ -173,8 +221,10 @@ def load(shelf: Shelf, catalog: Catalog, name: str) -> Store:
             begin = int(ends[first] - sizes[first])
             _load_file(shelf.get(number)[name], catalog, number, data[begin : int(ends[last - 1])])
     if kind.vectors is None:
-        return RaggedStore(data, ends - sizes, kind.bits_per_vector)
-    return MemoryStore(data.reshape(len(sizes), -1) if len(sizes) else data.reshape(0, 0), kind.bits_per_vector)
+        begins, stops = catalog.ranges(name, np.arange(len(sizes), dtype=np.int64))
+        return RaggedStore(data, ends - sizes, stops - begins, kind.bits_per_vector)
+    nbytes = -(-kind.vectors * kind.bits_per_vector // 8)
+    return MemoryStore(data.reshape(len(sizes), nbytes), kind.vectors, kind.bits_per_vector)
 
 
 def _load_file(codes: TensorCodes, catalog: Catalog, number: int, out: Packed) -> None:

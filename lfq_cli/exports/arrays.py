@@ -30,4 +30,4 @@ def write(part: Part, folder: Path, stem: str) -> None:
                 number += 1
 
 
-FORMAT = Format(write, ("int64",), is_single=True, readers="LlamaGen")
+FORMAT = Format(write, ("int64",), readers="LlamaGen")

@@ -30,9 +30,7 @@ def write_1x(part: Part, folder: Path, stem: str) -> None:
     Source: github.com/1x-technologies/1xgpt, data.py (`RawTokenDataset`).
     """
     positions = part.positions
-    if positions is None or len(positions) not in (2, 3) or positions[-1] != positions[-2]:
-        shape = "of different lengths" if positions is None else list(positions)
-        raise OptionError(f"--style 1x: samples are {shape}", "expected images [s, s] or clips [t, s, s] of codes")
+    assert positions is not None
     frames = positions[0] if len(positions) == 3 else 1
     (folder / stem).mkdir()
     segment = 0
@@ -54,11 +52,17 @@ def write_1x(part: Part, folder: Path, stem: str) -> None:
     (folder / stem / "metadata.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
 
 
-FORMAT_1X = Format(write_1x, ("uint32",), is_single=True, readers="1xgpt", takes_specials=False)
+def check_1x(positions: tuple[int, ...] | None) -> None:
+    """Raises OptionError unless samples are images or clips."""
+    if positions is None or len(positions) not in (2, 3) or positions[-1] != positions[-2]:
+        shape = "of different lengths" if positions is None else list(positions)
+        raise OptionError(f"--style 1x: samples are {shape}", "expected images [s, s] or clips [t, s, s] of codes")
+
+
+FORMAT_1X = Format(write_1x, ("uint32",), readers="1xgpt", takes_specials=False, label_dtype="int32", check=check_1x)
 FORMAT = Format(
     write_bin,
     ("uint16", "uint32"),
-    is_single=True,
     has_labels=False,
     readers="nanoGPT and most readers of .bin files",
     writes_keys=False,

@@ -1,170 +1,205 @@
-"""The folder of an export: parts appear whole, what a killed run finished is kept, lfq.json comes last."""
+"""The folder of an export: parts appear whole, what a killed run finished is kept, lfq.json comes last.
+
+One run at a time writes into it: it holds a lock on the folder, which ends with the process however it ends.
+"""
 
 from __future__ import annotations
 
+import errno
 import fcntl
-import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
-from lfq_cli.errors import ExistsError, OutputError
-from lfq_cli.files import atomic_output, output_error, remove_leftovers, write_all
+from lfq_cli.errors import ExistsError, OptionError, OutputError
+from lfq_cli.exports.notes import DESCRIPTION, PROGRESS, Files, Notes, described, read_notes
+from lfq_cli.files import NO_LOCKS, atomic_output, output_error, remove_leftovers, write_all
 
-DESCRIPTION = "lfq.json"
-_PROGRESS = ".lfq-export.json"
 _PARTIAL = ".lfq-export-"
-_READ_BYTES = 1 << 20
 _REPLACES = "--overwrite replaces it; or name another folder"
-
-Files: TypeAlias = dict[str, dict[str, Any]]
-"""Path below the folder -> {"bytes": size, "sha256": digest}; of a folder of many files one of all of them."""
 
 
 class ExportFolder:
-    """One export into a folder. `fingerprint`: what its bytes depend on."""
+    """One export into a folder. `fingerprint`: what its bytes depend on. `inputs`: what it is made of, which stays."""
 
-    def __init__(self, path: Path, fingerprint: str, *, overwrite: bool) -> None:
-        """Raises ExistsError where the folder holds another export, or files of that name, and not `overwrite`."""
+    def __init__(self, path: Path, fingerprint: str, *, overwrite: bool, inputs: Collection[Path] = ()) -> None:
+        """Raises ExistsError where the folder holds another export, and not `overwrite`."""
         self._path = path
         self._fingerprint = fingerprint
         self._overwrite = overwrite
+        self._inputs = [os.path.realpath(each) for each in inputs]
         if os.path.lexists(path) and not path.is_dir():
             raise OutputError(f"{path}: is a file, expected a folder for an export")
         self._done: dict[str, Files] = {}
-        self._replaces: set[str] = set()
-        for name in (_PROGRESS, DESCRIPTION):
-            told = _read(path / name)
-            if told is None:
+        self._ours: set[str] = set()
+        """What exports made in the folder, this one or one that it replaces."""
+        self._others_description = False
+        for name in (PROGRESS, DESCRIPTION):
+            notes = read_notes(path / name)
+            if notes is None:
                 continue
-            if told.get("fingerprint") == fingerprint:
-                self._done = told["parts"]
-                self._replaces.add(str(told.get("making")))
+            if notes.fingerprint == fingerprint:
+                self._done |= notes.parts
             elif not overwrite:
                 raise ExistsError(f"{path / name}: is of another export", _REPLACES)
-            else:
-                self._replaces |= set(told.get("parts", {}))
+            self._others_description |= name == DESCRIPTION and notes.fingerprint != fingerprint
+            self._ours |= notes.names
 
     @contextmanager
     def working(self, *, dry_run: bool) -> Iterator[None]:
-        """Removes what killed runs left, and makes the folder."""
-        if not dry_run:
-            try:
-                self._path.mkdir(parents=True, exist_ok=True)
+        """Makes the folder, keeps other runs out of it and removes what killed ones left. Raises OutputError."""
+        if dry_run:
+            yield
+            return
+        try:
+            missing = [each for each in (self._path, *self._path.parents) if not each.exists()]
+            self._path.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self._path, os.O_RDONLY)
+        except OSError as reason:
+            raise output_error(self._path, reason) from reason
+        try:
+            if self._lock(descriptor):
                 for left in self._path.glob(f"{_PARTIAL}*"):
-                    if left.is_dir():
-                        _remove_if_dead(left)
-                remove_leftovers([self._path])
-            except OSError as reason:
-                raise output_error(self._path, reason) from reason
-        yield
+                    shutil.rmtree(left, ignore_errors=True)
+            remove_leftovers([self._path])
+            yield
+        finally:
+            os.close(descriptor)
+            with suppress(OSError):  # something is in it
+                for each in missing:
+                    each.rmdir()
+
+    def _lock(self, descriptor: int) -> bool:
+        """Whether the folder is ours alone; False where its file system cannot say so."""
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OutputError(
+                f"{self._path}: another export is writing into it", "wait for it, or name another folder"
+            ) from None
+        except OSError as reason:
+            if reason.errno in NO_LOCKS or reason.errno == errno.EBADF:  # NFS locks only what is open for writing
+                return False
+            raise output_error(self._path, reason) from reason
+        return True
+
+    def claim(self, splits: Collection[str], suffix: str, stems: Collection[str]) -> None:
+        """Raises ExistsError for files that a reader would take for parts of these splits, and not `overwrite`."""
+        pattern = re.compile(rf"({'|'.join(map(re.escape, splits))})-\d{{5,}}{re.escape(suffix)}")
+        mine = {f"{stem}{suffix}" for stem in stems} | self._ours
+        found = sorted(path.name for path in self._entries() if pattern.fullmatch(path.name) and path.name not in mine)
+        if found and not self._overwrite:
+            raise ExistsError(f"{self._path / found[0]}: exists, and would be read as a part of this export", _REPLACES)
+        self._ours.update(found)
+
+    def _entries(self) -> list[Path]:
+        try:
+            return list(self._path.iterdir())
+        except FileNotFoundError:
+            return []
+        except OSError as reason:
+            raise output_error(self._path, reason) from reason
 
     def finished(self, stem: str) -> Files | None:
         """The files of a part that is there, whole; None where it has to be made."""
         files = self._done.get(stem)
-        if files is None or any(_described(self._path / name) != told for name, told in files.items()):
+        if files is None or any(described(self._path / name) != told for name, told in files.items()):
             return None
         return files
 
     def make(self, stem: str, write: Callable[[Path, str], None], *, durable: bool) -> Files:
-        """Writes a part beside its place, and then gives it its name. Raises ExistsError where something has it."""
+        """Writes a part beside its place, and then gives it its name.
+
+        Raises ExistsError where something has it that no export made, OptionError where that is an input.
+        """
         try:
             with _temporary(self._path) as folder:
                 write(folder, stem)
-                names = sorted(path.name for path in folder.iterdir() if path.name != "lock")
-                files = {name: _described(folder / name) or {} for name in names}
-                self._refuse_others(stem, names)
-                self._note(making=stem)
+                names = sorted(path.name for path in folder.iterdir())
+                files = {name: described(folder / name) or {} for name in names}
+                self._refuse_others(names)
+                if durable:
+                    _sync([folder / name for name in names])
+                self._ours.update(names)
+                self._note()
+                if self._others_description:
+                    (self._path / DESCRIPTION).unlink(missing_ok=True)
+                    self._others_description = False
                 for name in names:
                     self._give_name(folder / name, self._path / name)
-                if durable:
-                    _sync([self._path / name for name in names])
         except OSError as reason:
             raise output_error(self._path / stem, reason) from reason
         self._done[stem] = files
         self._note()
         return files
 
-    def _refuse_others(self, stem: str, names: list[str]) -> None:
-        """Raises ExistsError where something that is not of this export has a name."""
-        if self._overwrite or stem in self._done or stem in self._replaces:
-            return
+    def _refuse_others(self, names: list[str]) -> None:
+        """Raises where something that is not of an export has one of the names, or an input would be lost."""
         for name in names:
-            if os.path.lexists(self._path / name):
-                raise ExistsError(f"{self._path / name}: exists", _REPLACES)
+            path = self._path / name
+            self._refuse_inputs(path)
+            if not os.path.lexists(path) or name in self._ours:
+                continue
+            if path.is_dir() and not path.is_symlink():
+                raise ExistsError(f"{path}: is a folder that no export made", "move it away, or name another folder")
+            if not self._overwrite:
+                raise ExistsError(f"{path}: exists", _REPLACES)
+
+    def _refuse_inputs(self, path: Path) -> None:
+        """Raises OptionError where an input is at `path`, or in the folder there."""
+        real = os.path.realpath(path)
+        lost = next((each for each in self._inputs if each == real or each.startswith(real + os.sep)), None)
+        if lost is not None:
+            raise OptionError(f"{path}: would replace {lost}, from which it is made", "name another folder")
 
     @staticmethod
     def _give_name(made: Path, path: Path) -> None:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        elif os.path.lexists(path):
-            path.unlink()
+        _remove(path)
         made.rename(path)
 
-    def _note(self, making: str | None = None) -> None:
-        """Writes down what is whole. making: what is about to get its names, some of which a killed run may leave."""
-        told = {"fingerprint": self._fingerprint, "parts": self._done, "making": making}
-        with atomic_output(self._path / _PROGRESS, overwrite=True, durable=False) as file:
-            write_all(file, json.dumps(told).encode())
+    def _note(self) -> None:
+        """Writes down what is whole, and what may be lying there that is not."""
+        notes = Notes(self._fingerprint, self._done, frozenset(self._ours))
+        with atomic_output(self._path / PROGRESS, overwrite=True, durable=False) as file:
+            write_all(file, json.dumps(notes.as_json()).encode())
 
     def finish(self, entry: dict[str, Any], *, durable: bool) -> None:
-        """Writes lfq.json: the export is whole."""
+        """Removes what is left of exports that this one replaces, and writes lfq.json: the export is whole.
+
+        entry: the object of lfq.json, with its "parts".
+        """
+        try:
+            for name in self._ours.difference(*entry["parts"].values()):
+                self._refuse_inputs(self._path / name)
+                _remove(self._path / name)
+        except OSError as reason:
+            raise output_error(self._path, reason) from reason
         with atomic_output(self._path / DESCRIPTION, overwrite=True, durable=durable) as file:
             write_all(file, json.dumps(entry, indent=2).encode() + b"\n")
-        (self._path / _PROGRESS).unlink(missing_ok=True)
+        (self._path / PROGRESS).unlink(missing_ok=True)
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, RecursionError):
-        told = {}
-    return told if isinstance(told, dict) and isinstance(told.get("parts", {}), dict) else {}
-
-
-def _described(path: Path) -> dict[str, Any] | None:
-    """Size and digest of a file, or of all files below a folder: sha256 of a line "sha256  path" for each, sorted."""
-    if not path.is_dir():
-        return _described_file(path)
-    lines, total = [], 0
-    for each in sorted(path.rglob("*")):
-        if each.is_file():
-            told = _described_file(each)
-            if told is None:
-                return None
-            total += told["bytes"]
-            lines.append(f"{told['sha256']}  {each.relative_to(path).as_posix()}\n")
-    return {"bytes": total, "sha256": hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()}
-
-
-def _described_file(path: Path) -> dict[str, Any] | None:
-    digest, size = hashlib.sha256(), 0
-    try:
-        with path.open("rb", buffering=0) as file:
-            while data := file.read(_READ_BYTES):
-                digest.update(data)
-                size += len(data)
-    except OSError:
-        return None
-    return {"bytes": size, "sha256": digest.hexdigest()}
+def _remove(path: Path) -> None:
+    """A file, a link or a folder with all that is in it; nothing where nothing is."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager
 def _temporary(parent: Path) -> Iterator[Path]:
-    """An empty folder that is locked as long as it is ours, and gone at the end."""
+    """An empty folder that is gone at the end."""
     folder = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=parent))
     try:
-        with (folder / "lock").open("xb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            folder.chmod(0o777 & ~_umask())
-            yield folder
+        folder.chmod(0o777 & ~_umask())
+        yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -174,17 +209,6 @@ def _umask() -> int:
     mask = os.umask(0o022)
     os.umask(mask)
     return mask
-
-
-def _remove_if_dead(folder: Path) -> None:
-    try:
-        with (folder / "lock").open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
-    except FileNotFoundError:
-        shutil.rmtree(folder, ignore_errors=True)
-    except BlockingIOError:
-        return  # of a run that is alive
 
 
 def _sync(paths: list[Path]) -> None:

@@ -38,21 +38,30 @@ class Part:
 class Format:
     """One format. write: makes the files of a part, whose names begin with `stem`, in an empty folder.
 
-    dtypes: of ids, the first that holds them if none is asked for. is_single: whether a split is one part.
+    dtypes: of ids, the first that holds them if none is asked for.
     """
 
     write: Callable[[Part, Path, str], None]
     dtypes: tuple[str, ...]
-    is_single: bool = False
+    shards: str | None = None
+    """Suffix of the files of a split that is several parts, STEM.suffix; None: a split is one part."""
     has_labels: bool = True
     """Whether labels have a place of their own."""
+    columns: tuple[str, ...] = ()
+    """What labels cannot be called, where they have a column of their name."""
+    label_dtype: str = "int64"
+    """What holds a label there."""
     readers: str = ""
     """Who reads it, for a message about dtypes."""
     samples_per_file: int | None = None
-    """In each part, unless told otherwise; None: all."""
+    """In each part of a split that is several, unless told otherwise."""
     writes_keys: bool = True
     takes_specials: bool = True
-    """Whether there may be ids that are no codes."""
+    """Whether there may be ids that are not codes."""
+    library: tuple[str, str] | None = None
+    """(module, extra) that writes it."""
+    check: Callable[[tuple[int, ...] | None], None] = lambda positions: None
+    """Raises OptionError for samples of these axes, None for different lengths, that the format has no place for."""
 
 
 def joined(rows: Rows, dtype: np.dtype[Any]) -> NDArray[Any]:

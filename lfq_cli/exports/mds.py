@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lfq_cli.errors import OutputError
 from lfq_cli.exports.format import Format, Part
-from lfq_cli.extras import require
 
 
 def write(part: Part, folder: Path, stem: str) -> None:
     """STEM/index.json and STEM/shard.00000.mds, ...."""
-    streaming = require("streaming", "mds", folder, OutputError)
+    import streaming
+
     columns = {"key": "str", "tokens": f"ndarray:{part.dtype.name}"}
     if part.label:
         columns[part.label] = "int"
@@ -24,4 +23,10 @@ def write(part: Part, folder: Path, stem: str) -> None:
                 writer.write(sample)
 
 
-FORMAT = Format(write, ("int32", "int64", "uint16", "uint32"), is_single=True, readers="mosaicml-streaming")
+FORMAT = Format(
+    write,
+    ("int32", "int64", "uint16", "uint32"),
+    readers="mosaicml-streaming",
+    columns=("key", "tokens"),
+    library=("streaming", "mds"),
+)

@@ -39,7 +39,6 @@ def write(part: Part, folder: Path, stem: str) -> None:
 FORMAT = Format(
     write,
     ("int32", "uint16", "int64"),
-    is_single=True,
     has_labels=False,
     readers="Megatron-Core",
     writes_keys=False,

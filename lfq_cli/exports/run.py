@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -15,18 +16,21 @@ from numpy.typing import NDArray
 
 from lfq_cli.bits import BitOrder
 from lfq_cli.data import CodesDataset
-from lfq_cli.errors import ExistsError, LfqError, OptionError
+from lfq_cli.errors import ExistsError, LfqError, OptionError, OutputError
 from lfq_cli.exports import format_of
 from lfq_cli.exports.flat import FORMAT_1X
-from lfq_cli.exports.folder import ExportFolder, Files
+from lfq_cli.exports.folder import ExportFolder
 from lfq_cli.exports.format import Format, Part, Rows
+from lfq_cli.exports.notes import FORMAT, Files
 from lfq_cli.exports.splits import split
 from lfq_cli.exports.vocabulary import Vocabulary
+from lfq_cli.extras import require
 from lfq_cli.jobs.outcome import Outcome
 from lfq_cli.pipeline import Progress
 
-FORMAT = "lfq-export"
-_ROWS_AT_ONCE = 512
+_IDS_AT_ONCE = 1 << 18
+_SAMPLES_AT_ONCE = 1 << 13
+"""How much is read, turned into ids and written at once; a single sample may have more ids."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +71,15 @@ def export(
     OptionError where options, codes and format do not go together, ExistsError where the folder holds another export.
     """
     work = _Export(name, paths, options, progress)
-    folder = ExportFolder(out, work.fingerprint, overwrite=options.overwrite)
+    if work.format.library is not None:
+        require(*work.format.library, out, OutputError)
+    folder = ExportFolder(out, work.fingerprint, overwrite=options.overwrite, inputs=work.dataset.files)
+    parts = work.parts()
+    if work.format.shards is not None:
+        folder.claim(list(options.splits), work.format.shards, list(parts))
     found: dict[str, Files] = {}
     with folder.working(dry_run=options.dry_run):
-        for stem, numbers in work.parts():
+        for stem, numbers in parts.items():
             part = work.part(numbers)
             outcome = Outcome(
                 work.dataset.files[0],
@@ -105,36 +114,47 @@ class _Export:
         self._name = name
         self._options = options
         self._progress = progress
+        self._checked: set[int] = set()
         self.format: Format = _format(name, options)
         tensors = () if options.tensor is None else (options.tensor,)
-        self.dataset = CodesDataset(paths, tensors=tensors, dims=options.dims, order=options.order, memory=False)
+        self.dataset = CodesDataset(
+            paths, tensors=tensors, dims=options.dims, order=options.order, dtype="uint64", memory=False
+        )
         kinds = self.dataset.catalog.kinds
         if len(kinds) > 1:
             raise OptionError(f"the files hold {', '.join(map(repr, kinds))}", "--tensor NAME chooses one")
         (self._kind,) = kinds.values()
+        self.format.check(self._kind.positions)
         self._refuse_equal_keys()
         self._labels = None if options.labels is None else self._column(options.labels)
         self.vocabulary = self._vocabulary()
         self.dtype = self._dtype()
 
     def _refuse_equal_keys(self) -> None:
-        hashes = self.dataset.key_hashes()
-        order = np.argsort(hashes, kind="stable")
-        same = np.flatnonzero((hashes[order][1:] == hashes[order][:-1]) & (hashes[order][1:] != 0))
-        if len(same):
-            first, second = (int(order[same[0] + k]) for k in (0, 1))
-            files = [self.dataset.file_of(sample) for sample in (first, second)]
+        same = _equal_pair(self.dataset.key_hashes(stored_only=not self.format.writes_keys))
+        if same is not None:
+            files = [self.dataset.file_of(sample) for sample in same]
             raise OptionError(
-                f"{files[0]} and {files[1]} both have a sample {self.dataset.key(first)!r}", "export one of them only"
+                f"{files[0]} and {files[1]} both have a sample {self.dataset.key(same[0])!r}", "export one of them only"
             )
 
     def _column(self, name: str) -> NDArray[Any]:
         if name not in self.dataset.catalog.carried:
             held = ", ".join(map(repr, self.dataset.catalog.carried)) or "nothing"
             raise OptionError(f"--labels {name}: the samples carry no such column", f"they carry {held}")
+        if name in self.format.columns and self._options.label_offset is None:
+            raise OptionError(
+                f"--labels {name}: the export has a column {name!r} of its own", "carry it by another name"
+            )
+        self.dataset.check_column(name)
         column = self.dataset.column(name)
         if column.ndim != 1 or column.dtype.kind not in "iub":
             raise OptionError(f"--labels {name}: is {column.dtype} {list(column.shape)}, expected an integer a sample")
+        dtype = "int64" if self._options.label_offset is not None else self.format.label_dtype
+        limits = np.iinfo(dtype)
+        for label in (int(column.min()), int(column.max())) if len(column) else ():
+            if not limits.min <= label <= limits.max:
+                raise OptionError(f"--labels {name}: {label} does not fit {dtype}, the dtype for {self.format.readers}")
         return column.astype(np.int64)
 
     def _vocabulary(self) -> Vocabulary:
@@ -177,11 +197,24 @@ class _Export:
             if size <= np.iinfo(name).max + 1:
                 return np.dtype(name)
         others = [name for name in self.format.dtypes if size <= np.iinfo(name).max + 1]
-        half = self._kind.bits_per_vector // 2
-        hint = f"--codebook-dims {half},{self._kind.bits_per_vector - half} makes ids smaller"
-        if others:
-            hint += f"; --dtype {others[0]} holds them, if your reader takes it"
-        raise OptionError(f"ids up to {size - 1} do not fit {wanted[0]}, which {self.format.readers} expect", hint)
+        hints = [f"--dtype {others[0]} holds them, if your reader takes it"] if others else []
+        cut = self._narrower_cut(int(np.iinfo(wanted[0]).max) + 1)
+        if cut is not None:
+            hints.insert(0, f"--codebook-dims {','.join(map(str, cut))} makes ids smaller")
+        raise OptionError(
+            f"ids up to {size - 1} do not fit {wanted[0]}, the dtype for {self.format.readers}",
+            "; ".join(hints) or "fewer bits an index, or lower special ids",
+        )
+
+    def _narrower_cut(self, most: int) -> tuple[int, ...] | None:
+        """The fewest indices of nearly equal bits whose ids, with all others, stay below `most`; None where none do."""
+        bits = self._kind.bits_per_vector
+        for count in range(len(self.vocabulary.dims) + 1, bits + 1):
+            cut = tuple(bits // count + (k < bits % count) for k in range(count))
+            with suppress(OptionError):  # an id that is free now would stand for two things
+                if replace(self.vocabulary, dims=cut).size <= most:
+                    return cut
+        return None
 
     # parts
 
@@ -191,30 +224,36 @@ class _Export:
         told = {"format": self._name, "options": self._options.recorded(), "codes": self.dataset.digests()}
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
-    def parts(self) -> Iterator[tuple[str, NDArray[np.int64]]]:
-        """(name, its samples) of every part, in order."""
+    def parts(self) -> dict[str, NDArray[np.int64]]:
+        """Name -> its samples, of every part, in order."""
+        if self.format.shards is None and self._options.samples_per_file:
+            raise OptionError(f"--samples-per-file: {self._name} has all samples of a split in one place")
+        parts: dict[str, NDArray[np.int64]] = {}
+        for name, samples in self._splits().items():
+            if self.format.shards is None:
+                parts[name] = samples
+                continue
+            each = self._options.samples_per_file or self.format.samples_per_file or len(samples)
+            for k, first in enumerate(range(0, len(samples), each)):
+                parts[f"{name}-{k:05}"] = samples[first : first + each]
+        return parts
+
+    def _splits(self) -> dict[str, NDArray[np.int64]]:
+        """Name -> its samples, of every split."""
         every = np.arange(self.dataset.samples, dtype=np.int64)
         shares = self._options.splits
-        of = np.zeros(len(every), np.int64)
-        if len(shares) > 1:
-            of = split([self.dataset.key(k) for k in range(len(every))], shares)
-        each = None if self.format.is_single else self._options.samples_per_file or self.format.samples_per_file
-        if self.format.is_single and self._options.samples_per_file:
-            raise OptionError(f"--samples-per-file: {self._name} has all samples of a split in one place")
-        for number, name in enumerate(shares):
-            samples = every[of == number]
-            if each is None:
-                yield name, samples
-                continue
-            for k, first in enumerate(range(0, len(samples), each)):
-                yield f"{name}-{k:05}", samples[first : first + each]
+        if len(shares) == 1:
+            return dict.fromkeys(shares, every)
+        of = split(self.dataset.keys_of(every), shares)
+        return {name: every[of == number] for number, name in enumerate(shares)}
 
     def part(self, numbers: NDArray[np.int64]) -> Part:
         """What the format writes of these samples."""
         first, last = self.dataset.catalog.ranges(self._kind.name, numbers)
         row = self._row
         if self._kind.vectors is None:
-            ids = sum(self.vocabulary.length(int(length), row) for length in last - first)
+            codes = int((last - first).sum()) * len(self.vocabulary.dims)
+            ids = codes + len(numbers) * self.vocabulary.length(0, None)
         else:
             ids = len(numbers) * self.vocabulary.length(self._kind.vectors, row)
         labels = self._options.labels if self._options.label_offset is None else None
@@ -238,26 +277,45 @@ class _Export:
         first, last = self.dataset.catalog.ranges(self._kind.name, numbers)
         return int((last - first).sum()) * self._kind.bits_per_vector // 8
 
+    def _runs(self, numbers: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+        """The samples, as many at a time as are read at once."""
+        first, last = self.dataset.catalog.ranges(self._kind.name, numbers)
+        ends = np.cumsum((last - first) * len(self.vocabulary.dims))
+        begin = 0
+        while begin < len(numbers):
+            most = int(ends[begin - 1] if begin else 0) + _IDS_AT_ONCE
+            end = min(int(np.searchsorted(ends, most, side="right")), begin + _SAMPLES_AT_ONCE)
+            end = max(end, begin + 1)
+            yield numbers[begin:end]
+            begin = end
+
+    def _check(self, samples: NDArray[np.int64]) -> None:
+        """Raises CodesFileError where a file that has some of the samples is damaged.
+
+        A file is read twice for it, so that no part is named that has a sample of a damaged file.
+        """
+        files, _ = self.dataset.catalog.locate(samples)
+        for number in sorted(set(files.tolist()) - self._checked):
+            self.dataset.check_file(number, keys=self.format.writes_keys)
+            self._checked.add(number)
+
     def _rows(self, numbers: NDArray[np.int64]) -> Iterator[Rows]:
         name, count = self._kind.name, len(self.vocabulary.dims)
-        for begin in range(0, len(numbers), _ROWS_AT_ONCE):
-            some = numbers[begin : begin + _ROWS_AT_ONCE]
+        for some in self._runs(numbers):
+            self._check(some)
             batch = self.dataset.batch(some, keys=self.format.writes_keys)
             labels = None if self._labels is None else self._labels[some]
             codes = batch[name]
             if self._kind.vectors is not None:
-                indices = codes.reshape(len(some), self._kind.vectors, count)
+                indices = codes.reshape(len(some), self._kind.vectors, count).view(np.int64)  # as ids are, which fit
                 every = self.vocabulary.sequences(indices, self._row, labels).astype(self.dtype)
                 yield Rows(batch.get("key", []), every, labels)
             else:
-                ids = [self._ragged(each.reshape(1, -1, count), labels, k) for k, each in enumerate(codes)]
+                lengths = np.array([len(each) for each in codes])
+                joined = np.concatenate(codes).reshape(-1, count).view(np.int64)
+                ids = [each.astype(self.dtype) for each in self.vocabulary.ragged(joined, lengths, labels)]
                 yield Rows(batch.get("key", []), ids, labels)
             self._progress(self.packed_bytes(some))
-
-    def _ragged(self, indices: NDArray[Any], labels: NDArray[Any] | None, k: int) -> NDArray[Any]:
-        own = None if labels is None else labels[k : k + 1]
-        ids: NDArray[Any] = self.vocabulary.sequences(indices, None, own)[0].astype(self.dtype)
-        return ids
 
     def entry(self, parts: dict[str, Files]) -> dict[str, Any]:
         """The object of lfq.json."""
@@ -281,10 +339,18 @@ class _Export:
         }
 
 
+def _equal_pair(hashes: NDArray[np.uint64]) -> tuple[int, int] | None:
+    """The numbers of two samples of one key; a hash of 0 is of none."""
+    order = np.argsort(hashes, kind="stable")
+    ordered = hashes[order]
+    places = np.flatnonzero((ordered[1:] == ordered[:-1]) & (ordered[1:] != 0))
+    return (int(order[places[0]]), int(order[places[0] + 1])) if len(places) else None
+
+
 def _format(name: str, options: ExportOptions) -> Format:
     if options.style is None:
         found: Format = format_of(name)
         return found
     if (name, options.style) != ("bin", "1x"):
-        raise OptionError(f"--style {options.style} is no style of {name}", "bin has the style 1x")
+        raise OptionError(f"--style {options.style} is not a style of {name}", "bin has the style 1x")
     return FORMAT_1X

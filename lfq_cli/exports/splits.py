@@ -23,7 +23,7 @@ def parse_splits(value: str) -> dict[str, float]:
         except ValueError:
             number = -1.0
         if not name.isidentifier() or name in shares or not 0 < number <= 1:
-            raise OptionError(f"--split {value!r}: {part!r} is no NAME=SHARE", "as train=0.99,val=0.01")
+            raise OptionError(f"--split {value!r}: {part!r} is not a NAME=SHARE", "as train=0.99,val=0.01")
         shares[name] = number
     if abs(sum(shares.values()) - 1) > 1e-6:
         raise OptionError(f"--split {value!r}: the shares are {sum(shares.values()):g} together, expected 1")

@@ -102,6 +102,23 @@ class Vocabulary:
             parts.append(np.full((count, 1), self.eos))
         return np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
 
+    def ragged(self, indices: Indices, lengths: NDArray[np.int64], labels: NDArray[Any] | None) -> list[Indices]:
+        """indices [vectors of all samples, codebooks], lengths [samples] -> ids of each; labels as in `sequences`."""
+        ids = indices + np.array(self.offsets) if any(self.offsets) else indices
+        if self.flatten == "codebook":
+            ids = np.concatenate([part.T.reshape(-1) for part in _cut(ids, lengths)] or [ids.reshape(-1)])
+        front: list[Any] = [] if self.bos is None else [self.bos]
+        if self.label_offset is not None and labels is not None:
+            front.append(labels + self.label_offset)
+        sizes = lengths * len(self.dims) + len(front) + (self.eos is not None)
+        ends = np.cumsum(sizes)
+        out, is_code = np.empty(int(sizes.sum()), np.int64), np.ones(int(sizes.sum()), bool)
+        for places, value in [(ends - sizes + k, value) for k, value in enumerate(front)] + [(ends - 1, self.eos)]:
+            if value is not None:
+                out[places], is_code[places] = value, False
+        out[is_code] = ids.reshape(-1)
+        return _cut(out, sizes)
+
     def _with_row_ends(self, ids: Indices) -> Indices:
         """ids [n, rows, row, codebooks] with an end behind each row, of every pass over the codebooks."""
         count, rows, _, codebooks = ids.shape
@@ -127,3 +144,9 @@ class Vocabulary:
         if self._labels():
             told["label_offset"] = self.label_offset
         return told
+
+
+def _cut(values: NDArray[Any], sizes: NDArray[np.int64]) -> list[NDArray[Any]]:
+    """Runs of these sizes, one after the other."""
+    ends = np.cumsum(sizes)
+    return [values[first:last] for first, last in zip((ends - sizes).tolist(), ends.tolist(), strict=True)]

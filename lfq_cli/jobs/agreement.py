@@ -1,13 +1,14 @@
-"""Whether samples of several codes files can be in one, and what is different about them."""
+"""Whether samples or parts of several codes files can be in one, and what is different about them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lfq_cli.codesfile import CodesHeader
+from lfq_cli.codesfile import CodesHeader, CodesTensor
 from lfq_cli.codesfile.header import OFFSETS
 from lfq_cli.container import tensor_bytes
 from lfq_cli.errors import CodesFileError
@@ -38,7 +39,19 @@ def require_samples(path: Path, header: CodesHeader) -> None:
 
 def require_alike(path: Path, header: CodesHeader, first_path: Path, first: CodesHeader) -> None:
     """Raises CodesFileError where the samples of two files cannot be in one; says what is different."""
-    wanted, found = dict(_facts(first)), dict(_facts(header))
+    _require_same(path, dict(_facts(header)), first_path, dict(_facts(first)))
+
+
+def require_same_whole(path: Path, header: CodesHeader, first_path: Path, first: CodesHeader) -> None:
+    """Raises CodesFileError where two files are not parts of one whole; says what is different.
+
+    A tensor that only one of them holds says nothing: the last parts of a file lack its shorter tensors.
+    """
+    common = header.tensors.keys() & first.tensors.keys()
+    _require_same(path, dict(_facts_of_part(header, common)), first_path, dict(_facts_of_part(first, common)))
+
+
+def _require_same(path: Path, found: dict[str, Any], first_path: Path, wanted: dict[str, Any]) -> None:
     for what in {**wanted, **found}:
         if wanted.get(what) != found.get(what):
             raise CodesFileError(
@@ -47,26 +60,51 @@ def require_alike(path: Path, header: CodesHeader, first_path: Path, first: Code
             )
 
 
-def _facts(header: CodesHeader) -> Iterator[tuple[str, Any]]:
-    """What has to be the same in all files, named as in a message; the most telling first."""
+def _facts_of_part(header: CodesHeader, names: Set[str]) -> Iterator[tuple[str, Any]]:
+    """What has to be the same in all parts of a whole."""
+    made_from = header.made_from
+    assert made_from is not None
+    yield "the size of its source", made_from.nbytes
+    yield "the fingerprint of its source", made_from.fingerprint
+    yield "--nan", made_from.nan
+    yield "what it was made from", replace(made_from, zeroed=0).entry()
+    yield from _facts_of_codes(header)
+    for name in sorted(names):
+        tensor = header.tensors[name]
+        yield from _facts_of_tensor(tensor)
+        yield f"the shape of a row of {name!r}", tensor.source.shape[1:]
+        yield f"the number of rows of the whole of {name!r}", None if tensor.part is None else tensor.part.of
+
+
+def _facts_of_codes(header: CodesHeader) -> Iterator[tuple[str, Any]]:
     yield "checkpoint_sha256", header.checkpoint_sha256
     yield "compute_dtype", header.compute_dtype
-    yield "the list of tensors", sorted(header.tensors)
-    for name, tensor in header.tensors.items():
-        yield f"codebook_dims of {name!r}", tensor.codebook_dims
-        yield f"bit_order of {name!r}", tensor.bit_order
-        yield f"packing of {name!r}", tensor.packing
-        yield f"dtype of {name!r}", tensor.dtype
-        yield f"the shape of a sample of {name!r}", tensor.source.shape
-        yield f"the dtype from which {name!r} was encoded", tensor.source.dtype
-        yield f"the channel axis of {name!r}", tensor.source.channel_axis
-        yield f"whether the channel axis of {name!r} was assumed", tensor.source.axis_is_assumed
-        yield f"the number of codebook axes of {name!r}", len(tensor.shape) - len(tensor.positions)
-        yield f"the column of sample_offsets of {name!r}", tensor.offsets
     for key, value in header.quantizer.items():
         yield f"{key} of the quantizer", value
     for key, value in header.assumed.items():
         yield f"{key}, which was assumed,", value
+
+
+def _facts_of_tensor(tensor: CodesTensor) -> Iterator[tuple[str, Any]]:
+    name = tensor.name
+    yield f"codebook_dims of {name!r}", tensor.codebook_dims
+    yield f"bit_order of {name!r}", tensor.bit_order
+    yield f"packing of {name!r}", tensor.packing
+    yield f"dtype of {name!r}", tensor.dtype
+    yield f"the dtype from which {name!r} was encoded", tensor.source.dtype
+    yield f"the channel axis of {name!r}", tensor.source.channel_axis
+    yield f"whether the channel axis of {name!r} was assumed", tensor.source.axis_is_assumed
+    yield f"the number of codebook axes of {name!r}", len(tensor.shape) - len(tensor.positions)
+
+
+def _facts(header: CodesHeader) -> Iterator[tuple[str, Any]]:
+    """What has to be the same in all files of samples, named as in a message; the most telling first."""
+    yield from _facts_of_codes(header)
+    yield "the list of tensors", sorted(header.tensors)
+    for name, tensor in header.tensors.items():
+        yield from _facts_of_tensor(tensor)
+        yield f"the shape of a sample of {name!r}", tensor.source.shape
+        yield f"the column of sample_offsets of {name!r}", tensor.offsets
     samples = header.samples
     assert samples is not None
     yield "the column of keys", samples.keys

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 from lfq_cli import codesfile
-from lfq_cli.codesfile import CodesHeader, MadeFrom, SourceInfo
+from lfq_cli.codesfile import CodesHeader, MadeFrom, PartRows, SourceInfo
 from lfq_cli.errors import CodesFileError, ExistsError, TensorError
 from lfq_cli.fingerprint import WHOLE_BYTES, fingerprint
 from lfq_cli.jobs.plan import Job
+from lfq_cli.storage.places import exists
+from lfq_cli.storage.urlpath import UrlPath
 
+_SECOND = 1_000_000_000
 _REPLACES = "--overwrite replaces it"
 
 
@@ -20,13 +22,13 @@ def is_current(job: Job, header: CodesHeader, *, by_header: bool = False) -> boo
     header: as it is before any value is read. by_header: size and age of the input will do, it is not read. Raises
     ExistsError where something else is in the output's place.
     """
-    if not os.path.exists(job.output):  # noqa: PTH110 - for each of many files
+    if not exists(job.output):
         return False
     try:
         with codesfile.open_codes(job.output) as existing:
             found = existing.header
     except CodesFileError as error:
-        raise ExistsError(f"{job.output}: exists and is no whole codes file", _REPLACES) from error
+        raise ExistsError(f"{job.output}: exists and is not a whole codes file", _REPLACES) from error
     if found.made_from is None:
         raise ExistsError(
             f"{job.output}: exists, and does not say what it was made from: an older lfq wrote it",
@@ -35,7 +37,7 @@ def is_current(job: Job, header: CodesHeader, *, by_header: bool = False) -> boo
     if found.without_digests() != header:
         difference = next(_differences(found, header), "made with other facts told of the checkpoint")
         raise ExistsError(f"{job.output}: exists, {difference}", _REPLACES)
-    if by_header:
+    if by_header and not isinstance(job.source, UrlPath):  # an object is asked for its tag, not read
         _refuse_older(job)
     else:
         _refuse_other_values(job, found.made_from)
@@ -46,12 +48,17 @@ def _refuse_other_values(job: Job, made_from: MadeFrom) -> None:
     nbytes, digest = fingerprint(job.source, TensorError)
     if digest != made_from.fingerprint:
         raise ExistsError(f"{job.output}: exists, made from other content than {job.source} has now", _REPLACES)
-    if nbytes > WHOLE_BYTES:  # written to since, maybe in between the parts that were compared
+    if nbytes > WHOLE_BYTES and not isinstance(
+        job.source, UrlPath
+    ):  # written to since, maybe in between the parts that were compared
         _refuse_older(job)
 
 
 def _refuse_older(job: Job) -> None:
-    if job.output.stat().st_mtime_ns < job.source.stat().st_mtime_ns:
+    written = job.output.stat().st_mtime_ns
+    if isinstance(job.output, UrlPath):
+        written += _SECOND  # stores tell whole seconds
+    if written < job.source.stat().st_mtime_ns:
         raise ExistsError(f"{job.output}: exists and is older than {job.source}", _REPLACES)
 
 
@@ -69,12 +76,18 @@ def _differences(found: CodesHeader, wanted: CodesHeader) -> Iterator[str]:
         yield f"with the tensors {', '.join(map(repr, found.tensors))}, not {', '.join(map(repr, wanted.tensors))}"
     for name in set(wanted.tensors) & set(found.tensors):
         tensor, other = wanted.tensors[name], found.tensors[name]
+        if other.part != tensor.part:
+            yield f"{name!r} holds {_rows(other.part)}, this run would write {_rows(tensor.part)}"
         if other.source != tensor.source:
             yield f"{name!r} made from {_described(other.source)}, the input has {_described(tensor.source)}"
         if (other.packing, other.dtype) != (tensor.packing, tensor.dtype):
             yield f"{name!r} packed as {other.packing} ({other.dtype}), not {tensor.packing} ({tensor.dtype})"
     if found.made_from.nbytes != wanted.made_from.nbytes:
         yield f"made from a file of {found.made_from.nbytes:,} bytes, the input has {wanted.made_from.nbytes:,}"
+
+
+def _rows(part: PartRows | None) -> str:
+    return "the whole tensor" if part is None else f"rows {part.first:,} to {part.last:,} of {part.of:,}"
 
 
 def _described(source: SourceInfo) -> str:

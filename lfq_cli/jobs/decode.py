@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -16,12 +17,14 @@ from lfq_cli.container import read_header
 from lfq_cli.errors import CheckpointError, CodesFileError, ExistsError, OtherCheckpointError, TensorError
 from lfq_cli.files import atomic_output, write_all
 from lfq_cli.floats import FORMATS
-from lfq_cli.jobs.outcome import Outcome, clear_leftovers, each, settle_output
+from lfq_cli.jobs.outcome import Outcome, clear_leftovers, each, outcome_of, settle_output, until_failure
 from lfq_cli.jobs.plan import Job
+from lfq_cli.jobs.side_by_side import are_small_objects, at_once
 from lfq_cli.layout import insert_channels
 from lfq_cli.pipeline import DecodeTask, Progress, Workers, start_workers, write_decoded
 from lfq_cli.quantizer import LAYOUT_KEYS, OPTIONS, Quantizer, bits_of_size
-from lfq_cli.regions import InputFile
+from lfq_cli.storage.places import exists
+from lfq_cli.storage.remote import open_input
 from lfq_cli.tensors import Head, head_for
 
 
@@ -40,6 +43,8 @@ class DecodeOptions:
     durable: bool = True
     dry_run: bool = False
     fail_fast: bool = False
+    tidy: bool = True
+    """Whether what killed runs left where the outputs go is removed first."""
 
 
 def decode(
@@ -53,16 +58,20 @@ def decode(
 
     `tell` is called with the quantizer that a file's codes are decoded with, before they are.
     """
-    select = Backends(options)
     backends.tell_unused(options.compute_dtype, quantizer)
-    if not options.dry_run:
+    if options.tidy and not options.dry_run:
         clear_leftovers(jobs)
     with start_workers() as workers:
-        yield from each(
-            jobs,
-            lambda job: _decode_file(job, quantizer, options, select, workers, progress, tell),
-            fail_fast=options.fail_fast,
-        )
+        run = _Run(options, Backends(options), workers, progress, tell)
+
+        def work(job: Job) -> Outcome:
+            return _decode_file(job, quantizer, run)
+
+        if are_small_objects(jobs):
+            with closing(at_once(lambda job: outcome_of(job, work), jobs)) as done:
+                yield from until_failure(done, fail_fast=options.fail_fast)
+        else:
+            yield from each(jobs, work, fail_fast=options.fail_fast)
 
 
 class Backends:
@@ -81,77 +90,92 @@ class Backends:
         return self._made[1]
 
 
-def _decode_file(
-    job: Job,
-    quantizer: Quantizer,
-    options: DecodeOptions,
-    select: Callable[[Quantizer], Backend],
-    workers: Workers,
-    progress: Progress,
-    tell: Callable[[Quantizer], None],
-) -> Outcome:
+@dataclass(frozen=True)
+class _Run:
+    """What all files of a run share."""
+
+    options: DecodeOptions
+    select: Callable[[Quantizer], Backend]
+    workers: Workers
+    progress: Progress
+    tell: Callable[[Quantizer], None]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """One file's decoding, before any code is read."""
+
+    job: Job
+    codes: CodesFile
+    infos: list[CodesTensor]
+    stored: Quantizer
+    """That of all levels in the file."""
+    quantizer: Quantizer
+    """That of the levels that are decoded."""
+    channels: int
+    head: Head
+    outcome: Outcome
+    """What becomes of the job if its output is written."""
+
+
+def _decode_file(job: Job, quantizer: Quantizer, run: _Run) -> Outcome:
     with codesfile.open_codes(job.source) as codes:
-        stored = matching_quantizer(codes, quantizer)
-        quantizer = stored if options.levels is None else stored.first_levels(options.levels)
-        tell(quantizer)
-        infos = [codes.header.tensors[name] for name in codes.matching(options.tensors)]
-        channels = quantizer.dim if options.project_out else quantizer.code_dim
-        shapes = {info.name: insert_channels(info.positions, channels, info.channel_axis) for info in infos}
-        head = head_for(job.output, options.dtype, shapes, {"lfq": made_of(codes, infos, quantizer, options)})
-        spec = FORMATS[options.dtype]
-        outcome = Outcome(
-            job.source,
-            job.output,
-            "written",
-            tensors=len(infos),
-            vectors=sum(info.vectors for info in infos),
-            bytes_in=sum(info.stored_bytes for info in infos),
-            bytes_out=sum(prod(shape) for shape in shapes.values()) * spec.itemsize,
-        )
-
-        def write() -> None:
-            backend = select(quantizer)
-            tasks = [
-                DecodeTask(
-                    codes=codes[info.name],
-                    start=head.starts[info.name],
-                    channels=channels,
-                    backend=backend,
-                    spec=spec,
-                    project_out=options.project_out,
-                    kept_bits=stored.bits_of_levels(options.levels),
-                )
-                for info in infos
-            ]
-            with backend.working():
-                _write(job, head, tasks, options, workers, progress, outcome.bytes_out)
-
+        plan = _planned(job, codes, quantizer, run.options)
+        run.tell(plan.quantizer)
         return settle_output(
-            outcome,
-            overwrite=options.overwrite,
-            dry_run=options.dry_run,
-            is_current=lambda: _is_current(job, head),
-            write=write,
-            progress=progress,
+            plan.outcome,
+            overwrite=run.options.overwrite,
+            dry_run=run.options.dry_run,
+            is_current=lambda: _is_current(job, plan.head),
+            write=lambda: _write(plan, run),
+            progress=run.progress,
         )
 
 
-def _write(
-    job: Job,
-    head: Head,
-    tasks: Sequence[DecodeTask],
-    options: DecodeOptions,
-    workers: Workers,
-    progress: Progress,
-    data_bytes: int,
-) -> None:
-    nbytes = len(head.data) + data_bytes
-    with atomic_output(job.output, overwrite=options.overwrite, durable=options.durable, nbytes=nbytes) as file:
-        write_all(file, head.data)
-        for task in tasks:
-            intact = workers.start(task.codes.check_digest)
-            write_decoded(task, file, workers, progress)
+def _planned(job: Job, codes: CodesFile, quantizer: Quantizer, options: DecodeOptions) -> _Plan:
+    stored = matching_quantizer(codes, quantizer)
+    decoding = stored if options.levels is None else stored.first_levels(options.levels)
+    infos = [codes.header.tensors[name] for name in codes.matching(options.tensors)]
+    channels = decoding.dim if options.project_out else decoding.code_dim
+    shapes = {info.name: insert_channels(info.positions, channels, info.channel_axis) for info in infos}
+    head = head_for(job.output, options.dtype, shapes, {"lfq": made_of(codes, infos, decoding, options)})
+    outcome = Outcome(
+        job.source,
+        job.output,
+        "written",
+        tensors=len(infos),
+        vectors=sum(info.vectors for info in infos),
+        bytes_in=sum(info.stored_bytes for info in infos),
+        bytes_out=sum(prod(shape) for shape in shapes.values()) * FORMATS[options.dtype].itemsize,
+    )
+    return _Plan(job, codes, infos, stored, decoding, channels, head, outcome)
+
+
+def _write(plan: _Plan, run: _Run) -> None:
+    options, backend = run.options, run.select(plan.quantizer)
+    nbytes = len(plan.head.data) + plan.outcome.bytes_out
+    with (
+        backend.working(),
+        atomic_output(plan.job.output, overwrite=options.overwrite, durable=options.durable, nbytes=nbytes) as file,
+    ):
+        write_all(file, plan.head.data)
+        for task in _tasks(plan, options, backend):
+            intact = run.workers.start(task.codes.check_digest)
+            write_decoded(task, file, run.workers, run.progress)
             intact()  # the file gets its name only if this does not raise
+
+
+def _tasks(plan: _Plan, options: DecodeOptions, backend: Backend) -> Iterator[DecodeTask]:
+    for info in plan.infos:
+        yield DecodeTask(
+            codes=plan.codes[info.name],
+            start=plan.head.starts[info.name],
+            channels=plan.channels,
+            backend=backend,
+            spec=FORMATS[options.dtype],
+            project_out=options.project_out,
+            kept_bits=plan.stored.bits_of_levels(options.levels),
+        )
 
 
 def matching_quantizer(codes: CodesFile, quantizer: Quantizer) -> Quantizer:
@@ -233,7 +257,7 @@ def made_of(codes: CodesFile, infos: Sequence[CodesTensor], quantizer: Quantizer
 
 def _is_current(job: Job, head: Head) -> bool:
     """Whether the output begins as this run's would. Raises ExistsError where something else is in its place."""
-    if not job.output.exists():
+    if not exists(job.output):
         return False
     if not head.tells_origin or not begins_with(job.output, head):
         raise ExistsError(f"{job.output}: exists, and is not what this run would make", "--overwrite replaces it")
@@ -243,7 +267,7 @@ def _is_current(job: Job, head: Head) -> bool:
 def begins_with(path: Path, head: Head) -> bool:
     """Whether a whole file is there that begins with the head."""
     try:
-        file = InputFile(path, TensorError)
+        file = open_input(path, TensorError)
     except TensorError:
         return False
     try:

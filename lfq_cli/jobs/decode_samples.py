@@ -21,6 +21,7 @@ from lfq_cli.layout import Geometry, geometry_of, insert_channels
 from lfq_cli.pipeline import Progress
 from lfq_cli.quantizer import Quantizer
 from lfq_cli.regions import bytes_of
+from lfq_cli.storage.places import exists
 from lfq_cli.tensors import Head, head_for
 
 MAX_NAME_BYTES = 255
@@ -179,7 +180,7 @@ def _write_all(
 
 
 def _write(path: Path, head: Head, values: Sequence[memoryview], options: DecodeOptions) -> str:
-    if not options.overwrite and path.exists():
+    if not options.overwrite and exists(path):
         if head.tells_origin and begins_with(path, head):
             return "current"
         raise ExistsError(f"{path}: exists, and is not what this run would make", "--overwrite replaces it")

@@ -16,6 +16,7 @@ from lfq_cli.jobs.reading import Cursor, Ended, Piece, Stream
 from lfq_cli.jobs.sample_inputs import SampleInput
 from lfq_cli.pipeline import SAMPLE_BYTES, Batch, Plan, Progress
 from lfq_cli.samples import BadSample
+from lfq_cli.storage.outputs import room_for
 
 
 @dataclass(frozen=True)
@@ -161,8 +162,7 @@ class Draft:
             name: SourceInfo(found.shape, found.dtype, found.axis.number, found.axis.is_assumed)
             for name, found in plan.encoded.items()
         }
-        folder = next(parent for parent in self._path.absolute().parents if parent.is_dir())
-        return SamplesBuilder(self._coding, sources, plan.carried, plan.texts, folder)
+        return SamplesBuilder(self._coding, sources, plan.carried, plan.texts, room_for(self._path))
 
     def _assumptions(self) -> list[str]:
         found = () if self._plan is None else self._plan.encoded.values()

@@ -18,14 +18,19 @@ from lfq_cli.fingerprint import WHOLE_BYTES, fingerprint, whole_fingerprint
 from lfq_cli.floats import FORMATS
 from lfq_cli.jobs.current import is_current
 from lfq_cli.jobs.outcome import Outcome, clear_leftovers, lost, outcome_of, settle_output, until_failure
+from lfq_cli.jobs.parts import Cut, cuts_of
 from lfq_cli.jobs.plan import Job
 from lfq_cli.jobs.processes import LOOKED_AT, are_many_and_small, in_processes
+from lfq_cli.jobs.side_by_side import are_small_objects, at_once
 from lfq_cli.layout import Layout, positions_shape
-from lfq_cli.matching import ChannelAxis, select_tensors
+from lfq_cli.matching import select_tensors
 from lfq_cli.pipeline import EncodeTask, Encoding, Progress, Workers, start_workers
 from lfq_cli.quantizer import Quantizer
-from lfq_cli.regions import read_small
-from lfq_cli.tensors import Source, StoredTensor, open_bytes, open_source
+from lfq_cli.storage.places import version
+from lfq_cli.storage.ranges import RANGE_BYTES
+from lfq_cli.storage.remote import read_ahead, read_whole, stage
+from lfq_cli.storage.urlpath import UrlPath
+from lfq_cli.tensors import Source, open_bytes, open_source
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,8 @@ class EncodeOptions:
     tensors: tuple[str, ...] = ()
     layout: Layout | int | None = None
     """Where the features are, by name or number of the axis."""
+    part_rows: int | None = None
+    """Rows of a part, of jobs that make parts."""
     device: str = "auto"
     compute_dtype: str = "float32"
     overwrite: bool = False
@@ -46,6 +53,8 @@ class EncodeOptions:
     by_header: bool = False
     """Whether an output is up to date by its header, and by size and age of its input, which is not read."""
     fail_fast: bool = False
+    tidy: bool = True
+    """Whether what killed runs left where the outputs go is removed first."""
 
     @property
     def nan_policy(self) -> str:
@@ -71,7 +80,7 @@ def encode(
     require_certain_bits(quantizer)
     backend = backends.select(options.device, quantizer, options.compute_dtype, decoding=False)
     backends.tell_unused(options.compute_dtype, quantizer)
-    if not options.dry_run:
+    if options.tidy and not options.dry_run:
         clear_leftovers(jobs)
     with backend.working():
         yield from _encode(backend, jobs, options, progress)
@@ -88,6 +97,10 @@ def _encode(backend: Backend, jobs: Sequence[Job], options: EncodeOptions, progr
         with start_workers() as workers:
             yield lambda job: [outcome_of(job, lambda job: _encode_file(job, options, backend, workers, progress))]
 
+    if are_small_objects(jobs):
+        with working(progress) as work, closing(at_once(work, jobs)) as done:
+            yield from until_failure((outcome for (outcome,) in done), fail_fast=options.fail_fast)
+        return
     if not (backend.forks and _are_many_and_small(jobs)):
         with working(progress) as work:
             yield from until_failure((outcome for job in jobs for outcome in work(job)), fail_fast=options.fail_fast)
@@ -105,11 +118,11 @@ class _Input:
     def __init__(self, path: Path, workers: Workers) -> None:
         self._path = path
         self._workers = workers
+        self._data = read_whole(os.fspath(path), WHOLE_BYTES, TensorError)
         self._state: tuple[int, ...] | None = None
-        self._data = read_small(os.fspath(path), WHOLE_BYTES, TensorError)
-        if self._data is None:
-            self._state = _state_of(path)
-        self.nbytes = len(self._data) if self._data is not None else self._state[2] if self._state else 0
+        if self._data is None or isinstance(path, UrlPath):
+            self._state = version(path, known=True)
+        self.nbytes = _size_of(path) if self._data is None else len(self._data)
 
     def open(self) -> Source:
         """Its tensors."""
@@ -117,6 +130,8 @@ class _Input:
 
     def origin(self) -> Callable[[], tuple[int, str]]:
         """A call for when all of it was read: size and fingerprint. Raises TensorError where it changed since."""
+        if isinstance(self._path, UrlPath):
+            return self._object_as_it_was
         if self._data is not None:
             data = self._data
             return lambda: (len(data), whole_fingerprint(data))
@@ -130,8 +145,13 @@ class _Input:
 
         return unchanged
 
-    def _refuse_change(self) -> None:
-        if _state_of(self._path) != self._state:
+    def _object_as_it_was(self) -> tuple[int, str]:
+        told = fingerprint(self._path, TensorError)  # asks the store for it again
+        self._refuse_change(known=True)
+        return told
+
+    def _refuse_change(self, *, known: bool = False) -> None:
+        if version(self._path, known=known) != self._state:
             raise TensorError(f"{self._path}: changed while it was read", "run again when nothing writes to it")
 
 
@@ -139,21 +159,25 @@ def _encode_file(job: Job, options: EncodeOptions, backend: Backend, workers: Wo
     found = _Input(job.source, workers)
     with found.open() as source:
         selection = select_tensors(source, backend.quantizer, patterns=options.tensors, layout=options.layout)
-        header = _header(backend, selection.chosen, options, found.nbytes)
+        cuts = cuts_of(job.source, selection.chosen, job.part, options.part_rows)
+        header = _header(backend, cuts, options, found.nbytes)
         outcome = Outcome(
             job.source,
             job.output,
             "written",
-            tensors=len(selection.chosen),
+            tensors=len(cuts),
             vectors=sum(info.vectors for info in header.tensors.values()),
-            bytes_in=sum(_float_bytes(tensor) for tensor, _ in selection.chosen),
+            bytes_in=sum(_float_bytes(cut) for cut in cuts),
             bytes_out=sum(info.stored_bytes for info in header.tensors.values()),
             left_alone=selection.left_alone,
+            part=job.part,
             assumptions=selection.assumptions(),
         )
         tasks = [
-            EncodeTask(job.source, tensor, axis.number, backend, zero_nan=options.zero_nan)
-            for tensor, axis in selection.chosen
+            EncodeTask(
+                job.source, cut.tensor, cut.axis.number, backend, zero_nan=options.zero_nan, first_row=cut.first_row
+            )
+            for cut in cuts
         ]
         return settle_output(
             outcome,
@@ -177,6 +201,7 @@ def _write(
     nan_values = 0
     with codesfile.create(job.output, header, overwrite=options.overwrite, durable=options.durable) as writer:
         origin = found.origin()
+        _prepare_reading(tasks)
         for task in tasks:
             encoding = Encoding(task, header.tensors[task.tensor.name], workers, progress)
             with writer.tensor(task.tensor.name) as out, closing(encoding.runs()) as runs:
@@ -187,36 +212,42 @@ def _write(
         writer.made_from = MadeFrom(nbytes, options.nan_policy, nan_values, digest)
 
 
-def _state_of(path: Path) -> tuple[int, ...] | None:
-    """What changes when a file is written to, replaced or removed; None where it is not there."""
+def _size_of(path: Path) -> int:
     try:
-        found = path.stat()
+        return path.stat().st_size
     except OSError:
-        return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+        return 0  # opening it says why
 
 
-def _header(
-    backend: Backend,
-    chosen: Sequence[tuple[StoredTensor, ChannelAxis]],
-    options: EncodeOptions,
-    source_bytes: int,
-) -> CodesHeader:
+def _prepare_reading(tasks: Sequence[EncodeTask]) -> None:
+    """Objects are fetched from the first tensor on, or staged, where each block would be read in many small runs that
+    lie far apart.
+    """
+    for task in tasks:
+        item_bytes = task.geometry.channels * task.geometry.inner * task.spec.itemsize
+        if task.geometry.inner > 1 and item_bytes > RANGE_BYTES:
+            stage(task.tensor.region)
+    for task in tasks[:1]:
+        read_ahead(task.tensor.region)
+
+
+def _header(backend: Backend, cuts: Sequence[Cut], options: EncodeOptions, source_bytes: int) -> CodesHeader:
     """The header as it is before any value is read: without digests, fingerprint and number of NaN."""
     quantizer = backend.quantizer
     dims = quantizer.codebook_dims
     dtype = codesfile.stored_dtype(options.packing, dims, options.index_dtype)
     tensors = {
-        tensor.name: CodesTensor(
-            name=tensor.name,
-            shape=positions_shape(tensor.shape, axis.number) + quantizer.index_tail,
+        cut.tensor.name: CodesTensor(
+            name=cut.tensor.name,
+            shape=positions_shape(cut.tensor.shape, cut.axis.number) + quantizer.index_tail,
             codebook_dims=dims,
             bit_order=quantizer.bit_order,
             packing=options.packing,
             dtype=dtype,
-            source=SourceInfo(tensor.shape, tensor.dtype, axis.number, axis.is_assumed),
+            source=SourceInfo(cut.tensor.shape, cut.tensor.dtype, cut.axis.number, cut.axis.is_assumed),
+            part=cut.part,
         )
-        for tensor, axis in chosen
+        for cut in cuts
     }
     return CodesHeader(
         quantizer.config(),
@@ -228,5 +259,5 @@ def _header(
     )
 
 
-def _float_bytes(tensor: StoredTensor) -> int:
-    return prod(tensor.shape) * FORMATS[tensor.dtype].itemsize
+def _float_bytes(cut: Cut) -> int:
+    return prod(cut.tensor.shape) * FORMATS[cut.tensor.dtype].itemsize

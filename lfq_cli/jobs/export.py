@@ -20,6 +20,7 @@ from lfq_cli.matching import MAX_VALUES
 from lfq_cli.pipeline import Progress, write_table
 from lfq_cli.quantizer import Quantizer
 from lfq_cli.regions import bytes_of
+from lfq_cli.storage.outputs import room_for
 from lfq_cli.tensors import Head, head_for
 
 BIAS = "bias"
@@ -84,8 +85,7 @@ def plan_export(
 
 def require_room(plan: ExportPlan) -> None:
     """Raises OutputError where the disk has less room than the plan needs."""
-    folder = next(parent for parent in plan.output.absolute().parents if parent.exists())
-    free = shutil.disk_usage(folder).free
+    free = shutil.disk_usage(room_for(plan.output)).free
     if plan.nbytes + len(plan.head.data) > free:
         raise OutputError(
             f"{plan.output}: needs {plan.nbytes / 1e9:.3g} GB, the disk has {free / 1e9:.3g} GB free",

@@ -10,13 +10,18 @@ from __future__ import annotations
 import glob
 import os
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
-from itertools import accumulate
+from itertools import accumulate, compress
 from pathlib import Path
-from typing import NamedTuple, overload
+from typing import NamedTuple, TypeVar, overload
 
 from lfq_cli.errors import LfqError, OptionError
+from lfq_cli.storage.places import below, chosen, real_folder
+from lfq_cli.storage.remote import refused
+from lfq_cli.storage.urlpath import UrlPath, path_of
+
+PathT = TypeVar("PathT", bound=Path)
 
 Accepts = Callable[[str], bool]
 """Whether a file of a folder, by its path, is one to read."""
@@ -86,7 +91,7 @@ def find_inputs(arguments: Sequence[str], accepts: Accepts, error: type[LfqError
     seen: dict[str, set[str]] = {}
     for argument in arguments:
         for folder in _expand(argument, accepts, error):
-            real = os.path.realpath(folder.path)
+            real = str(real_folder(folder.path))
             before = seen.get(real)
             if before is None:
                 is_seen_once = len(arguments) == 1 and not glob.has_magic(argument)
@@ -107,9 +112,12 @@ def sorted_out(found: Sequence[Input]) -> tuple[list[Path], dict[Path, LfqError]
 
 def _expand(argument: str, accepts: Accepts, error: type[LfqError]) -> Iterator[Folder]:
     """The folders in which the argument names files."""
-    path = Path(argument)
     if not argument:
-        raise OptionError("an input is named '', which is no path")
+        raise OptionError("an input is named '', which is not a path")
+    path = path_of(argument)
+    if isinstance(path, UrlPath):
+        yield from _expand_url(path, accepts, error)
+        return
     if os.path.isdir(argument):  # noqa: PTH112 - Path.is_dir raises for a name that is too long
         root, nothing = path, error(f"{path}: no file in this folder is one to read")
         walk = _Walk(error)
@@ -118,16 +126,66 @@ def _expand(argument: str, accepts: Accepts, error: type[LfqError]) -> Iterator[
         yield Folder(path.parent, path.parent, [path.name], named=True)  # if it is not there, its own job says so
         return
     else:
-        root, nothing = _static_part(argument), error(f"{argument}: no file matches")
+        root, nothing = _static_part(path), error(f"{argument}: no file matches")
         walk = _Walk(error)
         found = walk.matching(root, path.parts[len(root.parts) :])
+    yield from _accepted(root, found, walk, accepts, nothing)
+
+
+def _expand_url(path: UrlPath, accepts: Accepts, error: type[LfqError]) -> Iterator[Folder]:
+    """The prefixes under which a URL names objects."""
+    try:
+        if path.store.scheme.lists and glob.has_magic(str(path)) and not path.is_file():
+            root, nothing = _static_part(path), error(f"{path}: no object matches")
+            pattern = path.parts[len(root.parts) :]
+        elif path.store.scheme.lists and path.is_dir():
+            root, nothing = path, error(f"{path}: no object below is one to read")
+            pattern = ("**",)
+        else:
+            yield Folder(path.parent, path.parent, [path.parts[-1]], named=True)
+            return
+        found = list(_objects(root, pattern))
+    except OSError as reason:
+        raise refused(path, reason, error) from reason
+    yield from _accepted(root, found, _Walk(error), accepts, nothing)
+
+
+def _objects(root: UrlPath, pattern: Sequence[str]) -> Iterator[tuple[Path, list[str]]]:
+    """Every prefix below `root`, with the names of the objects in it whose path matches the parts of a glob."""
+    folders: dict[tuple[str, ...], list[str]] = {}
+    for *folder, name in root.store.below(str(root)):
+        if _matches((*folder, name), pattern) and all(part not in ("", ".", "..") for part in (*folder, name)):
+            folders.setdefault(tuple(folder), []).append(name)
+    for parts in sorted(folders):
+        yield root.joinpath(*parts), sorted(folders[parts])
+
+
+def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Whether a path matches the parts of a glob, as `_Walk.matching` has it."""
+    if not pattern:
+        return False
+    if pattern[0] == "**":
+        if len(pattern) == 1:
+            return not any(part.startswith(".") for part in parts)
+        tails = range(len(parts))
+        return any(
+            _matches(parts[k:], pattern[1:]) and not any(part.startswith(".") for part in parts[:k]) for k in tails
+        )
+    if not parts or parts[0].startswith(".") != pattern[0].startswith(".") or not fnmatchcase(parts[0], pattern[0]):
+        return False
+    return len(parts) == 1 if len(pattern) == 1 else _matches(parts[1:], pattern[1:])
+
+
+def _accepted(
+    root: Path, found: Iterable[tuple[Path, list[str]]], walk: _Walk, accepts: Accepts, nothing: LfqError
+) -> Iterator[Folder]:
+    """Of each folder the files that are accepted; raises `nothing` where there is none."""
     any_found = False
     for folder, files in found:
-        below = os.path.relpath(folder, root)
         prefix = "" if folder == Path() else os.path.join(folder, "")  # noqa: PTH118
-        names = [name for name in files if accepts(prefix + name)]
+        names = list(compress(files, chosen([prefix + name for name in files], accepts)))
         any_found = any_found or bool(names)
-        yield Folder(folder, root, names, "" if below == "." else below)
+        yield Folder(folder, root, names, below(folder, root))
     if not any_found and not walk.unread:
         raise nothing
     for folder, reason in walk.unread.items():
@@ -214,7 +272,6 @@ class _Walk:
         )
 
 
-def _static_part(pattern: str) -> Path:
-    parts = Path(pattern).parts
-    static = next(k for k, part in enumerate(parts) if glob.has_magic(part))
-    return Path(*parts[:static]) if static else Path()
+def _static_part(pattern: PathT) -> PathT:
+    static = next(k for k, part in enumerate(pattern.parts) if glob.has_magic(part))
+    return type(pattern)(*pattern.parts[:static])

@@ -1,4 +1,4 @@
-"""What a file holds: a checkpoint's quantizers, a tensor file's tensors, a codes file's header."""
+"""What files hold: quantizers, tensors, codes, from their headers. Of a folder: what its codes files hold."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import Any
 
 from lfq_cli import checkpoints, codesfile, countsfile, native
 from lfq_cli.checkpoints import Facts
+from lfq_cli.checkpoints.files import is_checkpoint_folder
 from lfq_cli.codesfile import CodesFile, CodesHeader
-from lfq_cli.errors import CheckpointError, LfqError, TensorError
+from lfq_cli.errors import CheckpointError, CodesFileError, LfqError, TensorError
 from lfq_cli.floats import FORMATS
-from lfq_cli.jobs.kinds import described_format
+from lfq_cli.jobs.inputs import find_inputs, sorted_out
+from lfq_cli.jobs.kinds import described_format, is_codes_file
 from lfq_cli.matching import fitting_axis
 from lfq_cli.pipeline import key_at
 from lfq_cli.quantizer import Quantizer
@@ -50,7 +52,7 @@ class TensorView:
 
 @dataclass(frozen=True)
 class TensorsView:
-    """A tensor file. `no_quantizer` says why it is no checkpoint either, where it could have been one."""
+    """A tensor file. `no_quantizer` says why it is not a checkpoint either, where it could have been one."""
 
     path: Path
     tensors: list[TensorView]
@@ -81,6 +83,17 @@ class CodesView:
 
 
 View = CheckpointView | TensorsView | CodesView
+
+
+def paths_in(path: Path) -> list[Path]:
+    """The codes files of a folder that has some and is not a checkpoint's; else the path itself."""
+    if not path.is_dir() or is_checkpoint_folder(path):
+        return [path]
+    try:
+        found, missed = sorted_out(find_inputs([str(path)], is_codes_file, CodesFileError))
+    except CodesFileError:  # there are none
+        return [path]
+    return [*found, *missed]
 
 
 def inspect(path: Path, facts: Facts, checkpoint: Quantizer | None = None) -> View:

@@ -9,7 +9,11 @@ from typing import Any
 from lfq_cli import codesfile, native
 from lfq_cli.container import metadata_entry
 from lfq_cli.samples import container_of
+from lfq_cli.storage.urlpath import path_of
 from lfq_cli.tensors import FORMATS
+
+_TRAINING = "lfq-training"
+"""What `training.runfile` calls a run that was saved; not imported from there, which would import torch."""
 
 
 def is_tensor_file(path: str) -> bool:
@@ -22,14 +26,14 @@ def is_tensor_file(path: str) -> bool:
         return False
     from lfq_cli import countsfile  # late, as below: with it come all statistics
 
-    return described_format(Path(path)) not in (codesfile.FORMAT, native.FORMAT, countsfile.FORMAT)
+    return described_format(path_of(path)) not in (codesfile.FORMAT, native.FORMAT, countsfile.FORMAT, _TRAINING)
 
 
 def is_codes_file(path: str) -> bool:
     """Whether a folder's file is one to decode or count. A damaged one is, if its name says so."""
     if path.endswith(codesfile.SUFFIX):
         return True
-    return path.endswith(".safetensors") and described_format(Path(path)) == codesfile.FORMAT
+    return path.endswith(".safetensors") and described_format(path_of(path)) == codesfile.FORMAT
 
 
 def is_counted_file(path: str) -> bool:
@@ -38,7 +42,7 @@ def is_counted_file(path: str) -> bool:
         return True
     from lfq_cli import countsfile
 
-    return path.endswith(".safetensors") and described_format(Path(path)) == countsfile.FORMAT
+    return path.endswith(".safetensors") and described_format(path_of(path)) == countsfile.FORMAT
 
 
 def described_format(path: Path) -> str | None:

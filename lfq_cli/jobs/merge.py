@@ -16,7 +16,6 @@ of them from where the output before it ended. What it says of its making is mad
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -31,9 +30,10 @@ from lfq_cli.jobs.inputs import find_inputs, sorted_out
 from lfq_cli.jobs.kinds import is_codes_file
 from lfq_cli.jobs.outcome import Outcome, clear_leftovers, outcome_of, settle_output, until_failure
 from lfq_cli.jobs.plan import Job, refuse_to_replace
-from lfq_cli.jobs.regroup import Group, opened, refuse_change, regroup
+from lfq_cli.jobs.regroup import Group, regroup, reopened
 from lfq_cli.pipeline import Progress, SamplesJoiner, StoredFile, StoredReader, start_workers
 from lfq_cli.samples import CONTAINERS
+from lfq_cli.storage.places import exists, is_folder, is_taken
 from lfq_cli.tensors import FORMATS
 
 _REPLACES = "--overwrite replaces it"
@@ -73,13 +73,13 @@ def name_codes(arguments: Sequence[str], output: Path, limits: Limits) -> tuple[
         raise error
     alone = limits == Limits()
     expected = "a folder or a name in .safetensors" if alone else "a folder for files of so many samples"
-    if os.path.isdir(output):  # noqa: PTH112 - Path.is_dir raises for a name that is too long
+    if is_folder(output):
         return paths, Outputs(output)
     if alone and output.suffix == ".safetensors":
         return paths, Outputs(output, is_folder=False)
     if output.suffix in (*FORMATS, *CONTAINERS):
         raise OptionError(f"{output}: is the name of a file, expected {expected}")
-    if os.path.lexists(output):
+    if is_taken(output):
         raise OptionError(f"{output}: is a file, expected {expected}")
     return paths, Outputs(output)
 
@@ -155,11 +155,11 @@ class _Merger:
         with codesfile.create(path, header, overwrite=options.overwrite, durable=options.durable) as writer:
             joiner = SamplesJoiner(header, writer.side_by_side(), self._reader)
             for piece in group.pieces:
-                with opened(piece.member) as source:
+                member = piece.member
+                with reopened(member.path, member.state, member.stored) as source:
                     if not piece.part.is_whole:
                         self._require_whole(source)
                     joiner.add(source, piece.part)
-                    refuse_change(source.file, piece.member)
             joiner.finish()
 
     def _require_whole(self, source: StoredFile) -> None:
@@ -225,13 +225,13 @@ def _made_from(group: Group) -> MadeFrom:
 
 def _is_current(path: Path, header: CodesHeader) -> bool:
     """Whether the output is there. Raises ExistsError where something else is in its place."""
-    if not path.exists():
+    if not exists(path):
         return False
     try:
         with codesfile.open_codes(path) as existing:
             found = existing.header
     except CodesFileError as error:
-        raise ExistsError(f"{path}: exists and is no whole codes file", _REPLACES) from error
+        raise ExistsError(f"{path}: exists and is not a whole codes file", _REPLACES) from error
     if found.made_from is None or found.made_from.options != FROM_CODES:
         raise ExistsError(f"{path}: exists, and was not made by lfq merge or split", _REPLACES)
     if found.made_from != header.made_from:

@@ -12,6 +12,7 @@ from lfq_cli.errors import ExistsError, LfqError, LfqNote
 from lfq_cli.files import remove_leftovers
 from lfq_cli.jobs.plan import Job
 from lfq_cli.pipeline import Progress
+from lfq_cli.storage.outputs import work_folder
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class Outcome:
     bytes_in: int = 0
     bytes_out: int = 0
     left_alone: dict[str, str] = field(default_factory=dict)
+    part: int | None = None
+    """Which part of its input the output is, by its number; None: the whole."""
     samples: int | None = None
     """How many the output holds, where it holds samples."""
     skipped: int = 0
@@ -54,22 +57,23 @@ def until_failure(outcomes: Iterable[Outcome], *, fail_fast: bool) -> Iterator[O
 def lost(job: Job) -> Outcome:
     """The outcome of a job whose process was killed from outside."""
     error = LfqError(f"{job.source}: the process that worked on it was killed", "run the same command again")
-    return Outcome(job.source, job.output, "failed", error=error)
+    return Outcome(job.source, job.output, "failed", part=job.part, error=error)
 
 
 def outcome_of(job: Job, work: Callable[[Job], Outcome]) -> Outcome:
     """What becomes of the job when it is worked on; an error is its outcome, unless it is our mistake."""
     if job.error is not None:
-        return Outcome(job.source, job.output, "failed", error=job.error)
+        status: Literal["refused", "failed"] = "refused" if isinstance(job.error, ExistsError) else "failed"
+        return Outcome(job.source, job.output, status, part=job.part, error=job.error)
     try:
         return work(job)
     except ExistsError as error:
-        return Outcome(job.source, job.output, "refused", error=error)
+        return Outcome(job.source, job.output, "refused", part=job.part, error=error)
     except LfqError as error:
-        return Outcome(job.source, job.output, "failed", error=error)
+        return Outcome(job.source, job.output, "failed", part=job.part, error=error)
     except OSError as reason:  # a name too long, a folder that may not be entered
         refused = LfqError(f"{reason.filename or job.source}: {reason.strerror or reason}")
-        return Outcome(job.source, job.output, "failed", error=refused)
+        return Outcome(job.source, job.output, "failed", part=job.part, error=refused)
 
 
 def settle_output(
@@ -101,6 +105,6 @@ def settle_output(
 
 def clear_leftovers(jobs: Sequence[Job]) -> None:
     """Removes what runs that were killed left where the outputs go, and notes it."""
-    count = remove_leftovers(sorted({job.output.parent for job in jobs}))
+    count = remove_leftovers(sorted({work_folder(job.output) for job in jobs}))
     if count:
         warnings.warn(f"removed {count} unfinished file(s) of runs that were killed", LfqNote, stacklevel=2)

@@ -30,6 +30,7 @@ from lfq_cli.jobs.shards import Shard
 from lfq_cli.pipeline import Progress, SampleOptions
 from lfq_cli.quantizer import Quantizer
 from lfq_cli.samples import container_of, stem_of
+from lfq_cli.storage.places import exists
 
 _REPLACES = "--overwrite replaces it"
 _NAMES_AT_ONCE = 1 << 12
@@ -53,6 +54,8 @@ class PackOptions:
     durable: bool = True
     dry_run: bool = False
     fail_fast: bool = False
+    tidy: bool = True
+    """Whether what killed runs left where the outputs go is removed first."""
     shard: Shard | None = None
     """Which of the files are made; None: all."""
 
@@ -122,15 +125,8 @@ def encode_each(
     packed: PackOptions,
     progress: Progress = lambda _: None,
 ) -> Generator[Outcome]:
-    """Makes a codes file of every input: of samples where it holds many, else of its tensors as they are.
-
-    Raises OptionError where options of samples are given and no input holds many.
-    """
-    many = [job for job in jobs if job.error is None and (packed.stacked or container_of(job.source.name) is not None)]
-    told = packed.recorded().keys() & {"carry", "carry_text", "ragged", "skip_bad"}
-    if told and not many:
-        option = f"--{min(told).replace('_', '-')}"
-        raise OptionError(f"{option} belongs to samples", "add --samples-per-file N, --file-size SIZE or --stacked")
+    """Makes a codes file of every input: of samples where it holds many, else of its tensors as they are."""
+    many = [job for job in jobs if _holds_many(job, packed)]
     rest = [job for job in jobs if job not in many]
     if rest:
         for outcome in encode(quantizer, rest, alone, progress):
@@ -138,7 +134,7 @@ def encode_each(
             if alone.fail_fast and outcome.error is not None:
                 return
     if many:
-        clear_leftovers([] if packed.dry_run else many)
+        clear_leftovers(many if packed.tidy and not packed.dry_run else [])
         packed = replace(packed, samples_per_file=None, file_bytes=None)
     for job in many:
         item = SampleInput(str(job.source), stem_of(job.source.name), many=True)
@@ -146,6 +142,18 @@ def encode_each(
             yield outcome
             if packed.fail_fast and outcome.error is not None:
                 return
+
+
+def refuse_idle_options(jobs: Sequence[Job], packed: PackOptions) -> None:
+    """Raises OptionError where options of samples are given and no input holds many."""
+    told = packed.recorded().keys() & {"carry", "carry_text", "ragged", "skip_bad"}
+    if told and not any(_holds_many(job, packed) for job in jobs):
+        option = f"--{min(told).replace('_', '-')}"
+        raise OptionError(f"{option} belongs to samples", "add --samples-per-file N, --file-size SIZE or --stacked")
+
+
+def _holds_many(job: Job, packed: PackOptions) -> bool:
+    return job.error is None and (packed.stacked or container_of(job.source.name) is not None)
 
 
 def _always(path: Path) -> Callable[[int], Path]:
@@ -230,7 +238,7 @@ class _Packer:
 
     def _next(self, path: Path, cursor: Cursor) -> tuple[Outcome | None, Cursor]:
         """What became of the file that begins at the cursor, and where the next begins; None where nothing is left."""
-        if path.exists() and not self.options.overwrite:
+        if exists(path) and not self.options.overwrite:
             self._stop()
             return self._there_already(path, cursor)
         if self._stream is None:
@@ -377,4 +385,4 @@ def _header_at(path: Path) -> CodesHeader:
         with codesfile.open_codes(path) as codes:
             return codes.header
     except CodesFileError as error:
-        raise ExistsError(f"{path}: exists and is no whole codes file", _REPLACES) from error
+        raise ExistsError(f"{path}: exists and is not a whole codes file", _REPLACES) from error

@@ -9,21 +9,28 @@ from functools import cache
 from pathlib import Path
 
 from lfq_cli.codesfile import SUFFIX
-from lfq_cli.errors import LfqError, OptionError, TensorError
+from lfq_cli.errors import CodesFileError, LfqError, OptionError, TensorError
 from lfq_cli.jobs.inputs import Accepts, Folder, Inputs, find_inputs
-from lfq_cli.jobs.kinds import is_tensor_file
+from lfq_cli.jobs.kinds import is_codes_file, is_tensor_file
 from lfq_cli.jobs.sample_inputs import SampleInputs
 from lfq_cli.samples import CONTAINERS, stem_of
+from lfq_cli.storage.outputs import refuse_read_only
+from lfq_cli.storage.places import below, deepest, is_folder, is_taken, real_folder, real_path
+from lfq_cli.storage.urlpath import path_of
 from lfq_cli.tensors import FORMATS
 
 
 @dataclass(frozen=True)
 class Job:
-    """One input and the output made from it; `error`: why the input, a folder, cannot be read."""
+    """One input and the output made from it; `error`: why the input cannot be read, if that is known already."""
 
     source: Path
     output: Path
     error: LfqError | None = None
+    part: int | None = None
+    """Which part of the input the output is made from, by its number; None: the whole."""
+    nbytes: int | None = None
+    """Bytes of that part."""
 
 
 def plan_jobs(
@@ -43,6 +50,7 @@ def plan_jobs(
     from the part of a glob before its first wildcard. Raises OptionError where two inputs would write one output,
     and where an output would replace an input or one of `inputs_kept`.
     """
+    refuse_read_only(output)
     found = find_inputs(arguments, accepts, error)
     jobs = _one_job(found, output, file_suffixes) or _mirrored(found, output, rename)
     _refuse_collisions(jobs)
@@ -68,17 +76,18 @@ def name_samples(
     """The files with samples that the arguments name, each with its place in the tree as its name, to be packed in the
     folder `output`; and what cannot be read, as jobs that have failed.
 
-    Raises OptionError where `output` is no folder, or one of the inputs or of `inputs_kept` lies where it would be
+    Raises OptionError where `output` is not a folder, or one of the inputs or of `inputs_kept` lies where it would be
     written to.
     """
-    if os.path.lexists(output) and not os.path.isdir(output):  # noqa: PTH112 - a name that is too long
+    refuse_read_only(output)
+    if is_taken(output) and not is_folder(output):
         raise OptionError(f"{output}: is a file, expected a folder for files of samples")
     if output.suffix in (*FORMATS, *CONTAINERS):
         raise OptionError(f"{output}: is the name of a file, expected a folder for files of samples")
     inputs, missed = sample_inputs(arguments, stacked=stacked)
-    folder = os.path.realpath(output)
+    folder = real_folder(output)
     for path in inputs.named(SUFFIX):
-        if os.path.realpath(path.parent) == folder:
+        if real_folder(path.parent) == folder:
             raise OptionError(f"{path}: is an input of this command and lies where it writes", "name another output")
     missed = [replace(job, output=output) for job in missed]
     refuse_to_replace([path for path in inputs_kept if path.name.endswith(SUFFIX)], [output])
@@ -99,6 +108,28 @@ def sample_inputs(arguments: Sequence[str], *, stacked: bool) -> tuple[SampleInp
     return SampleInputs(found, stacked=stacked), missed
 
 
+def plan_wholes(arguments: Sequence[str], output: Path, whole: Callable[[str], str]) -> list[Job]:
+    """Pairs every codes file with the one that it is a part of: the file `output`, or `whole(name)` in the tree that is
+    mirrored under the folder `output`.
+
+    Raises OptionError where `output` is neither or would replace an input, CodesFileError where a folder cannot be
+    read: parts would be missed.
+    """
+    found = find_inputs(arguments, is_codes_file, CodesFileError)
+    for item in found:
+        if item.error is not None:
+            raise item.error
+    is_there = is_folder(output)
+    if not is_there and output.suffix == ".safetensors":
+        jobs = [Job(item.path, output) for item in found]
+    elif is_there or not (is_taken(output) or output.suffix in (*FORMATS, *CONTAINERS)):
+        jobs = _mirrored(found, output, whole)
+    else:
+        raise OptionError(f"{output}: is the name of a file, expected a folder or a name in .safetensors")
+    refuse_to_replace([job.output for job in jobs], [job.source for job in jobs])
+    return jobs
+
+
 def source_jobs(sources: Sequence[str], arguments: Sequence[str], codes: Sequence[Path], accepts: Accepts) -> list[Job]:
     """The jobs that would encode `sources` into `codes`, which `arguments` named; outputs as `real_path` has them.
 
@@ -108,25 +139,20 @@ def source_jobs(sources: Sequence[str], arguments: Sequence[str], codes: Sequenc
     found = find_inputs(sources, accepts, TensorError)
     if len(found) == 1 and found[0].named and len(codes) == 1:
         return [Job(found[0].path, real_path(codes[0]))]
-    folders = [argument for argument in arguments if os.path.isdir(argument)]  # noqa: PTH112
+    folders = [path for path in map(path_of, arguments) if is_folder(path)]
     if len(folders) > 1:
         raise OptionError("several folders of codes cannot be paired with sources", "verify one folder at a time")
-    folder = os.path.realpath(folders[0]) if folders else os.path.commonpath([real_path(path).parent for path in codes])
-    jobs = _mirrored(found, Path(folder), lambda name: stem_of(name) + SUFFIX)
+    folder = real_folder(folders[0] if folders else deepest([real_path(path).parent for path in codes]))
+    jobs = _mirrored(found, folder, lambda name: stem_of(name) + SUFFIX)
     return [replace(job, output=real_path(job.output)) for job in jobs]
-
-
-def real_path(path: Path) -> Path:
-    """One name for one file, however its folder was named: absolute, without `..` and without links to folders."""
-    return Path(os.path.realpath(path.parent), path.name)
 
 
 def refuse_to_replace(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
     """Raises OptionError where an output is one of the files that are read."""
-    real_folder = cache(os.path.realpath)  # for 10,000 files, of a few folders each
+    folder_of = cache(real_folder)  # for 10,000 files, of a few folders each
 
     def real(path: Path) -> str:
-        return os.path.realpath(path) if path.is_symlink() else os.path.join(real_folder(path.parent), path.name)  # noqa: PTH118
+        return os.path.realpath(path) if path.is_symlink() else os.path.join(folder_of(path.parent), path.name)  # noqa: PTH118
 
     written = {real(output): output for output in outputs}
     for path in inputs:
@@ -138,13 +164,13 @@ def refuse_to_replace(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
 def _one_job(found: Inputs, output: Path, file_suffixes: Sequence[str]) -> list[Job]:
     """The job of a single input that names its output file; empty where `output` is a folder."""
     single = len(found) == 1 and found[0].named
-    is_folder = os.path.isdir(output)  # noqa: PTH112 - Path.is_dir raises for a name that is too long
-    if single and not is_folder and output.suffix in file_suffixes:
+    is_there = is_folder(output)
+    if single and not is_there and output.suffix in file_suffixes:
         return [Job(found[0].path, output)]
     expected = f"a folder or a name in {' or '.join(file_suffixes)}" if single else "a folder"
-    if not is_folder and os.path.lexists(output):
+    if not is_there and is_taken(output):
         raise OptionError(f"{output}: is a file, expected {expected}")
-    if not is_folder and output.suffix in (*FORMATS, *CONTAINERS, *file_suffixes):
+    if not is_there and output.suffix in (*FORMATS, *CONTAINERS, *file_suffixes):
         raise OptionError(f"{output}: is the name of a file, expected {expected}")
     return []
 
@@ -162,10 +188,8 @@ def _places(folders: Sequence[Folder]) -> list[str]:
     """Each folder, seen from the deepest that holds all roots; "" for that itself."""
     if not folders:
         return []
-    roots = {str(folder.root) for folder in folders}
-    top = os.path.commonpath([os.path.abspath(root) for root in roots])  # noqa: PTH100 - resolves ".."
-    places = [os.path.relpath(folder.root / folder.below, top) for folder in folders]
-    return ["" if place == "." else place for place in places]
+    top = deepest([folder.root for folder in folders])
+    return [below(folder.root / folder.below, top) for folder in folders]
 
 
 def _refuse_collisions(jobs: list[Job]) -> None:

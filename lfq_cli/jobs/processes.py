@@ -18,6 +18,7 @@ from types import FrameType
 from typing import BinaryIO, TypeVar
 
 from lfq_cli.cpus import threads
+from lfq_cli.storage.urlpath import UrlPath
 
 MANY_JOBS = 256
 SMALL_BYTES = 1 << 20
@@ -38,6 +39,8 @@ def are_many_and_small(count: int, some: Sequence[Path]) -> bool:
     shares what is loaded already.
     """
     if sys.platform != "linux" or threads() < 2 or count < MANY_JOBS:
+        return False
+    if any(isinstance(path, UrlPath) for path in some):  # they wait for the network, for which threads will do
         return False
     sizes = []
     for path in some:

@@ -17,9 +17,11 @@ from lfq_cli.fingerprint import WHOLE_BYTES, fingerprint, whole_fingerprint
 from lfq_cli.jobs.keys import KeySet
 from lfq_cli.jobs.processes import LOOKED_AT, are_many_and_small, in_processes
 from lfq_cli.jobs.sample_inputs import SampleInput
+from lfq_cli.jobs.side_by_side import at_once
 from lfq_cli.pipeline import Batch, SampleEncoder, SampleOptions
 from lfq_cli.regions import read_small
 from lfq_cli.samples import BadSample, Sample, sample_of, samples_in, small_sample_of
+from lfq_cli.storage.urlpath import is_url
 
 _DIGEST_BYTES = 32
 _RUN_INPUTS = 256
@@ -222,17 +224,29 @@ def _read_single(inputs: Sequence[SampleInput], run: range, encoder: SampleEncod
     """The samples of inputs that have one each."""
     reads: list[_Read] = []
     origins = iter(run)
-    samples = (_sample_of(inputs[index], index, reads) for index in run)
-    for content in encoder.batches(samples):
+    for content in encoder.batches(_samples_of(inputs, run, reads)):
         yield from reads
         reads.clear()
         yield Piece(content, list(islice(origins, len(content))))
 
 
+def _samples_of(inputs: Sequence[SampleInput], run: range, reads: list[_Read]) -> Iterator[Sample | BadSample]:
+    """The inputs' samples; adds to `reads` what each was read from, before it is given."""
+
+    def read(index: int) -> tuple[Sample | BadSample, list[_Read]]:
+        found: list[_Read] = []
+        return _sample_of(inputs[index], index, found), found
+
+    many = at_once(read, run) if is_url(inputs[run[0]].where) else map(read, run)
+    for sample, found in many:
+        reads += found
+        yield sample
+
+
 def _sample_of(item: SampleInput, index: int, reads: list[_Read]) -> Sample | BadSample:
     """The input's sample; adds to `reads` what it was read from."""
     try:
-        data = read_small(item.where, WHOLE_BYTES, TensorError)
+        data = None if is_url(item.where) else read_small(item.where, WHOLE_BYTES, TensorError)
         if data is not None:
             reads.append(_Read(index, len(data), whole_fingerprint(data)))
             return small_sample_of(item.where, item.name, data)

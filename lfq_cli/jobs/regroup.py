@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ from lfq_cli.jobs.agreement import require_alike, require_samples
 from lfq_cli.jobs.draft import Limits
 from lfq_cli.pipeline import Part, StoredFile, key_at, sizes_of, survey
 from lfq_cli.regions import InputFile
+from lfq_cli.storage.remote import open_input
 
 
 @dataclass(frozen=True)
@@ -160,22 +161,23 @@ def _equal_keys(one: Path, other: Path, key: str, others: int) -> CodesFileError
 def _key_of(members: Sequence[Member], starts: NDArray[np.int64], index: int) -> tuple[Path, str]:
     number = int(np.searchsorted(starts, index, side="right")) - 1
     with codesfile.open_codes(members[number].path) as codes:
-        refuse_change(codes, members[number])
+        refuse_change(codes, members[number].state)
         return codes.path, key_at(codes, index - int(starts[number]))
 
 
 @contextmanager
-def opened(member: Member) -> Iterator[StoredFile]:
-    """The input, open again. Raises CodesFileError where it is another than before."""
-    file = InputFile(member.path, CodesFileError, CodesUnreadableError)
+def reopened(path: Path, state: tuple[int, ...], stored: Mapping[str, Stored]) -> Iterator[StoredFile]:
+    """A codes file, open again. Raises CodesFileError where it is another than before, then or at the end."""
+    file = open_input(path, CodesFileError, CodesUnreadableError)
     try:
-        refuse_change(file, member)
-        yield StoredFile(file, member.stored)
+        refuse_change(file, state)
+        yield StoredFile(file, stored)
+        refuse_change(file, state)
     finally:
         file.close()
 
 
-def refuse_change(file: InputFile | CodesFile, member: Member) -> None:
+def refuse_change(file: InputFile | CodesFile, state: tuple[int, ...]) -> None:
     """Raises CodesFileError where the input was written to since it was first read, or replaced."""
-    if file.state != member.state:
+    if file.state != state:
         raise CodesFileError(f"{file.path}: changed while it was read", "run again when nothing writes to it")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple, overload
 
 from lfq_cli.samples import container_of, stem_of
+from lfq_cli.storage.urlpath import path_of
 
 
 class SampleInput(NamedTuple):
@@ -23,7 +24,7 @@ class SampleInput(NamedTuple):
     @property
     def path(self) -> Path:
         """Where it lies."""
-        return Path(self.where)
+        return path_of(self.where)
 
 
 class Names(Sequence[str]):
@@ -90,4 +91,4 @@ class SampleInputs(Sequence[SampleInput]):
     def named(self, suffix: str) -> Iterator[Path]:
         """The paths of those whose names end in `suffix`."""
         for folder, _, names in self._folders:
-            yield from (Path(folder, name) for name in names if name.endswith(suffix))
+            yield from (path_of(folder) / name for name in names if name.endswith(suffix))

@@ -7,14 +7,15 @@ them may end, be killed, be started again or overlap: outputs are whole or absen
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate
-from pathlib import Path
 from typing import TypeVar
 
 from lfq_cli.errors import OptionError
+from lfq_cli.jobs.plan import Job
 
 T = TypeVar("T")
 
@@ -52,13 +53,13 @@ def parse_shard(value: str, environment: Mapping[str, str] | None = None) -> Sha
     return Shard(int(index), int(count))
 
 
-def sizes_of(paths: Sequence[Path]) -> list[int]:
-    """Bytes of each file; 0 for one that is not there."""
+def sizes_of(jobs: Sequence[Job]) -> list[int]:
+    """Bytes that each job reads: of its part, or of its file; 0 for one that is not there."""
     sizes = []
-    for path in paths:
-        size = 0
+    for job in jobs:
+        size = job.nbytes or 0
         with suppress(OSError):
-            size = path.stat().st_size
+            size = job.source.stat().st_size if job.nbytes is None else size
         sizes.append(size)
     return sizes
 
@@ -87,13 +88,45 @@ def _slurm_step(environment: Mapping[str, str]) -> Shard | None:
     """
     if "SLURM_STEP_NUM_TASKS" in environment and "SLURM_PROCID" in environment:
         count = _number(environment, "SLURM_STEP_NUM_TASKS")
+        _refuse_inherited(environment, count)
         return _checked("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", _number(environment, "SLURM_PROCID"), count)
     if environment.get("SLURM_NTASKS", "1") != "1":
         raise OptionError(
-            f"--shard auto: {environment['SLURM_NTASKS']} tasks were asked of SLURM, and this is no step of srun",
+            f"--shard auto: {environment['SLURM_NTASKS']} tasks were asked of SLURM, and this is not a step of srun",
             "start it with srun, or say --shard I/N",
         )
     return Shard(0, 1) if "SLURM_JOB_ID" in environment else None
+
+
+def _refuse_inherited(environment: Mapping[str, str], count: int) -> None:
+    """Raises OptionError where SLURM's variables are partly those of a step in which this job was submitted.
+
+    sbatch hands its environment on, and the script's job replaces some of it: it has its own SLURM_PROCID, which is 0,
+    beside the SLURM_STEP_NUM_TASKS of the step. The tasks of a real step are as many in all that SLURM says of them.
+    Not seen is a script for as many machines as the step has, with one task on each (seen with SLURM 22.05).
+    """
+    node = _number(environment, "SLURM_NODEID") if "SLURM_NODEID" in environment else 0
+    per_node = _tasks_per_node(environment.get("SLURM_STEP_TASKS_PER_NODE", ""))
+    told = {
+        "SLURM_NTASKS": environment.get("SLURM_NTASKS", str(count)),
+        "SLURM_TASKS_PER_NODE": str(sum(_tasks_per_node(environment.get("SLURM_TASKS_PER_NODE", "")) or [count])),
+    }
+    if node < len(per_node) and "SLURM_GTIDS" in environment:
+        here = len(environment["SLURM_GTIDS"].split(","))
+        told["SLURM_GTIDS"] = str(count if here == per_node[node] else here)
+    for name, found in told.items():
+        if found != str(count):
+            raise OptionError(
+                f"--shard auto: SLURM_STEP_NUM_TASKS is {count}, and {name} is {environment[name]}: this job was"
+                " submitted from within a step, and has some of its variables",
+                "submit it with sbatch --export=NONE, start it with srun, or say --shard I/N",
+            )
+
+
+def _tasks_per_node(value: str) -> list[int]:
+    """ "2(x3),1" -> [2, 2, 2, 1]; nothing for what is no such list."""
+    found = [re.fullmatch(r"(\d+)(?:\(x(\d{1,6})\))?", each) for each in value.split(",")]
+    return [int(each[1]) for each in found if each is not None for _ in range(int(each[2] or 1))]
 
 
 def _slurm_array(environment: Mapping[str, str]) -> Shard | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -19,6 +18,7 @@ from lfq_cli.jobs.outcome import Outcome
 from lfq_cli.jobs.plan import refuse_to_replace
 from lfq_cli.pipeline import Progress, Workers, count, start_workers
 from lfq_cli.statistics import Counter, CountOptions, TokenComparison, TokenCounts, TokenUsage, compare, index_axes
+from lfq_cli.storage.places import common_folder
 
 DEFAULTS = CountOptions()
 _CSV_ROWS = 1 << 16
@@ -102,7 +102,7 @@ def stats_by(
     totals: list[TokenCounts] = []
     tensors = []
     for group, counts in groups:
-        place = counted[0] if len(counted) == 1 else Path(os.path.commonpath([path.parent for path in counted]))
+        place = counted[0] if len(counted) == 1 else common_folder([path.parent for path in counted]) or counted[0]
         tensors.append(TensorUsage(place, group.tensor, counts.usage(), group))
         _add(totals, counts)
     return Report(tensors, _overall(tensors, totals), dict(missed) | failed, totals)

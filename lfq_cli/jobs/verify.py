@@ -14,10 +14,13 @@ from lfq_cli.codesfile import CodesFile, CodesTensor
 from lfq_cli.errors import CodesFileError, CodesUnreadableError, LfqError, OtherCheckpointError
 from lfq_cli.jobs.decode import matching_quantizer
 from lfq_cli.jobs.kinds import is_tensor_file
-from lfq_cli.jobs.plan import real_path, source_jobs
+from lfq_cli.jobs.merge_parts import holds_parts, read_parts
+from lfq_cli.jobs.parts import whole_path
+from lfq_cli.jobs.plan import source_jobs
 from lfq_cli.jobs.verify_samples import SampleSources, compare_samples
 from lfq_cli.pipeline import Comparison, EncodeTask, Progress, check_indices, check_keys, check_texts, compare
 from lfq_cli.quantizer import Quantizer
+from lfq_cli.storage.places import real_path
 from lfq_cli.tensors import Source, StoredTensor, open_source
 
 
@@ -71,10 +74,25 @@ def verify(
     for path, error in missed.items():
         yield Verdict(path, "failed", error=error)
     for path, source in sorted(sources.paired.items()) if sources and sources.all_are_paired else ():
-        if not path.exists():
-            yield Verdict(path, "failed", error=LfqError(f"{path}: is not there, but its source {source} is"))
+        missing = _missing(path, source, paths)
+        if missing is not None:
+            yield Verdict(path, "failed", error=missing)
     for path in paths:
         yield _verdict(path, options, quantizer, sources, progress)
+
+
+def _missing(path: Path, source: Path, paths: Sequence[Path]) -> LfqError | None:
+    """Why the codes of a source are not all there, be they one file or parts; None where they are."""
+    if path.exists():
+        return None
+    parts = [each for each in paths if whole_path(real_path(each)) == path and holds_parts(each)]
+    if not parts:
+        return LfqError(f"{path}: is not there, but its source {source} is")
+    try:
+        read_parts(parts)
+    except LfqError as error:
+        return error
+    return None
 
 
 def _verdict(
@@ -101,7 +119,7 @@ def sources_of(arguments: Sequence[str], inputs: Sequence[str], paths: Sequence[
     """The sources that the arguments name, of the codes files `paths`, which `inputs` named."""
     jobs = source_jobs(arguments, inputs, paths, is_tensor_file)
     paired = {job.output: job.source for job in jobs if job.error is None}
-    found = [path for path in paths if real_path(path) in paired]
+    found = [path for path in map(real_path, paths) if path in paired or whole_path(path) in paired]
     return Sources(paired, SampleSources(arguments), all_are_paired=bool(found) or not any(map(_holds_samples, paths)))
 
 
@@ -163,7 +181,7 @@ def _holds_samples(path: Path) -> bool:
 
 
 def _source_of(path: Path, sources: Sources) -> Path:
-    source = sources.paired.get(real_path(path))
+    source = sources.paired.get(real_path(path)) or sources.paired.get(whole_path(real_path(path)) or path)
     if source is None:
         raise LfqError(f"{path}: none of the sources would be encoded into it", "name the folder that it was made from")
     return source
@@ -196,7 +214,9 @@ def _task(source: Source, info: CodesTensor, backend: Backend) -> EncodeTask:
     tensor = source.tensors.get(info.name)
     if tensor is None:
         raise LfqError(f"{source.path}: has no tensor {info.name!r}, from which the codes were made")
-    told, found = (info.source.shape, info.source.dtype), (tensor.shape, tensor.dtype)
+    part = info.part
+    shape = info.source.shape if part is None else (part.of, *info.source.shape[1:])
+    told, found = (shape, info.source.dtype), (tensor.shape, tensor.dtype)
     if told != found:
         raise LfqError(
             f"{source.path}: {info.name!r} is {_described(tensor)}, the codes were made from {told[1]} {list(told[0])}"
@@ -204,7 +224,10 @@ def _task(source: Source, info: CodesTensor, backend: Backend) -> EncodeTask:
     axis = info.source.channel_axis
     if tensor.shape[axis] != backend.quantizer.dim:
         raise LfqError(f"{source.path}: {info.name!r} has {tensor.shape[axis]} features on axis {axis}")
-    return EncodeTask(source.path, tensor, axis, backend, zero_nan=True)
+    if part is None:
+        return EncodeTask(source.path, tensor, axis, backend, zero_nan=True)
+    rows = tensor.rows(part.first, part.last)
+    return EncodeTask(source.path, rows, axis, backend, zero_nan=True, first_row=part.first)
 
 
 def _described(tensor: StoredTensor) -> str:

@@ -14,6 +14,7 @@ from lfq_cli.jobs.plan import sample_inputs
 from lfq_cli.jobs.sample_inputs import SampleInput
 from lfq_cli.pipeline import Comparison, EncodeTask, compare_item
 from lfq_cli.samples import BadSample, Sample, Selection, sample_of, samples_in, stem_of
+from lfq_cli.storage.urlpath import path_of
 from lfq_cli.tensors import StoredTensor
 
 
@@ -129,7 +130,7 @@ def _task(sample: Sample, info: CodesTensor, backend: Backend, vectors: int) -> 
             f"{sample.where}: {info.name!r} is {tensor.dtype} {list(tensor.shape)},"
             f" the codes were made from {dtype} {told}"
         )
-    task = EncodeTask(Path(sample.where), tensor, axis, backend, zero_nan=True)
+    task = EncodeTask(path_of(sample.where), tensor, axis, backend, zero_nan=True)
     if task.geometry.vectors != vectors:
         raise LfqError(f"{sample.where}: {info.name!r} has {task.geometry.vectors} vectors, its codes {vectors}")
     return task

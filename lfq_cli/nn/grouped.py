@@ -8,6 +8,7 @@ Knows groups. What one group does is `ResidualLFQ`'s.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +20,8 @@ from lfq_cli.layout import usual_axis
 from lfq_cli.nn.ranks import shared_seed
 from lfq_cli.nn.residual import ResidualLFQ
 from lfq_cli.nn.vectors import check_features
+from lfq_cli.nn.weights import weights_of
+from lfq_cli.quantizer import Quantizer
 
 
 class GroupedResidualLFQ(nn.Module):
@@ -135,9 +138,13 @@ class GroupedResidualLFQ(nn.Module):
     def save_pretrained(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Saves a native checkpoint, as `LFQ.save_pretrained`."""
         from lfq_cli import native
-        from lfq_cli.nn.saved import quantizer_of
 
-        native.write(quantizer_of(self), Path(path), overwrite=overwrite)
+        native.write(self.to_quantizer(), Path(path), overwrite=overwrite)
+
+    def to_quantizer(self) -> Quantizer:
+        """The record that is saved, with a copy of the weights in float32."""
+        group = self._groups()[0].to_quantizer()
+        return replace(group, dim=self.dim, groups=self.groups, weights=weights_of(self))
 
     def _groups(self) -> list[ResidualLFQ]:
         return cast("list[ResidualLFQ]", list(self.rvqs))

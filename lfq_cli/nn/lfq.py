@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,8 @@ from lfq_cli.layout import usual_axis
 from lfq_cli.nn import entropy, options
 from lfq_cli.nn.cosine import CosineProjection
 from lfq_cli.nn.vectors import check_features, mask_vectors, without_autocast
+from lfq_cli.nn.weights import weights_of
+from lfq_cli.quantizer import Quantizer
 
 MAX_CODEBOOK_BITS = 24  # 2^24 codes of 24 float32 are 1.6 GB
 
@@ -252,7 +254,7 @@ class LFQ(nn.Module):
         """indices [...], [..., i] if keep_num_codebooks_dim -> vectors [..., dim] (C*D if not project_out).
 
         Channels go to axis 1 where `channel_first` says so; unset: where the vectors have 4 axes or more.
-        Raises ValueError for indices that no code has, TypeError for indices that are no integers.
+        Raises ValueError for indices that no code has, TypeError for indices that are not integers.
         """
         self._check_indices(indices)
         if not self.keep_num_codebooks_dim:
@@ -400,9 +402,29 @@ class LFQ(nn.Module):
         .safetensors, else a folder. Raises OutputError where something is in the way.
         """
         from lfq_cli import native
-        from lfq_cli.nn.saved import quantizer_of
 
-        native.write(quantizer_of(self), Path(path), overwrite=overwrite)
+        native.write(self.to_quantizer(), Path(path), overwrite=overwrite)
+
+    def to_quantizer(self) -> Quantizer:
+        """The record that is saved, with a copy of the weights in float32."""
+        own = {"num_codebooks": self.num_codebooks, "factorized_bits": self.factorized_bits}
+        return Quantizer(**self.facts() | own, weights=weights_of(self))
+
+    def facts(self) -> dict[str, Any]:
+        """What a quantizer's record says of this module beside its codebooks and weights."""
+        cosine = self.project_in if isinstance(self.project_in, CosineProjection) else None
+        return {
+            "dim": self.dim,
+            "codebook_dim": self.codebook_dim,
+            "keep_num_codebooks_dim": self.keep_num_codebooks_dim,
+            "codebook_scale": self.codebook_scale,
+            "soft_clamp_input_value": self.soft_clamp_input_value,
+            "cosine_sim_project_in": cosine is not None,
+            "cosine_sim_project_in_scale": None if cosine is None else cosine.scale,
+            "channel_first": self.channel_first,
+            "spherical": self.spherical,
+            "bit_order": self.bit_order,
+        }
 
     # what callers get wrong
 

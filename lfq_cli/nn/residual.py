@@ -23,6 +23,8 @@ from lfq_cli.nn import options
 from lfq_cli.nn.lfq import LFQ
 from lfq_cli.nn.ranks import shared_seed
 from lfq_cli.nn.vectors import check_features, mask_vectors, without_autocast
+from lfq_cli.nn.weights import weights_of
+from lfq_cli.quantizer import Quantizer
 from lfq_cli.quantizer.checks import MAX_LEVELS
 
 DROPPED = -1  # the index of a level that was left out; it decodes as nothing
@@ -179,7 +181,7 @@ class ResidualLFQ(nn.Module):
         """indices [..., levels] of level 0 and the next ones, up to all -> vectors [..., dim], like x of `forward`.
 
         -1 is a dropped level. Raises ValueError for other indices that no code has and for more levels than Q,
-        TypeError for indices that are no integers.
+        TypeError for indices that are not integers.
         """
         return self._from_vectors(self._decode(self._indices_to_latents(indices)), indices.shape[:-1])
 
@@ -275,9 +277,13 @@ class ResidualLFQ(nn.Module):
     def save_pretrained(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Saves a native checkpoint, as `LFQ.save_pretrained`."""
         from lfq_cli import native
-        from lfq_cli.nn.saved import quantizer_of
 
-        native.write(quantizer_of(self), Path(path), overwrite=overwrite)
+        native.write(self.to_quantizer(), Path(path), overwrite=overwrite)
+
+    def to_quantizer(self) -> Quantizer:
+        """The record that is saved, with a copy of the weights in float32."""
+        facts = self._first(1)[0].facts() | {"dim": self.dim, "keep_num_codebooks_dim": None}
+        return Quantizer(**facts, num_quantizers=self.num_quantizers, weights=weights_of(self))
 
     # what callers get wrong
 

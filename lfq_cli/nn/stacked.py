@@ -22,6 +22,8 @@ from lfq_cli.layout import usual_axis
 from lfq_cli.nn import options
 from lfq_cli.nn.lfq import LFQ
 from lfq_cli.nn.vectors import check_features, mask_vectors, without_autocast
+from lfq_cli.nn.weights import weights_of
+from lfq_cli.quantizer import Quantizer
 from lfq_cli.quantizer.checks import MAX_LEVELS
 
 
@@ -163,9 +165,13 @@ class StackedLFQ(nn.Module):
     def save_pretrained(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Saves a native checkpoint, as `LFQ.save_pretrained`."""
         from lfq_cli import native
-        from lfq_cli.nn.saved import quantizer_of
 
-        native.write(quantizer_of(self), Path(path), overwrite=overwrite)
+        native.write(self.to_quantizer(), Path(path), overwrite=overwrite)
+
+    def to_quantizer(self) -> Quantizer:
+        """The record that is saved, with a copy of the weights in float32."""
+        facts = self._first(1)[0].facts() | {"dim": self.dim, "keep_num_codebooks_dim": None}
+        return Quantizer(**facts, num_quantizers=self.num_quantizers, stacked=True, weights=weights_of(self))
 
     def _first(self, levels: int) -> list[LFQ]:
         """The layers of the first so many levels."""

@@ -11,10 +11,20 @@ from lfq_cli.pipeline.compare import Comparison, check_indices, compare, compare
 from lfq_cli.pipeline.count import count, count_ranges
 from lfq_cli.pipeline.decode import DecodeTask, write_decoded
 from lfq_cli.pipeline.encode import EncodeTask, Encoding
-from lfq_cli.pipeline.merge import Part, SamplesJoiner, StoredFile, StoredReader
+from lfq_cli.pipeline.merge import Part, PartsJoiner, SamplesJoiner, StoredFile, StoredReader
 from lfq_cli.pipeline.samples import Batch, Plan, SampleEncoder, SampleOptions
-from lfq_cli.pipeline.survey import SAMPLE_BYTES, check_keys, check_texts, hash_of_key, key_at, sizes_of, survey
+from lfq_cli.pipeline.survey import (
+    SAMPLE_BYTES,
+    check_keys,
+    check_texts,
+    hash_of_key,
+    hashes_of_keys,
+    key_at,
+    sizes_of,
+    survey,
+)
 from lfq_cli.pipeline.table import write_table
+from lfq_cli.pipeline.vectors import all_vectors, read_vectors, vector_blocks
 from lfq_cli.pipeline.workers import Progress, Workers, start_workers
 
 __all__ = [
@@ -25,6 +35,7 @@ __all__ = [
     "EncodeTask",
     "Encoding",
     "Part",
+    "PartsJoiner",
     "Plan",
     "Progress",
     "SampleEncoder",
@@ -33,6 +44,7 @@ __all__ = [
     "StoredFile",
     "StoredReader",
     "Workers",
+    "all_vectors",
     "check_indices",
     "check_keys",
     "check_texts",
@@ -41,10 +53,13 @@ __all__ = [
     "count",
     "count_ranges",
     "hash_of_key",
+    "hashes_of_keys",
     "key_at",
+    "read_vectors",
     "sizes_of",
     "start_workers",
     "survey",
+    "vector_blocks",
     "write_decoded",
     "write_table",
 ]

@@ -13,6 +13,7 @@ from lfq_cli.bits import unpack
 from lfq_cli.codesfile import TensorCodes
 from lfq_cli.floats import Bools
 from lfq_cli.layout import Block
+from lfq_cli.packings import PACKINGS
 from lfq_cli.pipeline.encode import EncodeTask, read_block
 
 MARGINS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
@@ -112,6 +113,6 @@ def _spread(count: int, wanted: int) -> list[int]:
 
 def check_indices(codes: TensorCodes) -> None:
     """Reads every index. Raises CodesFileError for one outside its codebook, and for bits set that belong to none."""
-    if codes.info.packing != "bits":  # there is nothing else in a stream
+    if not PACKINGS[codes.info.packing].is_stream:  # there is nothing else in a stream
         for start in range(0, codes.info.vectors, _CHECKED_VECTORS):
             codes.stream(start, min(start + _CHECKED_VECTORS, codes.info.vectors))

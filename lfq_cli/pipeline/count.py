@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from lfq_cli.bits import Indices, StreamJoiner, stream_to_indices
 from lfq_cli.codesfile import TensorCodes
+from lfq_cli.packings import PACKINGS
 from lfq_cli.pipeline.workers import Progress, Workers
 
 if TYPE_CHECKING:  # encode and decode do without
@@ -75,7 +76,7 @@ def _tally_ranges(codes: TensorCodes, counts: TokenCounts, run: list[range]) -> 
 def _tally(
     codes: TensorCodes, counts: TokenCounts, run: range
 ) -> tuple[int, list[Tally | FieldsTally]] | tuple[int, list[Tally]]:
-    if codes.info.packing == "bits" and counts.counts_fields:
+    if PACKINGS[codes.info.packing].is_stream and counts.counts_fields:
         return len(run), counts.tally_fields(codes.stream(run.start, run.stop), len(run))
     indices = _indices(codes, run)
     return len(run), counts.tally(indices, partial(codes.stream, run.start, run.stop), run.start)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import chain
 from typing import BinaryIO
 
-from lfq_cli.backends import Backend
-from lfq_cli.bits import pack, unpack
+from lfq_cli.backends import Backend, CodesToRead, DeviceBackend
+from lfq_cli.bits import Packed, pack, unpack
 from lfq_cli.codesfile import TensorCodes
 from lfq_cli.files import write_at
 from lfq_cli.floats import Bools, FloatFormat, Raw
@@ -45,17 +45,31 @@ class DecodeTask:
 
     def run(self, blocks: list[Block], file: BinaryIO) -> list[Block]:
         """Reads and decodes some blocks and writes them into `file`, one after the other."""
-        for block in blocks:
-            _write_block(file, self.start, self.geometry, block, self._decode(block))
+        with closing(self._decoded(blocks)) as decoded:
+            for block, raw in zip(blocks, decoded, strict=True):
+                _write_block(file, self.start, self.geometry, block, raw)
         return blocks
 
-    def _decode(self, block: Block) -> Raw:
+    def _decoded(self, blocks: list[Block]) -> Generator[Raw]:
+        """The blocks' floats in order; each is good until the next is asked for."""
+        to_read = (CodesToRead(*_positions(block), partial(self._stream, block)) for block in blocks)
+        if isinstance(self.backend, DeviceBackend):
+            yield from self.backend.decode_blocks(to_read, self.spec, project_out=self.project_out)
+            return
+        for outer, inner, read in to_read:
+            yield self.backend.decode(read(), outer, inner, self.spec, project_out=self.project_out)
+
+    def _stream(self, block: Block) -> Packed:
         start = block.outer.start * self.geometry.inner + block.inner.start
         stream = self.codes.stream(start, start + block.vectors)
         if self.kept_bits is not None:
             stream = pack(unpack(stream, block.vectors, len(self.kept_bits))[:, self.kept_bits])
-        outer, inner = block.outer.stop - block.outer.start, block.inner.stop - block.inner.start
-        return self.backend.decode(stream, outer, inner, self.spec, project_out=self.project_out)
+        return stream
+
+
+def _positions(block: Block) -> tuple[int, int]:
+    """How many outer items and inner positions a block has."""
+    return block.outer.stop - block.outer.start, block.inner.stop - block.inner.start
 
 
 def write_decoded(task: DecodeTask, file: BinaryIO, workers: Workers, progress: Progress) -> None:

@@ -16,13 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lfq_cli import floats
-from lfq_cli.backends import Backend
-from lfq_cli.bits import PACKINGS, Packed, StreamJoiner
+from lfq_cli.backends import Backend, DeviceBackend, FloatsToRead
+from lfq_cli.bits import Packed, StreamJoiner
 from lfq_cli.codesfile import CodesTensor
-from lfq_cli.container import DTYPES
+from lfq_cli.dtypes import NUMPY
 from lfq_cli.errors import TensorError
 from lfq_cli.floats import FORMATS, FloatFormat, Raw
 from lfq_cli.layout import Block, Geometry, geometry_of
+from lfq_cli.packings import PACKINGS
 from lfq_cli.pipeline.workers import Progress, Workers, in_tasks
 from lfq_cli.regions import MemoryRegion, bytes_of
 from lfq_cli.tensors import StoredTensor, open_source
@@ -39,6 +40,8 @@ class EncodeTask:
     channel_axis: int
     backend: Backend
     zero_nan: bool
+    first_row: int = 0
+    """Of axis 0: where the tensor begins in that of the file, if it is a part of it."""
 
     @property
     def spec(self) -> FloatFormat:
@@ -63,8 +66,23 @@ class EncodeTask:
         return self.geometry.blocks(self.backend.block_values, whole_items=not seekable)
 
     def run(self, blocks: list[Block]) -> list[tuple[Block, Packed, int]]:
-        """Reads and encodes some blocks, one after the other while it is in cache; with each how much of it was NaN."""
-        return [(block, *self._encode(block)) for block in blocks]
+        """Reads and encodes some blocks; with each how many of its values were NaN."""
+        if isinstance(self.backend, DeviceBackend):
+            return self._run_ahead(blocks, self.backend)
+        return [(block, *self._encode(block)) for block in blocks]  # one after the other, while it is in cache
+
+    def _run_ahead(self, blocks: list[Block], backend: DeviceBackend) -> list[tuple[Block, Packed, int]]:
+        def to_read(block: Block) -> FloatsToRead:
+            shape = block_shape(self.geometry, block)
+            return FloatsToRead(shape, lambda raw: read_into(raw, self.tensor, self.geometry, block))
+
+        done = []
+        with closing(backend.encode_blocks(map(to_read, blocks), self.spec)) as encoded:
+            for block, (stream, nan_values) in zip(blocks, encoded, strict=True):
+                if nan_values and not self.zero_nan:
+                    raise _NanFoundError
+                done.append((block, stream, nan_values))
+        return done
 
     def _encode(self, block: Block) -> tuple[Packed, int]:
         raw = read_block(self.tensor, self.geometry, block, self.spec)
@@ -93,7 +111,7 @@ class Encoding:
     def runs(self) -> Generator[NDArray[Any]]:
         """The tensor's codes as they are stored, run by run. Raises TensorError for NaN unless it counts as zero."""
         task, info = self._task, self._info
-        pack, dtype = PACKINGS[info.packing].pack, DTYPES[info.dtype]
+        packing, dtype = PACKINGS[info.packing], NUMPY[info.dtype]
         joiner = StreamJoiner()
         item_bytes = task.geometry.channels * task.spec.itemsize
         parallel = task.tensor.region.seekable
@@ -101,10 +119,10 @@ class Encoding:
             with closing(self._workers.in_order(task.run, in_tasks(task.blocks()), parallel=parallel)) as done:
                 for block, stream, nan_values in chain.from_iterable(done):
                     self.nan_values += nan_values
-                    if info.packing == "bits":
+                    if packing.is_stream:
                         yield joiner.join(stream, block.vectors * info.bits_per_vector)
                     else:
-                        yield pack(stream, block.vectors, info.codebook_dims, info.bit_order, dtype)
+                        yield packing.pack(stream, block.vectors, info.codebook_dims, info.bit_order, dtype)
                     self._progress(block.vectors * item_bytes)
         except _NanFoundError:
             raise _nan_error(task) from None
@@ -116,8 +134,9 @@ def _nan_error(task: EncodeTask) -> TensorError:
     count, first = 0, prod(task.tensor.shape)
     with ExitStack() as opened:
         if not isinstance(task.tensor.region, MemoryRegion):
-            again = opened.enter_context(open_source(task.path))
-            task = replace(task, tensor=again.tensors[task.tensor.name])
+            again = opened.enter_context(open_source(task.path)).tensors[task.tensor.name]
+            rows = task.first_row, task.first_row + task.tensor.shape[0]
+            task = replace(task, tensor=again if rows == (0, again.shape[0]) else again.rows(*rows))
         for block in task.blocks():
             where = floats.is_nan(read_block(task.tensor, task.geometry, block, task.spec), task.spec)
             if where.any():
@@ -127,6 +146,7 @@ def _nan_error(task: EncodeTask) -> TensorError:
     for size in reversed(task.tensor.shape):  # numpy's own stops at 64 axes
         first, index = divmod(first, size)
         position.insert(0, index)
+    position[0] += task.first_row
     return TensorError(
         f"{task.path}: {task.tensor.name!r} holds {count} NaN, the first at {position}",
         "--nan zero encodes NaN as bit 0, as the reference does",
@@ -145,12 +165,22 @@ _buffers = threading.local()
 
 def read_block(tensor: StoredTensor, geometry: Geometry, block: Block, spec: FloatFormat) -> Raw:
     """The block's values [outer, channels, inner] as stored, in this thread's reused buffer."""
-    outer, inner = block.outer.stop - block.outer.start, block.inner.stop - block.inner.start
-    needed = outer * geometry.channels * inner * spec.itemsize
+    shape = block_shape(geometry, block)
+    needed = prod(shape) * spec.itemsize
     buffer: NDArray[Any] | None = getattr(_buffers, "block", None)
     if buffer is None or buffer.size < needed:
         buffer = _buffers.block = np.empty(needed, np.uint8)
-    raw = buffer[:needed].view(spec.storage).reshape(outer, geometry.channels, inner)
-    for part, start in geometry.runs(block):
-        tensor.region.read_into(start * spec.itemsize, bytes_of(raw[part]))
+    raw = buffer[:needed].view(spec.storage).reshape(shape)
+    read_into(raw, tensor, geometry, block)
     return raw
+
+
+def block_shape(geometry: Geometry, block: Block) -> tuple[int, int, int]:
+    """[outer, channels, inner] of a block."""
+    return block.outer.stop - block.outer.start, geometry.channels, block.inner.stop - block.inner.start
+
+
+def read_into(raw: Raw, tensor: StoredTensor, geometry: Geometry, block: Block) -> None:
+    """Fills raw [outer, channels, inner] with the block's values as stored."""
+    for part, start in geometry.runs(block):
+        tensor.region.read_into(start * raw.itemsize, bytes_of(raw[part]))

@@ -1,4 +1,5 @@
-"""Samples of codes files -> one codes file: codes are joined at any bit, rows and texts at any byte, offsets go on.
+"""Samples or parts of codes files -> one codes file: codes are joined at any bit, rows and texts at any byte, offsets
+go on.
 
 What is read is hashed on its way by a thread that runs ahead, while the caller joins, hashes and writes: over the read
 and the write of the same bytes, that is all the work there is.
@@ -16,7 +17,7 @@ from typing import Protocol
 import numpy as np
 
 from lfq_cli.bits import Packed, StreamJoiner, cut_stream
-from lfq_cli.codesfile import CodesHeader
+from lfq_cli.codesfile import CodesHeader, CodesTensor
 from lfq_cli.codesfile.header import OFFSETS
 from lfq_cli.codesfile.reader import Stored
 from lfq_cli.codesfile.writer import TensorWriter
@@ -128,6 +129,27 @@ class SamplesJoiner:
         """Writes what is left of the last byte of each."""
         for stored in self._stored.values():
             stored.finish()
+
+
+class PartsJoiner:
+    """Takes one tensor's codes of one part after the other into the whole that is being written."""
+
+    def __init__(self, out: TensorWriter, reader: StoredReader) -> None:
+        self._out = out
+        self._reader = reader
+        self._joiner = StreamJoiner(np.empty(2 * _RUN_BYTES + 1, np.uint8))
+
+    def add(self, source: StoredFile, info: CodesTensor) -> None:
+        """Adds the tensor's codes of a part. Raises CodesFileError where the part is damaged."""
+        bits = info.vectors * info.stored_bits_per_vector
+        for start, run in self._reader.runs(source, info.name, 0, info.stored_bytes, checked=True):
+            count = min(bits - 8 * start, 8 * len(run))
+            self._out.append(self._joiner.join(cut_stream(run, 0, count), count))
+            self._reader.progress(len(run))
+
+    def finish(self) -> None:
+        """Writes what is left of the last byte."""
+        self._out.append(self._joiner.finish())
 
 
 def unit_bits(header: CodesHeader, name: str) -> int:

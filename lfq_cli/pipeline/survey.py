@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,7 +87,7 @@ def check_texts(codes: CodesFile, name: str) -> None:
     try:
         str(data.data, "utf-8")
     except UnicodeDecodeError as reason:
-        raise CodesFileError(f"{codes.path}: {name!r} is no UTF-8: {reason}", "encode the samples again") from reason
+        raise CodesFileError(f"{codes.path}: {name!r} is not UTF-8: {reason}", "encode the samples again") from reason
     if (data[begins] & 0xC0 == 0x80).any():
         raise CodesFileError(f"{codes.path}: {name!r} is cut within a letter", "encode the samples again")
 
@@ -110,6 +111,13 @@ def _hashes_of(letters: NDArray[np.uint8], ends: Offsets) -> NDArray[np.uint64]:
     weighted = _weights(int(lengths.max(initial=0)))[places]
     weighted *= letters.astype(np.uint64) + np.uint64(1)
     return np.add.reduceat(weighted, ends[:-1])
+
+
+def hashes_of_keys(keys: Sequence[str]) -> NDArray[np.uint64]:
+    """The hash of each of some keys, none of which is empty, as in Survey."""
+    encoded = [key.encode("utf-8", "surrogatepass") for key in keys]
+    ends = np.cumsum([0, *map(len, encoded)])
+    return _hashes_of(np.frombuffer(b"".join(encoded), np.uint8), ends) if keys else np.empty(0, np.uint64)
 
 
 def hash_of_key(key: str) -> int:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from lfq_cli.bits import MAX_INDEX_BITS
 from lfq_cli.errors import CheckpointError
-
-if TYPE_CHECKING:
-    from lfq_cli.quantizer.record import Quantizer
+from lfq_cli.quantizer.description import Description
 
 _LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 _SMALLEST_FLOAT32 = float(np.finfo(np.float32).smallest_normal)  # smaller ones are 0 where subnormals are flushed
@@ -19,7 +17,7 @@ MAX_LEVELS = 128  # codes of level 127 are ±2^-127, which float32 still holds
 MAX_CODEBOOKS = 1 << 16  # indices of one vector
 
 
-def check_types(q: Quantizer) -> None:
+def check_types(q: Description) -> None:
     """Raises CheckpointError naming the first fact that is not of its type."""
     sizes = ("dim", "codebook_dim", "num_codebooks")
     _expect(q, sizes, lambda v: type(v) is int and 1 <= v < 2**31, "a natural number below 2^31")
@@ -36,7 +34,7 @@ def check_types(q: Quantizer) -> None:
     _expect(q, ("factorized_bits",), _is_list_of_bits, "a list of natural numbers")
 
 
-def check_values(q: Quantizer, may_be_assumed: frozenset[str]) -> None:
+def check_values(q: Description, may_be_assumed: frozenset[str]) -> None:
     """Raises CheckpointError where facts contradict each other."""
     if q.codebook_dim > MAX_INDEX_BITS:
         raise CheckpointError(f"codebook_size is 2^{q.codebook_dim}, expected at most 2^{MAX_INDEX_BITS}")
@@ -58,7 +56,7 @@ def check_values(q: Quantizer, may_be_assumed: frozenset[str]) -> None:
         raise CheckpointError(f"{', '.join(sorted(certain))} cannot be assumed")
 
 
-def check_weights(q: Quantizer) -> None:
+def check_weights(q: Description) -> None:
     """Raises CheckpointError naming the first weight that does not belong, or is missing."""
     expected = weight_shapes(q)
     for name, weight in q.weights.items():
@@ -79,7 +77,7 @@ def check_weights(q: Quantizer) -> None:
     _check_features(q)
 
 
-def weight_shapes(q: Quantizer) -> dict[str, tuple[int, ...]]:
+def weight_shapes(q: Description) -> dict[str, tuple[int, ...]]:
     """Name -> shape of every weight that such a quantizer may have."""
     shapes: dict[str, tuple[int, ...]] = {}
     dim, bits = q.dim // len(q.group_prefixes), q.code_dim // len(q.projection_prefixes)
@@ -94,7 +92,7 @@ def weight_shapes(q: Quantizer) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _check_features(q: Quantizer) -> None:
+def _check_features(q: Description) -> None:
     if q.stacked:
         if not q.has_projections:
             raise CheckpointError("stacked levels without projections, expected those of every level")
@@ -110,20 +108,20 @@ def _check_features(q: Quantizer) -> None:
         )
 
 
-def _check_factors(q: Quantizer, factors: tuple[int, ...]) -> None:
+def _check_factors(q: Description, factors: tuple[int, ...]) -> None:
     if q.num_quantizers is not None:
         raise CheckpointError("factorized_bits do not cut levels: a residual quantizer has an index for every level")
     if sum(factors) != q.code_dim:
         raise CheckpointError(f"factorized_bits {list(factors)} make {sum(factors)} bits, expected {q.code_dim}")
 
 
-def _check_residual(q: Quantizer, levels: int) -> None:
+def _check_residual(q: Description, levels: int) -> None:
     if levels > MAX_LEVELS:
         raise CheckpointError(f"num_quantizers is {levels}, expected at most {MAX_LEVELS}")
     if (q.groups or 1) * levels > MAX_CODEBOOKS:
         raise CheckpointError(f"groups and num_quantizers make more than {MAX_CODEBOOKS} indices of one vector")
     if q.groups is not None and q.dim % q.groups:
-        raise CheckpointError(f"dim {q.dim} is no multiple of groups {q.groups}")
+        raise CheckpointError(f"dim {q.dim} is not a multiple of groups {q.groups}")
     if q.stacked and (q.groups is not None or q.soft_clamp_input_value is not None):
         raise CheckpointError("stacked levels have no groups and no soft clamp")
     fixed = {"num_codebooks": 1, "codebook_scale": 1.0, "cosine_sim_project_in": False, "keep_num_codebooks_dim": None}
@@ -132,7 +130,7 @@ def _check_residual(q: Quantizer, levels: int) -> None:
             raise CheckpointError(f"{name} is {getattr(q, name)!r}, a residual quantizer has none of its own")
 
 
-def _check_projections(q: Quantizer, prefix: str) -> None:
+def _check_projections(q: Description, prefix: str) -> None:
     there = {name.removeprefix(prefix) for name in q.weights if name.startswith(f"{prefix}project_")}
     if ("project_in.weight" in there) != ("project_out.weight" in there):
         raise CheckpointError("only one of project_in and project_out is there, expected both or neither")
@@ -142,7 +140,7 @@ def _check_projections(q: Quantizer, prefix: str) -> None:
         raise CheckpointError("only some groups or levels have projections, expected all or none")
 
 
-def _expect(q: Quantizer, names: tuple[str, ...], fits: Callable[[Any], bool], what: str) -> None:
+def _expect(q: Description, names: tuple[str, ...], fits: Callable[[Any], bool], what: str) -> None:
     for name in names:
         if not fits(getattr(q, name)):
             raise CheckpointError(f"{name} is {getattr(q, name)!r}, expected {what}")

@@ -7,7 +7,8 @@ from typing import Any
 
 from lfq_cli.bits import MAX_INDEX_BITS
 from lfq_cli.errors import CheckpointError
-from lfq_cli.quantizer.record import CONFIG_KEYS, Quantizer, Weights, canonical_json
+from lfq_cli.quantizer.description import Weights
+from lfq_cli.quantizer.record import CONFIG_KEYS, Quantizer, canonical_json
 
 __all__ = ["bits_of_size", "canonical_json", "from_config"]
 

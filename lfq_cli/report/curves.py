@@ -18,7 +18,7 @@ Numbers = NDArray[np.float64]
 COVERAGE_STEPS = 64
 _MOST_COUNTS = 1 << 16  # distinct counts that coverage adds up one by one: 64 steps of them take 0.3 s
 _POISSON_MEAN = 1000.0  # above, the normal distribution is within a thousandth
-_MOST_BITS = 1000  # 2.0**1024 is no float; beyond this it makes no difference
+_MOST_BITS = 1000  # 2.0**1024 is not a float; beyond this it makes no difference
 
 
 def sample_sizes(total: int, *, log: bool) -> Numbers:

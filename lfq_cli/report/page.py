@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
+from string import Template
 
 from lfq_cli.files import atomic_output, refuse_existing, write_all
 from lfq_cli.report import canvas
-from lfq_cli.report.markup import Html, folded, inline_svg, items, table, tag, text
+from lfq_cli.report.markup import Html, folded, inline_svg, items, joined, table, tag, text
 from lfq_cli.report.meaning import MEANING
 from lfq_cli.report.panels import Panel, panels_of
 from lfq_cli.report.plot import headline
-from lfq_cli.report.style import STYLE
-from lfq_cli.report.tables import estimated, tables_of
-from lfq_cli.report.text import codes_text, count_text, number_text, one_line, share_text, shortened
+from lfq_cli.report.tables import tables_of, written
+from lfq_cli.report.text import codes_text, count_text, number_text, one_line, shortened
 from lfq_cli.statistics.advice import NEARLY_DEAD_BITS
 from lfq_cli.statistics.usage import TokenUsage, Usage
 
@@ -23,8 +24,12 @@ PageItem = tuple[str, TokenUsage, Sequence[str]]
 
 MOST_SVG_BYTES = 500_000
 """A larger picture is put in as PNG."""
-MOST_SECTIONS = 100
-"""Items that have pictures and tables; all have a row of the overview. One takes 0.15 s and 40 KB."""
+MOST_SECTIONS = 12
+"""Items that all have pictures and tables, which take 0.15 s and 40 KB each. Of more only the first has, the overall
+figures: who wants those of another asks for it alone."""
+MOST_ROWS = 3000
+"""Items that have a row in the overview, which takes up to 250 bytes."""
+_MOST_UNFOLDED_ROWS = 24
 _MOST_OPEN = 3
 """Items that are all open; of more only the first."""
 
@@ -37,8 +42,6 @@ _COLOURS = {
     canvas.RULE: "var(--rule)",
     canvas.BLUE: "var(--series)",
 }
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-"""Nothing is fetched and nothing runs, whatever a tensor is called."""
 
 
 def check_page(path: Path, *, overwrite: bool = False) -> None:
@@ -64,48 +67,53 @@ def write_page(
         write_all(file, page.encode())
 
 
-def _page(shown: Sequence[PageItem], title: str, notes: Sequence[str]) -> Html:
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-        tag("meta", name="color-scheme", content="light dark"),
-        tag("title", text(title)),
-        Html(f"<style>{STYLE}</style>"),
+def _page(shown: Sequence[PageItem], title: str, notes: Sequence[str]) -> str:
+    sections = shown if len(shown) <= MOST_SECTIONS else shown[:1]
+    notes = [*notes, *_left_out(shown, len(sections))]
+    unfolded = len(sections) <= _MOST_OPEN
+    body = [_item(k, item, unfolded=unfolded) for k, item in enumerate(sections)]
+    if len(shown) > 1:
+        body.insert(0 if len(sections) == len(shown) else 1, _overview(shown, len(sections)))
+    return Template(_file("page.html")).substitute(
+        title=text(title),
+        style=_file("style.css"),
+        notes=items(map(text, notes), class_="notes quiet") if notes else "",
+        body=joined(body or [tag("p", text("Nothing was counted."))]),
+        meaning=_meaning(),
     )
-    unfolded = len(shown) <= _MOST_OPEN
-    sections = [_item(k, item, unfolded=unfolded) for k, item in enumerate(shown[:MOST_SECTIONS])]
-    if len(shown) > MOST_SECTIONS:
-        left_out = (
-            f"Pictures and tables are those of the first {MOST_SECTIONS}, figures of all {len(shown)} in the overview."
+
+
+def _file(name: str) -> str:
+    """The text of a file of this package."""
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _left_out(shown: Sequence[PageItem], sections: int) -> list[str]:
+    """What the page does not show, and how to see it."""
+    told = []
+    if sections < len(shown):
+        told.append(
+            f"Pictures and tables are those of “{shown[0][0]}”; the overview has figures of every tensor. "
+            "lfq stats FILE --html makes a page of one file."
         )
-        notes = [*notes, left_out]
-    main = tag(
-        "main",
-        tag("h1", text(title)),
-        items(map(text, notes), class_="notes quiet") if notes else Html(""),
-        _overview(shown) if len(shown) > 1 else Html(""),
-        *(sections or [tag("p", text("Nothing was counted."))]),
-        tag("footer", folded("What the figures mean", _meaning())),
-    )
-    return Html(f"<!DOCTYPE html>\n{tag('html', head, tag('body', main), lang='en')}\n")
+    if len(shown) > MOST_ROWS:
+        told.append(f"The overview has the first {MOST_ROWS:,} of {len(shown):,}; lfq stats --json has all.")
+    return told
 
 
-def _overview(shown: Sequence[PageItem]) -> Html:
+def _overview(shown: Sequence[PageItem], sections: int) -> Html:
     columns = ["", "indices", "codes used", "of", "if uniform", "entropy, bits", "perplexity", "advice"]
-    rows = [_overview_row(k, item) for k, item in enumerate(shown)]
-    return tag(
-        "section",
-        table("Overview", columns, rows),
-        class_="overview",
-    )
+    rows = [_overview_row(k, item, linked=k < sections) for k, item in enumerate(shown[:MOST_ROWS])]
+    whole = table("Overview", columns, rows)
+    if len(rows) > _MOST_UNFOLDED_ROWS:
+        whole = folded(f"Overview ({len(rows):,})", whole)
+    return tag("section", whole, class_="overview")
 
 
-def _overview_row(number: int, item: PageItem) -> list[Html]:
+def _overview_row(number: int, item: PageItem, *, linked: bool) -> list[Html]:
     label, tokens, advice = item
     name = text(shortened(one_line(label), 60))
-    link = tag("a", name, href=f"#item-{number}") if number < MOST_SECTIONS else name
+    link = tag("a", name, href=f"#item-{number}") if linked else name
     usage = tokens.token
     count = text(count_text(tokens.codebooks[0].count))
     told = text(str(len(advice)) if advice else "–")
@@ -114,11 +122,11 @@ def _overview_row(number: int, item: PageItem) -> list[Html]:
     return [
         link,
         count,
-        text(estimated(count_text(usage.codes_used), usage, "codes_used")),
+        text(written("codes_used", usage)),
         text(codes_text(usage.bits)),
         text(count_text(usage.codes_used_if_uniform)),
-        text(estimated(number_text(usage.entropy_bits), usage, "entropy_bits")),
-        text(estimated(number_text(usage.perplexity), usage, "entropy_bits")),
+        text(written("entropy_bits", usage)),
+        text(written("perplexity", usage)),
         told,
     ]
 
@@ -169,11 +177,11 @@ def _cards(tokens: TokenUsage) -> Html:
 
 
 def _token_cards(usage: Usage, what: str) -> list[Html]:
-    used = estimated(count_text(usage.codes_used), usage, "codes_used")
-    entropy = estimated(number_text(usage.entropy_bits), usage, "entropy_bits")
-    perplexity = estimated(number_text(usage.perplexity), usage, "entropy_bits")
-    unseen = estimated(share_text(usage.unseen_probability), usage, "entropy_bits")
-    corrected = estimated(number_text(usage.entropy_bits_corrected), usage, "entropy_bits")
+    used = written("codes_used", usage)
+    entropy = written("entropy_bits", usage)
+    perplexity = written("perplexity", usage)
+    unseen = written("unseen_probability", usage)
+    corrected = written("entropy_bits_corrected", usage)
     uniform = count_text(usage.codes_used_if_uniform)
     return [
         _card(f"{what} used", used, f"of {codes_text(usage.bits)}; if uniform {uniform}"),

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from math import ldexp
 
 import numpy as np
 
 from lfq_cli.report.markup import Html, folded, items, table, tag, text
 from lfq_cli.report.text import codes_text, count_text, number_text, share_text, signed_text
 from lfq_cli.statistics.advice import NEARLY_DEAD_BITS
+from lfq_cli.statistics.registry import BY_KEY, Format, Statistic, shown_for
 from lfq_cli.statistics.usage import MOST_SHOWN, BitFigures, PositionFigures, TokenUsage, Usage
 
 _MOST_INDEX_BITS = 64
@@ -22,41 +21,15 @@ _MOST_UNFOLDED = 24
 Named = list[tuple[str, Usage]]
 
 
-@dataclass(frozen=True)
-class Figure:
-    """A row of the table of figures. `estimated_by`: the estimate it comes from where not every code was counted."""
-
-    label: str
-    show: Callable[[Usage], str]
-    estimated_by: str | None = None
-
-
-def _optional(value: float | None, show: Callable[[float], str]) -> str:
-    return "–" if value is None else show(value)
-
-
-_FIGURES = (
-    Figure("indices", lambda usage: count_text(usage.count)),
-    Figure("codes there are", lambda usage: codes_text(usage.bits)),
-    Figure("codes used", lambda usage: count_text(usage.codes_used), "codes_used"),
-    Figure("codes used if uniform", lambda usage: count_text(usage.codes_used_if_uniform)),
-    Figure("utilisation", lambda usage: share_text(usage.utilisation), "codes_used"),
-    Figure("utilisation if uniform", lambda usage: share_text(ldexp(usage.codes_used_if_uniform, -usage.bits))),
-    Figure("indices for each code", lambda usage: number_text(usage.samples_per_code)),
-    Figure("entropy, bits", lambda usage: number_text(usage.entropy_bits), "entropy_bits"),
-    Figure("entropy, corrected, bits", lambda usage: number_text(usage.entropy_bits_corrected), "entropy_bits"),
-    Figure("entropy of the bits stored", lambda usage: share_text(usage.entropy_bits / usage.bits), "entropy_bits"),
-    Figure("perplexity", lambda usage: number_text(usage.perplexity), "entropy_bits"),
-    Figure("unseen probability", lambda usage: share_text(usage.unseen_probability), "entropy_bits"),
-    Figure(
-        "total correlation, bits", lambda usage: _optional(usage.total_correlation_bits, number_text), "entropy_bits"
-    ),
-    Figure(
-        "rank-frequency slope",
-        lambda usage: _optional(usage.profile.rank_frequency_slope(), signed_text),
-        "entropy_bits",
-    ),
-)
+FORMATS: dict[Format, Callable[[float], str]] = {
+    "whole": count_text,
+    "tenths": number_text,
+    "number": number_text,
+    "bits": number_text,
+    "share": share_text,
+    "signed": signed_text,
+}
+"""How a page writes each format of a statistic."""
 
 
 def named_usages(tokens: TokenUsage) -> Named:
@@ -76,25 +49,29 @@ def tables_of(tokens: TokenUsage) -> Html:
     return tag("div", *parts, class_="tables")
 
 
-def estimated(shown: str, usage: Usage, by: str | None) -> str:
-    """A figure with ≈ before it where it comes from an estimate."""
-    return f"≈ {shown}" if by in usage.estimated else shown
+def written(key: str, usage: Usage) -> str:
+    """A statistic with ≈ before it where it is an estimate; a dash where it is not defined."""
+    row = BY_KEY[key]
+    value = row.of(usage)
+    shown = "–" if value is None else FORMATS[row.format](value)
+    return f"≈ {shown}" if row.is_estimated(usage) else shown
 
 
 def _figure_table(usages: Named) -> Html:
-    figures = list(_FIGURES)
-    least = max(usage.min_count for _, usage in usages)
-    if least > 1:
-        label = f"codes used at least {count_text(least)} times"
-        figures.insert(3, Figure(label, lambda usage: count_text(usage.codes_used_at_least), "codes_used"))
+    first = max((usage for _, usage in usages), key=lambda usage: usage.min_count)
     rows = [
-        [text(figure.label), *(text(estimated(figure.show(usage), usage, figure.estimated_by)) for _, usage in usages)]
-        for figure in figures
+        [text(_label(row, first)), *(text(written(row.key, usage)) for _, usage in usages)] for row in shown_for(first)
     ]
+    rows.insert(1, [text("codes there are"), *(text(codes_text(usage.bits)) for _, usage in usages)])
     columns = ["", *(name for name, _ in usages)]
-    caption = "Figures of the codebook" if len(usages) == 1 else "Figures of every codebook"
+    caption = "Statistics of the codebook" if len(usages) == 1 else "Statistics of every codebook"
     class_ = "wide" if len(columns) > _MOST_BESIDE else ""
     return tag("div", table(caption, columns, rows), _estimates(usages), class_=class_)
+
+
+def _label(row: Statistic, usage: Usage) -> str:
+    unit = ", bits" if row.unit == "bits" else ""
+    return row.label.format(min_count=count_text(usage.min_count)) + unit
 
 
 def _estimates(usages: Named) -> Html:

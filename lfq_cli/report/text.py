@@ -73,7 +73,7 @@ def list_text(items: list[str], most: int = 8) -> str:
 
 
 def one_line(name: str) -> str:
-    """A name with � for what is no visible character: controls, line ends, lone surrogates, marks that turn text."""
+    """A name with � for what is not a visible character: controls, line ends, lone surrogates, marks that turn text."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)
 
 

@@ -8,20 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lfq_cli.container import DTYPES
+from lfq_cli.dtypes import NUMPY, OF_ARROW
 from lfq_cli.errors import TensorError
 from lfq_cli.regions import MemoryRegion, bytes_of
 from lfq_cli.samples.sample import MAX_SAMPLE_BYTES
 from lfq_cli.tensors import StoredTensor
-
-_NAMES = {
-    "halffloat": "F16",
-    "float": "F32",
-    "double": "F64",
-    "bool": "BOOL",
-    **{f"{sign}int{size}": f"{'U' if sign else 'I'}{size}" for sign in ("", "u") for size in (8, 16, 32, 64)},
-}
-"""Arrow's name of a type -> safetensors'."""
 
 
 class LeafType(NamedTuple):
@@ -45,7 +36,7 @@ def leaf_dtype(kind: Any) -> LeafType | None:
     while True:
         kind = getattr(kind, "storage_type", kind)  # of an extension, such as Arrow's tensors or those of `datasets`
         if not _is_list(kind):
-            name = _NAMES.get(str(kind))
+            name = OF_ARROW.get(str(kind))
             return None if name is None else LeafType(name, is_number)
         kind, is_number = kind.value_type, False
 
@@ -75,7 +66,7 @@ class Cells:
     fixed: tuple[tuple[int, ...], tuple[int, ...]] | None
 
     def tensor(self, name: str, row: int) -> StoredTensor | None:
-        """The row's tensor; None where it has no value. Raises TensorError for lists that are no tensor."""
+        """The row's tensor; None where it has no value. Raises TensorError for lists that are not a tensor."""
         first, last = row, row + 1
         shape: list[int] = []
         for depth, level in enumerate(self.levels):
@@ -118,7 +109,7 @@ def cells_of(column: Any) -> Cells:
     assert found is not None
     valid = _valid(column)
     values = np.asarray(column if valid is None else column.fill_null(False if found.name == "BOOL" else 0))
-    return Cells(levels, values.astype(DTYPES[found.name], copy=False), valid, found.name, fixed)
+    return Cells(levels, values.astype(NUMPY[found.name], copy=False), valid, found.name, fixed)
 
 
 def _level(column: Any) -> _Level:

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 
 from lfq_cli.errors import LfqError, TensorError
 from lfq_cli.extras import require
-from lfq_cli.regions import InputFile
 from lfq_cli.samples.arrow import Cells, cells_of, is_text, leaf_dtype
 from lfq_cli.samples.sample import BadSample, Sample
 from lfq_cli.samples.selection import Selection
+from lfq_cli.storage.remote import open_input
 from lfq_cli.tensors import StoredTensor
 
 KEY_COLUMNS = ("__key__", "key")
@@ -40,7 +40,7 @@ class _Column(NamedTuple):
 def read(path: Path, name: str, selection: Selection) -> Generator[Sample | BadSample]:
     """The rows in order. Raises TensorError where the file is damaged or has no column to encode."""
     parquet = require("pyarrow.parquet", "parquet", path, TensorError)
-    file = InputFile(path, TensorError)
+    file = open_input(path, TensorError)
     try:
         table = parquet.ParquetFile(file.file, buffer_size=_READ_BYTES, pre_buffer=False)
         columns = _selected(path, table.schema_arrow, selection)

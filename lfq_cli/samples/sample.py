@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lfq_cli.container import DTYPES, tensor_bytes
+from lfq_cli.container import tensor_bytes
+from lfq_cli.dtypes import OF_NUMPY
 from lfq_cli.errors import LfqError, TensorError
 from lfq_cli.regions import FileRegion, MemoryFile, MemoryRegion, bytes_of
+from lfq_cli.storage.urlpath import path_of
 from lfq_cli.tensors import SOLE_TENSOR, Source, StoredTensor, open_bytes, open_source
 from lfq_cli.tensors.npy import array_in
 
@@ -62,7 +64,7 @@ def small_tensors(where: str, data: bytes) -> dict[str, StoredTensor]:
     """The tensors of a file called `where` whose bytes are in memory."""
     if where.endswith(".npy"):  # most data sets of small files; the general way takes twice as long
         return {SOLE_TENSOR: array_in(data, where)}
-    with open_bytes(Path(where), data) as source:
+    with open_bytes(path_of(where), data) as source:
         return in_memory(source)
 
 
@@ -91,7 +93,7 @@ def _loaded(source: Source, tensor: StoredTensor) -> StoredTensor:
 
 def tensor_of(name: str, array: NDArray[Any]) -> StoredTensor:
     """A numpy array of a dtype that safetensors has, as a tensor in memory."""
-    dtype = next(known for known, found in DTYPES.items() if found == array.dtype)
+    dtype = OF_NUMPY[array.dtype]
     return StoredTensor(name, dtype, array.shape, MemoryRegion(bytes_of(array)))
 
 

@@ -22,6 +22,7 @@ from lfq_cli.errors import LfqError, TensorError
 from lfq_cli.regions import InputFile
 from lfq_cli.samples.sample import MAX_SAMPLE_BYTES, BadSample, Sample, number, small_tensors
 from lfq_cli.samples.selection import Selection
+from lfq_cli.storage.remote import open_input
 from lfq_cli.tensors import FORMATS, SOLE_TENSOR, StoredTensor
 
 TEXTS = frozenset({"txt", "text", "caption", "transcript", "json", "cls"})
@@ -32,7 +33,7 @@ _READ_BYTES = 1 << 20
 
 
 class _BadMemberError(LfqError):
-    """A member that is no part of a sample, or a damaged one; the text does not name the file."""
+    """A member that is not part of a sample, or a damaged one; the text does not name the file."""
 
 
 _Bytes = Callable[[tarfile.TarInfo], bytes]
@@ -40,7 +41,7 @@ _Bytes = Callable[[tarfile.TarInfo], bytes]
 
 def read(path: Path, _: str, selection: Selection) -> Generator[Sample | BadSample]:
     """The samples in the order of the archive. Raises TensorError where it ends early or is damaged."""
-    file = InputFile(path, TensorError)
+    file = open_input(path, TensorError)
     samples = _of_plain if path.name.lower().endswith(".tar") else _of_gzip
     try:
         yield from samples(file, takes_labels=selection.takes_labels)
@@ -163,7 +164,7 @@ class _Builder:
         try:
             text = data.decode("utf-8")
         except UnicodeDecodeError as reason:
-            raise _BadMemberError(f"{name!r} is no UTF-8: {reason}") from reason
+            raise _BadMemberError(f"{name!r} is not UTF-8: {reason}") from reason
         if suffix == "cls":
             self._put(self._tensors, name, _class(name, text))
             return
@@ -175,7 +176,7 @@ class _Builder:
         try:
             fields = json.loads(text)
         except (ValueError, RecursionError) as reason:
-            raise _BadMemberError(f"{name!r} is no JSON: {reason}") from reason
+            raise _BadMemberError(f"{name!r} is not JSON: {reason}") from reason
         for field, value in fields.items() if isinstance(fields, dict) else ():
             if isinstance(value, str):
                 self._put(self._texts, f"{name}.{field}", value)

@@ -9,25 +9,10 @@ from typing import Any
 import numpy as np
 
 from lfq_cli.statistics.counter import Counter
+from lfq_cli.statistics.registry import STATISTICS
 from lfq_cli.statistics.tables import Codes, Counts
 from lfq_cli.statistics.tokens import TokenCounts
 from lfq_cli.statistics.usage import TokenUsage, Usage
-
-COMPARED = (
-    "count",
-    "codes_used",
-    "codes_used_at_least",
-    "utilisation",
-    "utilisation_if_uniform",
-    "perplexity",
-    "entropy_bits",
-    "entropy_bits_corrected",
-    "entropy_share",
-    "unseen_probability",
-    "total_correlation_bits",
-    "rank_frequency_slope",
-)
-"""The figures of which a change is told, in order."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +42,12 @@ class UsageComparison:
         return min(1.0, (either - 1) * (1 / self.a.count + 1 / self.b.count) / (8 * log(2)))
 
     def changes(self) -> dict[str, tuple[float | None, float | None, float | None]]:
-        """By figure: A's, B's, and B's less A's; None where there is none."""
-        before, after = self.a.figures(), self.b.figures()
-        told = {}
-        for name in COMPARED:
-            x, y = before[name], after[name]
-            told[name] = (x, y, None if x is None or y is None else y - x)
-        return told
+        """By statistic: A's, B's, and B's less A's; None where there is none."""
+        found = {}
+        for row in STATISTICS:
+            x, y = row.of(self.a), row.of(self.b)
+            found[row.key] = (x, y, None if x is None or y is None else y - x)
+        return found
 
     def figures(self) -> dict[str, Any]:
         """The JSON object of `lfq stats A --compare B`."""

@@ -137,7 +137,7 @@ class Sketch:
     def entropy_error_bits(self) -> float:
         """Standard error of H = log2 N - Σ n log2 n / N.
 
-        Of the sampled codes, as if one more of them had occurred twice: none that did is no proof that none does. And
+        Of the sampled codes, as if one more of them had occurred twice: none that did is not proof that none does. And
         what the known counts lack of N beyond their own standard error: missing indices may all be of one code.
         """
         if not self.level or not self.total:

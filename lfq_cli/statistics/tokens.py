@@ -9,7 +9,8 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from lfq_cli.bits import MAX_INDEX_BITS, PACKINGS, BitOrder, Indices, Packed, stream_to_indices
+from lfq_cli.bits import MAX_INDEX_BITS, BitOrder, Indices, Packed, stream_to_indices
+from lfq_cli.packings import PACKINGS
 from lfq_cli.statistics.counter import MEMORY_BYTES, Counter
 from lfq_cli.statistics.positions import PositionCounter
 from lfq_cli.statistics.sketch import mixed

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lfq_cli.statistics import registry
 from lfq_cli.statistics.profile import Profile, expected_used, miller_madow_bits
 
 MOST_SHOWN = 10
@@ -105,6 +106,11 @@ class Usage:
         return ldexp(self.codes_used, -self.bits)
 
     @property
+    def utilisation_if_uniform(self) -> float:
+        """codes_used_if_uniform / 2^bits."""
+        return ldexp(self.codes_used_if_uniform, -self.bits)
+
+    @property
     def codes_used_if_uniform(self) -> float:
         """Codes that as many uniform random indices would use."""
         return expected_used(self.count, self.bits)
@@ -118,6 +124,11 @@ class Usage:
     def entropy_bits_corrected(self) -> float:
         """With Miller and Madow's correction for the sample's size; at most `bits`."""
         return min(float(self.bits), self.entropy_bits + miller_madow_bits(self.count, self.codes_used))
+
+    @property
+    def entropy_share(self) -> float:
+        """entropy_bits / bits."""
+        return self.entropy_bits / self.bits
 
     @property
     def perplexity(self) -> float:
@@ -147,6 +158,11 @@ class Usage:
         return max(0.0, float(self.bit_figures.entropies.sum()) - self.entropy_bits)
 
     @property
+    def rank_frequency_slope(self) -> float | None:
+        """The slope of log count against log rank; None below 3 codes."""
+        return self.profile.rank_frequency_slope()
+
+    @property
     def samples_per_code(self) -> float:
         """Indices for each of the 2^bits codes."""
         return ldexp(self.count, -self.bits)
@@ -158,32 +174,19 @@ class Usage:
         correlation = [] if bits is None else bits.correlation.tolist()
         return {
             "bits": self.bits,
-            "count": self.count,
             "exact": self.exact,
             "estimated": {name: vars(how) for name, how in self.estimated.items()},
-            "codes_used": self.codes_used,
             "min_count": self.min_count,
-            "codes_used_at_least": self.codes_used_at_least,
-            "codes_used_if_uniform": self.codes_used_if_uniform,
-            "utilisation": self.utilisation,
-            "utilisation_if_uniform": ldexp(self.codes_used_if_uniform, -self.bits),
-            "samples_per_code": self.samples_per_code,
-            "perplexity": self.perplexity,
-            "entropy_bits": self.entropy_bits,
-            "entropy_bits_corrected": self.entropy_bits_corrected,
-            "entropy_share": self.entropy_bits / self.bits,
-            "unseen_probability": self.unseen_probability,
+            **registry.values(self),
             "ones": list(self.ones),
             "bit_entropies": [] if bits is None else bits.entropies.tolist(),
             "bit_correlation": [[None if np.isnan(value) else value for value in row] for row in correlation],
             "strongest_pairs": []
             if bits is None
             else [{"bits": [i, j], "correlation": value} for i, j, value in bits.strongest_pairs()],
-            "total_correlation_bits": self.total_correlation_bits,
             "most_used": [{"code": code, "count": count} for code, count in self.most_used],
             "least_used": [{"code": code, "count": count} for code, count in self.least_used],
             "rank_frequency": {"ranks": ranks.astype(np.int64).tolist(), "counts": counts.tolist()},
-            "rank_frequency_slope": self.profile.rank_frequency_slope(),
         }
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lfq_cli.errors import TensorError
 from lfq_cli.regions import InputFile, MemoryFile
+from lfq_cli.storage.remote import open_input
 from lfq_cli.tensors.head import Head, head_for
 from lfq_cli.tensors.source import SOLE_TENSOR, Source, StoredTensor
 
@@ -26,10 +27,14 @@ FORMATS = {
 """suffix -> module with `open_file(file) -> Source`; imported when a file of its kind is opened."""
 
 
+STAGED = frozenset({".npz", ".pt", ".pth", ".h5", ".hdf5"})
+"""Files whose readers jump about in them, or want a local file: an object is copied to a temporary folder first."""
+
+
 def open_source(path: Path) -> Source:
     """The tensors of the file at `path`. Raises TensorError where it cannot be read."""
     open_file = _opener(path)
-    return open_file(InputFile(path, TensorError))
+    return open_file(open_input(path, TensorError, staged=path.suffix.lower() in STAGED))
 
 
 def open_bytes(path: Path, data: bytes) -> Source:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lfq_cli.container import DTYPES
+from lfq_cli.dtypes import NUMPY
 from lfq_cli.errors import TensorError
 from lfq_cli.extras import require
 from lfq_cli.regions import FileRegion, InputFile, MemoryFile, Region
@@ -111,7 +111,7 @@ def _names(archive: Any, h5py: Any, left_alone: dict[str, str]) -> list[str]:
 
 
 def _what_else(dataset: Any) -> str | None:
-    """What a data set is, if it is no tensor."""
+    """What a data set is, if it is not a tensor."""
     if dataset.shape is None:
         return "empty"
     if dataset.is_virtual:
@@ -125,7 +125,7 @@ def _what_else(dataset: Any) -> str | None:
 def _tensor(name: str, dataset: Any, file: InputFile) -> StoredTensor:
     where = f"{file.path}: {name!r}"
     known = dtype_name(dataset.dtype, where)
-    dtype = DTYPES[known]
+    dtype = NUMPY[known]
     start = dataset.id.get_offset()  # None where it is chunked, or nothing was written yet
     nbytes = prod(dataset.shape) * dtype.itemsize
     plain = start is not None and dataset.dtype == dtype and not isinstance(file, MemoryFile)

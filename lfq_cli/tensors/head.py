@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from lfq_cli.container import header_bytes, tensor_bytes
+from lfq_cli.dtypes import NUMPY
 from lfq_cli.errors import OptionError
-
-_NUMPY_NAMES = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}
 
 
 @dataclass(frozen=True)
@@ -50,9 +49,9 @@ def _npy(path: Path, dtype: str, shapes: Mapping[str, tuple[int, ...]], metadata
             f"{path}: a .npy file holds one array, there are {len(shapes)}: {', '.join(shapes)}",
             "a .safetensors file holds all of them",
         )
-    if dtype not in _NUMPY_NAMES:
+    if dtype not in NUMPY:
         raise OptionError(f"{path}: numpy has no {dtype}", "a .safetensors file does")
     head = io.BytesIO()
     (shape,) = shapes.values()
-    np.lib.format.write_array_header_1_0(head, {"descr": _NUMPY_NAMES[dtype], "fortran_order": False, "shape": shape})
+    np.lib.format.write_array_header_1_0(head, {"descr": NUMPY[dtype].str, "fortran_order": False, "shape": shape})
     return head.getvalue()

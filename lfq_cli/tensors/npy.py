@@ -10,19 +10,12 @@ from typing import IO, Any
 
 import numpy as np
 
+from lfq_cli.dtypes import OF_NUMPY
 from lfq_cli.errors import TensorError
 from lfq_cli.regions import FileRegion, InputFile, MemoryFile, MemoryRegion, Region, bytes_of
 from lfq_cli.tensors.source import SOLE_TENSOR, Source, StoredTensor
 
 MAX_HEADER_BYTES = 1 << 16  # numpy refuses what is above 10,000, having read it
-
-_NAMES = {
-    **{f"f{size}": f"F{8 * size}" for size in (2, 4, 8)},
-    **{f"i{size}": f"I{8 * size}" for size in (1, 2, 4, 8)},
-    **{f"u{size}": f"U{8 * size}" for size in (1, 2, 4, 8)},
-    "b1": "BOOL",
-    "c8": "C64",
-}
 
 
 def open_file(file: InputFile) -> Source:
@@ -101,7 +94,7 @@ def _parsed(head: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any], str | No
     if version not in readers:
         raise ValueError(f"format version {version} is unknown")
     shape, fortran_order, dtype = readers[version](file)
-    name = _NAMES.get(f"{dtype.kind}{dtype.itemsize}") if _are_sizes(shape) else None
+    name = _known_name(dtype) if _are_sizes(shape) else None
     return shape, fortran_order, dtype, name, prod(shape) * dtype.itemsize if name else -1
 
 
@@ -132,12 +125,16 @@ def check_size(where: str, shape: tuple[int, ...], dtype: np.dtype[Any], nbytes:
 
 def is_known(dtype: np.dtype[Any]) -> bool:
     """Whether safetensors has a name for a numpy dtype."""
-    return f"{dtype.kind}{dtype.itemsize}" in _NAMES
+    return _known_name(dtype) is not None
+
+
+def _known_name(dtype: np.dtype[Any]) -> str | None:
+    return OF_NUMPY.get(dtype.newbyteorder("<"))
 
 
 def dtype_name(dtype: np.dtype[Any], where: str) -> str:
     """safetensors' name for a numpy dtype; raises TensorError for what has none."""
-    name = _NAMES.get(f"{dtype.kind}{dtype.itemsize}")
+    name = _known_name(dtype)
     if name is None:
         raise TensorError(
             f"{where}: holds {dtype}, expected float16, float32 or float64",

@@ -16,6 +16,8 @@ from lfq_cli.zipread import BROKEN, member_start
 MAX_REORDERED_BYTES = 1 << 30
 """Of a compressed array whose bytes are not in C order: it has to be held in memory, whatever its header claims."""
 
+_SKIPPED_BYTES = 1 << 20
+
 
 class MemberRegion:
     """The data of a compressed member, read once, from first byte to last."""
@@ -28,9 +30,14 @@ class MemberRegion:
         self._position = 0
 
     def read_into(self, offset: int, view: memoryview) -> None:
-        """Fills `view`; `offset` must be where the last call ended."""
-        if offset != self._position:
+        """Fills `view`; `offset` must not be before where the last call ended: what lies between is read in vain."""
+        if offset < self._position:
             raise ValueError(f"{self._where} is read out of order")
+        while self._position < offset:
+            self._read_next(memoryview(bytearray(min(offset - self._position, _SKIPPED_BYTES))))
+        self._read_next(view)
+
+    def _read_next(self, view: memoryview) -> None:
         self._position += len(view)
         try:
             while view:
@@ -66,7 +73,7 @@ def _open_archive(file: InputFile) -> zipfile.ZipFile:
 
 
 def _tensor(archive: zipfile.ZipFile, info: zipfile.ZipInfo, file: InputFile) -> StoredTensor | np.dtype[Any]:
-    """The member's array, or the dtype of one that is no tensor: strings, objects."""
+    """The member's array, or the dtype of one that is not a tensor: strings, objects."""
     name = info.filename.removesuffix(".npy")
     where = f"{file.path}: {name!r}"
     try:

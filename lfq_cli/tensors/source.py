@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 
-from lfq_cli.regions import Region
+from lfq_cli.container import tensor_bytes
+from lfq_cli.regions import Region, RestRegion
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,11 @@ class StoredTensor:
     dtype: str
     shape: tuple[int, ...]
     region: Region
+
+    def rows(self, first: int, last: int) -> StoredTensor:
+        """The tensor's entries `first` to `last` of axis 0."""
+        start = first * tensor_bytes(self.dtype, self.shape[1:])
+        return replace(self, shape=(last - first, *self.shape[1:]), region=RestRegion(self.region, start))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from lfq_cli.torchfile import read_torch_file
 
 
 def open_file(file: InputFile) -> Source:
-    """Every tensor, by its path with dots. What is no plain tensor is named in `left_alone`."""
+    """Every tensor, by its path with dots. What is not a plain tensor is named in `left_alone`."""
     with file.closed_on_error():
         held = read_torch_file(file, SOLE_TENSOR, TensorError)
     tensors = {name: StoredTensor(name, found.dtype, found.shape, found.region) for name, found in held.tensors.items()}

@@ -1,6 +1,6 @@
 """Files of torch.save, read without torch and without running anything in them.
 
-What is no tensor is passed over and named: an optimizer's numbers, a Namespace of arguments, objects of any class.
+What is not a tensor is passed over and named: an optimizer's numbers, a Namespace of arguments, objects of any class.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
+from lfq_cli.dtypes import TORCH_BYTES
 from lfq_cli.errors import LfqError
 from lfq_cli.regions import FileRegion, InputFile, Region
 from lfq_cli.torchfile.names import named_values
 from lfq_cli.torchfile.saved import Saved, read_saved
 from lfq_cli.torchfile.strided import StridedRegion
-from lfq_cli.torchfile.values import ITEM_BYTES, Global, OddTensor, Opaque, Storage, View
+from lfq_cli.torchfile.values import Global, OddTensor, Opaque, Storage, View
 
 __all__ = ["OddTensor", "TorchContents", "TorchTensor", "read_torch_file"]
 
@@ -60,7 +61,7 @@ def read_torch_file(file: InputFile, sole: str, error: type[LfqError]) -> TorchC
 
 def _region(file: InputFile, saved: Saved, view: View) -> Region:
     """In place in the file where the tensor lies there in C order, else from memory."""
-    item_bytes = ITEM_BYTES[view.dtype]
+    item_bytes = TORCH_BYTES[view.dtype]
     start = saved.starts[view.storage.key] + view.storage.start + view.offset * item_bytes
     swapped = saved.is_big_endian and item_bytes > 1
     if not view.span or (view.is_contiguous and not swapped and not view.negated):
@@ -70,7 +71,7 @@ def _region(file: InputFile, saved: Saved, view: View) -> Region:
 
 def _is_blown_up(view: View) -> bool:
     """Whether a tensor is far larger than what is stored of it: one number expanded to any size."""
-    nbytes = prod(view.shape) * ITEM_BYTES[view.dtype]
+    nbytes = prod(view.shape) * TORCH_BYTES[view.dtype]
     return nbytes > MAX_EXPANDED_BYTES and nbytes > 2 * view.storage.nbytes
 
 

@@ -48,7 +48,7 @@ def _ordered_dict(arguments: Arguments) -> Any:
     """Empty, and filled later; Python 2 gave the items as a list of pairs."""
     items = arguments[0] if arguments else []
     if not isinstance(items, list) or not all(isinstance(item, list | tuple) and len(item) == 2 for item in items):
-        raise BrokenError("an OrderedDict is made of what are no pairs")
+        raise BrokenError("an OrderedDict is made of what are not pairs")
     return {as_key(key): value for key, value in items}
 
 

@@ -29,7 +29,7 @@ def named_values(file: InputFile, value: Any, sole: str, error: type[LfqError]) 
 
 
 def _pairs(file: InputFile, value: Any, error: type[LfqError]) -> Iterator[tuple[str, Any]]:
-    """(dotted name, value) of what is no container. Containers may share and hold each other without end."""
+    """(dotted name, value) of what is not a container. Containers may share and hold each other without end."""
     opened = _holders_of_tensors(value)
     pending: list[tuple[str, int, Any]] = [("", 0, value)]
     count = letters = 0
@@ -52,7 +52,7 @@ def _joined(file: InputFile, prefix: str, key: Any, error: type[LfqError]) -> st
     try:
         text.encode()
     except UnicodeEncodeError as reason:
-        raise error(f"{file.path}: a name in it is no text") from reason
+        raise error(f"{file.path}: a name in it is not text") from reason
     return f"{prefix}.{text}" if prefix else text
 
 

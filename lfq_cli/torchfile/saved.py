@@ -12,12 +12,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lfq_cli.dtypes import TORCH_BYTES
 from lfq_cli.errors import LfqError
 from lfq_cli.regions import InputFile
 from lfq_cli.torchfile.machine import unpickle
 from lfq_cli.torchfile.storages import Storages
 from lfq_cli.torchfile.stream import Stream
-from lfq_cli.torchfile.values import ITEM_BYTES, BrokenError
+from lfq_cli.torchfile.values import BrokenError
 from lfq_cli.zipread import BROKEN, member_start
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
@@ -130,7 +131,7 @@ def _starts(stream: Stream, keys: list[str], storages: Storages) -> dict[str, in
         if storage is None:
             raise BrokenError(f"storage {key!r} belongs to no tensor")
         elements = stream.number(8)
-        if elements * ITEM_BYTES[storage.dtype] != storage.nbytes:
+        if elements * TORCH_BYTES[storage.dtype] != storage.nbytes:
             raise BrokenError(f"storage {key!r} has {elements} elements, its tensors expect another number")
         starts[key] = stream.position
         stream.skip(storage.nbytes)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from lfq_cli.torchfile.values import ITEM_BYTES, BrokenError, Global, Storage, dtype_name
+from lfq_cli.dtypes import TORCH_BYTES
+from lfq_cli.torchfile.values import BrokenError, Global, Storage, dtype_name
 
 _TYPES = {
     "DoubleStorage": "float64",
@@ -43,7 +44,7 @@ class Storages:
         meant, (key, offset, elements) or None, behind; there also ("module", class, source file, source).
         """
         if not isinstance(identifier, tuple) or len(identifier) < 2:
-            raise BrokenError("a persistent id in its pickle is no tuple")
+            raise BrokenError("a persistent id in its pickle is not a tuple")
         if identifier[0] == "module":
             return identifier[1]
         if identifier[0] != "storage" or len(identifier) not in (5, 6):
@@ -63,13 +64,13 @@ def _storage(kind: Any, key: Any, elements: Any) -> Storage:
     if type(key) is not str or not _is_count(elements):
         raise BrokenError("a storage in its pickle has no key, or no number of elements")
     dtype = dtype_name(_TYPES[kind.name])
-    return Storage(key, dtype, elements * ITEM_BYTES[dtype])
+    return Storage(key, dtype, elements * TORCH_BYTES[dtype])
 
 
 def _part(whole: Storage, part: Any) -> Storage:
     if not isinstance(part, tuple) or len(part) != 3 or not _is_count(part[1]) or not _is_count(part[2]):
         raise BrokenError("a part of a storage in its pickle is none")
-    start, nbytes = part[1] * ITEM_BYTES[whole.dtype], part[2] * ITEM_BYTES[whole.dtype]
+    start, nbytes = part[1] * TORCH_BYTES[whole.dtype], part[2] * TORCH_BYTES[whole.dtype]
     if start + nbytes > whole.nbytes:
         raise BrokenError(f"a part of storage {whole.key!r} lies outside it")
     return replace(whole, start=start, nbytes=nbytes)

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
+from lfq_cli.dtypes import TORCH_BYTES
 from lfq_cli.regions import InputFile, bytes_of
-from lfq_cli.torchfile.values import ITEM_BYTES, View
+from lfq_cli.torchfile.values import View
 
 PIECE_BYTES = 8 << 20
 """Read at a time: a narrow view of a large tensor takes no more memory than its own elements and this."""
@@ -41,7 +42,7 @@ class StridedRegion:
 
     def _elements(self) -> NDArray[np.uint8]:
         """[elements, bytes of one] in C order."""
-        item_bytes = ITEM_BYTES[self.view.dtype]
+        item_bytes = TORCH_BYTES[self.view.dtype]
         elements = np.empty(self.view.shape, f"V{item_bytes}")
         self._fill(elements, [step * item_bytes for step in self.view.stride], self.start)
         parts = elements.reshape(-1).view(np.uint8).reshape(-1, item_bytes)

@@ -8,56 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from lfq_cli.container import DTYPES
+from lfq_cli.dtypes import OF_TORCH, TORCH_BYTES
 
 MAX_AXES = 64
 """torch's own limit."""
 
-DTYPE_NAMES = {
-    "float64": "F64",
-    "float32": "F32",
-    "float16": "F16",
-    "bfloat16": "BF16",
-    "float8_e5m2": "F8_E5M2",
-    "float8_e4m3fn": "F8_E4M3",
-    "float8_e5m2fnuz": "F8_E5M2FNUZ",
-    "float8_e4m3fnuz": "F8_E4M3FNUZ",
-    "float8_e8m0fnu": "F8_E8M0",
-    "int64": "I64",
-    "int32": "I32",
-    "int16": "I16",
-    "int8": "I8",
-    "uint64": "U64",
-    "uint32": "U32",
-    "uint16": "U16",
-    "uint8": "U8",
-    "bool": "BOOL",
-    "complex64": "C64",
-}
-"""torch's name -> safetensors'; other dtypes keep torch's, with the module: "torch.complex128"."""
-
-ITEM_BYTES = {name: dtype.itemsize for name, dtype in DTYPES.items()} | {
-    "BF16": 2,
-    "F8_E5M2": 1,
-    "F8_E4M3": 1,
-    "F8_E5M2FNUZ": 1,
-    "F8_E4M3FNUZ": 1,
-    "F8_E8M0": 1,
-    "torch.complex128": 16,
-    "torch.complex32": 4,
-    "torch.float4_e2m1fn_x2": 1,
-    "torch.qint8": 1,
-    "torch.quint8": 1,
-    "torch.qint32": 4,
-    "torch.quint4x2": 1,
-    "torch.quint2x4": 1,
-    "torch.bits8": 1,
-}
-FLOATS = frozenset(name for name in ITEM_BYTES if name.startswith(("F", "BF")) and name != "F8_E8M0")
+FLOATS = frozenset(name for name in TORCH_BYTES if name.startswith(("F", "BF")) and name != "F8_E8M0")
 
 
 class BrokenError(Exception):
-    """What is read is no whole file of torch.save; the text says what is wrong with it."""
+    """What is read is not a whole file of torch.save; the text says what is wrong with it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -142,7 +102,7 @@ class OddTensor:
 
 def dtype_name(name: str) -> str:
     """The dtype that torch calls `name`."""
-    return DTYPE_NAMES.get(name, f"torch.{name}")
+    return OF_TORCH.get(name, f"torch.{name}")
 
 
 def view_of(
@@ -152,15 +112,15 @@ def view_of(
     if not isinstance(storage, Storage):
         raise BrokenError("a tensor lies on no storage")
     named = storage.dtype if dtype is None else dtype
-    if named not in ITEM_BYTES:
+    if named not in TORCH_BYTES:
         raise BrokenError(f"a tensor is of the unknown dtype {named}")
     if type(offset) is not int or not 0 <= offset < 2**63:
-        raise BrokenError("a tensor has an offset that is no natural number")
+        raise BrokenError("a tensor has an offset that is not a natural number")
     sizes, steps = sizes_of(shape), sizes_of(stride)
     if len(sizes) != len(steps):
         raise BrokenError(f"a tensor has {len(sizes)} sizes and {len(steps)} strides")
     view = View(storage, named, offset, sizes, steps, negated)
-    if view.span and (offset + view.span) * ITEM_BYTES[named] > storage.nbytes:
+    if view.span and (offset + view.span) * TORCH_BYTES[named] > storage.nbytes:
         raise BrokenError(f"a tensor needs more bytes than storage {storage.key!r} has ({storage.nbytes})")
     return view
 
@@ -170,5 +130,5 @@ def sizes_of(value: Any) -> tuple[int, ...]:
     if not isinstance(value, tuple | list) or len(value) > MAX_AXES:
         raise BrokenError("a tensor has a shape or strides that are none")
     if not all(type(size) is int and 0 <= size < 2**63 for size in value):
-        raise BrokenError("a tensor has sizes or strides that are no natural numbers")
+        raise BrokenError("a tensor has sizes or strides that are not natural numbers")
     return tuple(value)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -234,6 +235,24 @@ def test_inspect_as_json(encoded):
     )
 
 
+def test_inspect_of_a_folder_of_codes(encoded):
+    _, codes = encoded
+    Path("all/sub").mkdir(parents=True)
+    for k in range(30):
+        shutil.copy(codes, f"all/sub/{k:02}.codes.safetensors")
+    told = run("inspect", "all", "--json").json["paths"]
+    assert [item["path"] for item in told] == [f"all/sub/{k:02}.codes.safetensors" for k in range(30)]
+    assert {item["kind"] for item in told} == {"codes"}
+    shown = run("inspect", "all")
+    assert shown.out.count(": codes, ") == 20
+    assert "10 of 30 not shown (-v shows all)" in shown.err
+    assert run("inspect", "all", "-v").out.count(": codes, ") == 30
+    Path("all/bad.codes.safetensors").write_bytes(b"no codes")
+    assert "all/bad" in run("inspect", "all", code=3).err
+    shutil.copy("plain.safetensors", "all/model.safetensors")
+    assert "all: checkpoint, 1 quantizer(s)" in run("inspect", "all").out
+
+
 def test_inspect_takes_suffixes_as_encode_does():
     np.save("x.npy", floats(5, BITS))
     Path("x.npy").rename("X.NPY")
@@ -281,7 +300,7 @@ def test_projected_inspect():
 
 @pytest.fixture
 def latents():
-    """latents/a/b.npy, latents/c.safetensors, latents/d/e/f.npz, and what is no input."""
+    """latents/a/b.npy, latents/c.safetensors, latents/d/e/f.npz, and what is not an input."""
     for name in ("latents/a", "latents/d/e"):
         Path(name).mkdir(parents=True)
     np.save("latents/a/b.npy", floats(5, BITS, seed=1))

@@ -1,4 +1,4 @@
-"""Bad input, one case a test: the error's form and text (README, "Errors"), the exit code, and what is left behind.
+"""Bad input, one case a test: the error's form and text (docs/cli.md), the exit code, and what is left behind.
 
 Most call `main` in this process; real processes where a signal, a stream's encoding or a hang could matter.
 """
@@ -66,7 +66,7 @@ def lfq(monkeypatch, capsys):
 
 
 def lfq_process(*arguments, **environment):
-    """The same in a process of its own; bytes that are no UTF-8 come back as surrogates."""
+    """The same in a process of its own; bytes that are not UTF-8 come back as surrogates."""
     command = [os.fsencode(LFQ), *map(os.fsencode, arguments)]
     ran = subprocess.run(command, env=os.environ | environment, capture_output=True, timeout=60, check=False)
     return Result(ran.returncode, os.fsdecode(ran.stdout), os.fsdecode(ran.stderr))
@@ -165,7 +165,7 @@ def test_checkpoint_of_wrong_suffix(lfq):
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".npy", ".npz", ".pt", ".pth"])
 @pytest.mark.parametrize(
-    "garbage", [b"", b"hello", b"\0" * 100, b"hello world, this is no file"], ids=["empty", "short", "zeros", "text"]
+    "garbage", [b"", b"hello", b"\0" * 100, b"hello world, this is not a file"], ids=["empty", "short", "zeros", "text"]
 )
 def test_garbage_inside(lfq, suffix, garbage):
     name = f"garbage{suffix}"
@@ -316,7 +316,7 @@ def test_pickled_code_does_not_run(lfq, write, role, folder):
     elif role == "checkpoint":
         assert_error(result, "evil.pt: holds no tensors by name; 'mask' is io.open", "state_dict()")
     else:
-        assert "'mask' is no plain tensor: io.open" in result.out
+        assert "'mask' is not a plain tensor: io.open" in result.out
 
 
 def test_the_trap_works(folder):
@@ -946,7 +946,7 @@ def test_device_that_is_not_there(lfq, device, monkeypatch):
 
 def test_device_that_is_none(lfq):
     told = lfq("encode", checkpoint(), array(), "-o", "out", "--device", "tpu9")
-    assert_error(told, "--device tpu9 is no device", "expected auto, cpu, cuda, cuda:N or mps")
+    assert_error(told, "--device tpu9 is not a device", "expected auto, cpu, cuda, cuda:N or mps")
 
 
 def test_npy_holds_one_tensor(lfq):
@@ -1035,7 +1035,7 @@ def test_traceback_of_an_error_on_request(lfq, monkeypatch):
     assert "lfq: error: no.npy" in result.err
 
 
-# names that a terminal would obey, or that are no text
+# names that a terminal would obey, or that are not text
 
 EVIL_NAME = "two\nlines\x1b[31m"
 ESCAPED = r"two\nlines\x1b[31m"
@@ -1100,7 +1100,7 @@ UTF8_STREAMS = {
 
 @pytest.fixture
 def not_utf8():
-    """x.npy and codes of it under names that are no UTF-8."""
+    """x.npy and codes of it under names that are not UTF-8."""
     try:
         array(f"{NOT_UTF8}.npy")
     except OSError:

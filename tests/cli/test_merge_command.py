@@ -145,7 +145,7 @@ USAGE = {
         ["merge", "tokens", "-o", "x", "--samples-per-file", "3", "--file-size", "1MB"],
         "both say when a file is full",
     ),
-    "no size": (["split", "tokens", "-o", "x", "--file-size", "large"], "is no size"),
+    "no size": (["split", "tokens", "-o", "x", "--file-size", "large"], "is not a size"),
     "no number": (["split", "tokens", "-o", "x", "--samples-per-file", "0"], "0 is not in the range"),
     "a file for many": (
         ["split", "tokens", "-o", "x.codes.safetensors", "--samples-per-file", "3"],
@@ -161,7 +161,7 @@ USAGE = {
         ["split", "tokens", "-o", "tokens", "--samples-per-file", "3"],
         "is an input of this command and would be replaced",
     ),
-    "a URL": (["merge", "s3://bucket/tokens", "-o", "x"], "is a URL"),
+    "a URL": (["merge", "ftp://bucket/tokens", "-o", "x"], "lfq knows no ftp://"),
 }
 
 

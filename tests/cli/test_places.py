@@ -1,4 +1,4 @@
-"""What paths the commands take: local ones only, and no folder missed without a word."""
+"""What paths the commands take: no URL is taken for a folder, and no folder is missed without a word."""
 
 import errno
 import inspect
@@ -13,7 +13,8 @@ from safetensors.numpy import save_file
 from lfq_cli.cli import COMMANDS
 from lfq_cli.jobs import inputs
 
-URLS = ("s3://bucket/x.npy", "gs://b/x", "hf://u/r", "file:///x", "https://h/x.safetensors", "S3A+x://y")
+UNKNOWN = ("ftp://bucket/x.npy", "file:///x", "S3A+x://y")
+WITHOUT_A_NAME = ("s3://", "s3:///x", "https:///x.npy", "s3://b//x", "gs://b/./x", "az://b/../x")
 PLACES = {"OUT", "INPUT", "CODES", "CHECKPOINT", "PATH", "NATIVE", "FOREIGN"}
 
 
@@ -59,12 +60,18 @@ def arguments(command, name, url):
 @pytest.mark.parametrize(
     ("command", "name"), [(command, name) for command in COMMANDS for name, _ in parameters(COMMANDS[command])]
 )
-def test_urls_are_refused_wherever_a_path_is_taken(here, command, name):
+def test_urls_that_lead_nowhere_are_refused_wherever_a_path_is_taken(here, command, name):
     before = sorted(Path().rglob("*"))
-    for url in URLS:
+    for url in UNKNOWN + WITHOUT_A_NAME:
         code, out, err = here(command, *arguments(command, name, url))
         assert (code, out) == (2, ""), err
-        assert "is a URL; lfq reads and writes local paths" in " ".join(err.replace("│", " ").split())
+        said = " ".join(err.replace("│", " ").split())
+        if (command, name) == ("export", "output"):
+            assert "is a URL, expected a local path" in said
+        elif url in UNKNOWN:
+            assert "lfq knows no" in said
+        else:
+            assert "names no " in said or "no path can have" in said
     assert sorted(Path().rglob("*")) == before
 
 

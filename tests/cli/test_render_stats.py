@@ -22,6 +22,7 @@ from lfq_cli.errors import CodesFileError
 from lfq_cli.jobs.stats import ComparisonReport
 from lfq_cli.statistics.advice import advice
 from lfq_cli.statistics.comparison import TokenComparison, UsageComparison
+from lfq_cli.statistics.registry import STATISTICS
 from lfq_cli.statistics.usage import Estimate, TokenUsage
 
 pytestmark = pytest.mark.slow
@@ -174,12 +175,14 @@ def test_what_is_told_of_the_example():
         "x: 80 indices of 2 bits",
         "",
         "codes used                 3  of 4       ███████████████        75.000%",
-        "  if use were uniform      4             ████████████████████  100.000%",
+        "codes used if uniform      4  of 4       ████████████████████  100.000%",
+        "indices for each code     20",
+        "perplexity               3.0  of 4       ██████████████▊        73.779%",
         "entropy                1.561  of 2 bits  ███████████████▋       78.064%",
-        "  corrected for bias   1.579  of 2 bits  ███████████████▊       78.966%",
-        "next code is unseen                                              0.000%",
-        "perplexity               3.0  codes",
-        "total correlation      0.348  bits",
+        "entropy, corrected     1.579  of 2 bits  ███████████████▊       78.966%",
+        "unseen probability                                               0.000%",
+        "total correlation      0.348  of 2 bits  ███▌                   17.379%",
+        "rank-frequency slope   -0.33",
         "",
         "count by rank, both on log axes; slope -0.33",
         "   30 ██████████████████████████████████████████▇▇▇▇▇▇▇▆▆▆▆▆▆▆▆▅▅▅",
@@ -203,6 +206,19 @@ def test_what_is_told_of_the_example():
         "- compressible by 10%: the 2 bits stored hold at most 1.8 bits of information;",
         "  an entropy coder would save the rest, or fewer bits would do",
     ]
+
+
+@pytest.mark.parametrize("row", STATISTICS, ids=lambda row: row.key)
+def test_every_statistic_is_shown_and_compared(row):
+    usage = dataclasses.replace(token_of(random_bits(100, 3)).codebooks[0], min_count=2)
+    tokens = TokenUsage((usage,), None)
+    label = row.label.format(min_count=2)
+    drawn_as_a_bar = row.key == "count" or row.share_of is not None
+    assert drawn_as_a_bar or f"\n{label} " in text_of(report_of(tokens))
+    compared = TokenComparison((UsageComparison(usage, usage, None, None, None, None, None),), None)
+    lines = comparison_lines(ComparisonReport(report_of(tokens), report_of(tokens), compared), verbose=False, width=80)
+    assert any(line.plain.startswith(f"{label} ") for line in lines)
+    assert row.key in tokens.figures()["codebooks"][0]
 
 
 def test_bits_are_marked():
@@ -318,7 +334,7 @@ def test_positions_of_several_codebooks():
 
 def read_json(text):
     def refuse(name):
-        raise AssertionError(f"{name} is no JSON")
+        raise AssertionError(f"{name} is not JSON")
 
     return json.loads(text, parse_constant=refuse)
 

@@ -99,7 +99,7 @@ def stats(lfq):
     def call(*arguments, code=0):
         ended, out, err = lfq("stats", *arguments, "--json")
         assert ended == code, err
-        told = json.loads(out, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+        told = json.loads(out, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
         assert isinstance(told, dict)
         return told
 

@@ -1,11 +1,13 @@
 """What `lfq stats` and `lfq encode --stats` write: never half, never over something else, all of it or an error."""
 
 import json
+import time
 
 import numpy as np
 import pytest
 
 from lfq_cli import native
+from lfq_cli.codesfile import CodesHeader, CodesTensor, SourceInfo, create
 from lfq_cli.quantizer import Quantizer
 
 
@@ -177,3 +179,28 @@ def test_inspect_tells_counts(tree, lfq):
     assert code == 0
     assert "counts of codes" in out
     assert "lfq stats" in out
+
+
+@pytest.mark.slow
+def test_a_page_of_thousands_of_files_is_small_and_soon_there(tmp_path, lfq):
+    """At most 1 MB and 10 s (of this process: other work on the machine does not count), with one set of pictures."""
+    codebook = Quantizer(dim=18, codebook_dim=18)
+    (tmp_path / "codes").mkdir()
+    rng = np.random.default_rng(0)
+    for k in range(2000):
+        tensor = CodesTensor("latents", (64,), (18,), "msb", "bits", "U8", SourceInfo((64, 18), "F32", 1))
+        header = CodesHeader(codebook.config(), codebook.digest, "float32", {"latents": tensor})
+        path = tmp_path / "codes" / f"{k:05}.codes.safetensors"
+        with create(path, header, durable=False) as writer, writer.tensor("latents") as out:
+            out.append(rng.integers(0, 256, 144, dtype=np.uint8))
+    begin = time.process_time()
+    code, _, err = lfq("stats", "codes", "-q", "--html", "many.html")
+    seconds = time.process_time() - begin
+    assert code == 0, err
+    assert seconds < 10
+    page = (tmp_path / "many.html").read_text()
+    assert len(page.encode()) < 1_000_000
+    assert lfq("stats", "codes/00000.codes.safetensors", "-q", "--html", "one.html")[0] == 0
+    assert page.count("<svg") <= (tmp_path / "one.html").read_text().count("<svg") + 1  # coverage, of more indices
+    assert "all 2000" in page
+    assert "01999.codes.safetensors: latents" in page

@@ -60,7 +60,7 @@ def state_dict(seed: int = 0, *, s1_bits: int = 10, s2_bits: int = 10, group_bit
 
 
 def predictor_state_dict(seed: int = 0, *, s1_bits: int = 10, s2_bits: int = 10) -> State:
-    """The language model's file, which is no tokenizer."""
+    """The language model's file, which is not a tokenizer."""
     model = nn.ModuleDict(
         {
             "embedding": nn.ModuleDict({"emb_s1": nn.Embedding(2**s1_bits, 2), "emb_s2": nn.Embedding(2**s2_bits, 2)}),

@@ -84,7 +84,7 @@ def ursa_fsq(seed: int) -> State:
 
 
 def fsq_with_basis(seed: int) -> State:
-    """An FSQ that keeps its mixed-radix `basis`: at levels (8, 8, 8, 8) powers of two that are no bits."""
+    """An FSQ that keeps its mixed-radix `basis`: at levels (8, 8, 8, 8) powers of two that are not bits."""
     state = randomize(model(quant_conv=nn.Conv2d(16, 4, 1)), seed)
     radix = torch.tensor([8, 8, 8, 8], dtype=torch.int32)
     return {**state, "quantizer.basis": torch.tensor([1, 8, 64, 512], dtype=torch.int32), "quantizer.levels": radix}
@@ -268,7 +268,7 @@ CASES = {
     "xq_gan": Case(xq_gan, "signs of residuals at ten scales, resized and convolved", "refuse"),
     "maskbit_generator": Case(maskbit_generator, "a generator: bits_to_indices of one split, no codebook", "refuse"),
     "cast_mask": Case(cast_mask, "float16 has no 2^16, so the mask has infinities", "refuse"),
-    "cast_small_mask": Case(cast_small_mask, "the mask is no integer tensor, the projections lost bits too", "ask"),
+    "cast_small_mask": Case(cast_small_mask, "the mask is not an integer tensor, the projections lost bits too", "ask"),
     "square_cosine": Case(square_cosine, "cosine or linear: a square project_in without biases does not say", "ask"),
     "square_cosine_with_bias": Case(square_cosine_with_bias, "a bias at project_out only: it is cosine", "read"),
     "two_lfqs": Case(two_lfqs, "`model` and `ema_model` have equal masks and other projections", "ask"),
@@ -282,13 +282,13 @@ CASES = {
     "magvit2_saved": Case(magvit2_saved, "`config` is pickled bytes: never loaded; spherical is asked for", "read"),
     "soundstream_saved": Case(soundstream_saved, "the same, under `model`", "read"),
     "genie_with_two": Case(genie_with_two, "two quantizers of different sizes", "ask"),
-    "foreign_mask": Case(foreign_mask, "a `mask` of 0 and 1 and a float `basis` are no bit weights", "refuse"),
+    "foreign_mask": Case(foreign_mask, "a `mask` of 0 and 1 and a float `basis` are not bit weights", "refuse"),
     "broken_mask": Case(broken_mask, "a power stands twice", "refuse"),
     "shuffled_mask": Case(shuffled_mask, "every power once, but in neither order", "refuse"),
     "ascending_mask": Case(ascending_mask, "the name says MSB, the numbers say LSB", "ask"),
     "residual_with_a_hole": Case(residual_with_a_hole, "level 1 is missing; scales would shift", "refuse"),
     "residual_of_two_widths": Case(residual_of_two_widths, "levels of one residual quantizer are alike", "refuse"),
-    "rows_that_do_not_divide": Case(rows_that_do_not_divide, "7 rows are no multiple of 4 bits", "refuse"),
+    "rows_that_do_not_divide": Case(rows_that_do_not_divide, "7 rows are not a multiple of 4 bits", "refuse"),
     "wrong_codebook": Case(wrong_codebook, "the stored codebook contradicts bits_to_indices", "refuse"),
     "kronos_predictor": Case(kronos_predictor, "the language model of Kronos has no quantizer", "refuse"),
     "open_magvit2": Case(open_magvit2_file, "nothing of the quantizer is stored: family and fields are asked", "ask"),

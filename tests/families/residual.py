@@ -139,7 +139,7 @@ def margin(state: State, x: Array, *, spherical: bool = False) -> Array:
 
 
 def encode(state: State, x: Array, *, spherical: bool = False) -> Array:
-    """x [..., dim] -> [..., Q]; exact without projection and rotation, else where `margin` is no rounding error."""
+    """x [..., dim] -> [..., Q]; exact without projection and rotation, else where `margin` is not a rounding error."""
     return np.stack([integers_of(bits_of(z), "msb") for z in trace(state, x, spherical=spherical)], axis=-1)
 
 

@@ -39,7 +39,7 @@ class Route:
 
 
 def has_levels(kind: Kind) -> str | None:
-    return None if kind.config.levels is not None else "has no levels: it is no residual quantizer"
+    return None if kind.config.levels is not None else "has no levels: it is not a residual quantizer"
 
 
 def widest(kind: Kind) -> int:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lfq_cli import StackedLFQ
-from lfq_cli.nn.saved import module_of, quantizer_of
+from lfq_cli.nn.saved import module_of
 
 pytestmark = pytest.mark.slow
 
@@ -76,7 +76,7 @@ def test_first_levels_are_a_prefix_and_their_sum() -> None:
     x = normal(40, 6)
     whole = module.encode_bits(x)
     assert torch.equal(module.encode_bits(x, levels=2), whole[:, :8])
-    first = module_of(quantizer_of(module).first_levels(2))
+    first = module_of(module.to_quantizer().first_levels(2))
     assert torch.equal(first.decode_bits(whole[:, :8]), module.decode_bits(whole[:, :8]))
 
 
@@ -104,14 +104,14 @@ def test_training_improves_every_level_through_the_residuals() -> None:
 
 def test_a_module_and_its_record_are_one() -> None:
     module = stack(spherical=True)
-    record = quantizer_of(module)
+    record = module.to_quantizer()
     assert record.type == "stacked_lfq"
     assert record.codebook_dims == (4, 4, 4)
     assert record.code_dim == 12
     again = module_of(record)
     x = normal(30, 6)
     assert torch.equal(again.encode_bits(x), module.encode_bits(x))
-    assert quantizer_of(again).digest == record.digest
+    assert again.to_quantizer().digest == record.digest
     state = {name: value.numpy() for name, value in module.state_dict().items() if not name.endswith("mask")}
     assert all(np.array_equal(record.weights[name], value) for name, value in state.items())
 

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from lfq_cli.cli.messages import assumption_lines, printable, shape
 from lfq_cli.cli.options import Display
-from lfq_cli.cli.render.console import heading, new_table, note, print_json, stdout
+from lfq_cli.cli.render.console import heading, new_table, note, print_json, print_table
 from lfq_cli.quantizer import Quantizer
 
 
@@ -24,7 +24,7 @@ def show_import(output: Path, quantizer: Quantizer, display: Display, *, written
         print_json(told)
     elif not display.quiet:
         heading(f"{output}: {status}")
-        stdout().print(facts_table(quantizer))
+        print_table(facts_table(quantizer))
 
 
 def facts_table(quantizer: Quantizer) -> Table:

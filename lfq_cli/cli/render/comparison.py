@@ -13,13 +13,16 @@ from lfq_cli.cli.options import Display
 from lfq_cli.cli.render.blocks import leaning
 from lfq_cli.cli.render.console import note, print_json, print_lines, text_width, wrapped
 from lfq_cli.cli.render.grid import PICTURE, grid
-from lfq_cli.cli.render.numbers import approximate, digits, percent, signed, tenths, whole
+from lfq_cli.cli.render.numbers import FORMATS, approximate, digits, percent, signed, whole
 from lfq_cli.cli.render.stats import stats_json, stats_lines, tell_failed
 from lfq_cli.cli.render.usage import describe, spaced
 from lfq_cli.jobs.stats import ComparisonReport, Report
 from lfq_cli.statistics.advice import bit_name
 from lfq_cli.statistics.comparison import TokenComparison, UsageComparison
+from lfq_cli.statistics.registry import BY_KEY, Statistic, shown_for
 from lfq_cli.statistics.usage import TokenUsage
+from lfq_cli.storage.places import common_folder
+from lfq_cli.storage.urlpath import is_url
 
 _FEW_CODEBOOKS = 4
 """Of which every figure is told."""
@@ -70,8 +73,8 @@ def _side(letter: str, report: Report, width: int | None) -> list[Text]:
     files = list({item.file for item in report.tensors})
     where = str(files[0]) if len(files) == 1 else f"{len(files)} files"
     if len(files) > 1:
-        folder = os.path.commonpath([file.absolute() for file in files])
-        where += f" in {os.path.relpath(folder)}"
+        folder = common_folder(files)
+        where += "" if folder is None else f" in {folder if is_url(str(folder)) else os.path.relpath(folder)}"
     what = "different codebooks" if report.overall is None else describe(report.overall)
     return wrapped(f"{printable(where)}; {what}", width, first=f"{letter}: ", style="bold")
 
@@ -115,57 +118,34 @@ def _short_table(rows: Sequence[tuple[str, UsageComparison]]) -> list[Text]:
     cells = []
     for name, compared in rows:
         changes = compared.changes()
-        used, entropy = (_cells(compared, figure, *changes[figure]) for figure in ("codes_used", "entropy_bits"))
+        used, entropy = (_cells(compared, BY_KEY[key], *changes[key]) for key in ("codes_used", "entropy_bits"))
         cells.append([name, *used[:2], *entropy, _change_bar(*changes["entropy_bits"])])
     return grid(titles, cells, left=(6,), styles={6: PICTURE})
-
-
-_SHOWN: dict[str, tuple[str, Callable[[float], str]]] = {
-    "count": ("indices", whole),
-    "codes_used": ("codes used", whole),
-    "codes_used_at_least": ("  at least {least}×", whole),
-    "utilisation": ("utilisation", percent),
-    "utilisation_if_uniform": ("  if use were uniform", percent),
-    "perplexity": ("perplexity", tenths),
-    "entropy_bits": ("entropy bits", digits),
-    "entropy_bits_corrected": ("  corrected for bias", digits),
-    "entropy_share": ("  of the bits stored", percent),
-    "unseen_probability": ("next code is unseen", percent),
-    "total_correlation_bits": ("total correlation", digits),
-    "rank_frequency_slope": ("rank slope", digits),
-}
-"""By figure: its name for people, and how it is shown."""
-
-_ESTIMATED_BY = {
-    "codes_used": "codes_used",
-    "codes_used_at_least": "codes_used",
-    "utilisation": "codes_used",
-    "perplexity": "entropy_bits",
-    "entropy_bits": "entropy_bits",
-    "entropy_bits_corrected": "entropy_bits",
-    "entropy_share": "entropy_bits",
-    "unseen_probability": "codes_used",
-    "total_correlation_bits": "entropy_bits",
-    "rank_frequency_slope": "codes_used",
-}
 
 
 def _figures_table(name: str, compared: UsageComparison) -> list[Text]:
     """A row a figure; the bar leans to the right where B has more, and is full where A has none of it."""
     title = "" if not name else "joint token" if name == "joint" else f"codebook {name}"
     rows = []
-    for figure, values in compared.changes().items():
-        if figure == "codes_used_at_least" and compared.a.min_count == 1:
-            continue
-        told = _SHOWN[figure][0].format(least=whole(compared.a.min_count))
-        rows.append([told, *_cells(compared, figure, *values), _change_bar(*values)])
+    changes = compared.changes()
+    for row in shown_for(compared.a):
+        values = changes[row.key]
+        rows.append(
+            [
+                row.label.format(min_count=whole(compared.a.min_count)),
+                *_cells(compared, row, *values),
+                _change_bar(*values),
+            ]
+        )
     return grid([title, "A", "B", "change", "relative"], rows, left=(0, 4), styles={4: PICTURE})
 
 
-def _cells(compared: UsageComparison, figure: str, a: float | None, b: float | None, change: float | None) -> list[str]:
+def _cells(
+    compared: UsageComparison, row: Statistic, a: float | None, b: float | None, change: float | None
+) -> list[str]:
     """A's, B's and the change as text; estimates marked."""
-    source, show = _ESTIMATED_BY.get(figure, ""), _SHOWN[figure][1]
-    guessed = [source in compared.a.estimated, source in compared.b.estimated]
+    show = FORMATS[row.format]
+    guessed = [row.is_estimated(compared.a), row.is_estimated(compared.b)]
     told = [_or_nothing(a, show), _or_nothing(b, show), "" if change is None else signed(show(change))]
     return [
         approximate(text, bool(text) and is_guess)

@@ -4,24 +4,35 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from lfq_cli.cli.messages import printable
+from lfq_cli.cli.options import Display
 
 _FLAT_LIST = re.compile(r"\[\n\s+([^\[\]{}]*?)\n\s+\]")  # JSON breaks no line within a string
 MOST_ROWS = 20
 """Of a table, unless --verbose asks for all."""
+_LEAST_NAME = 16
+"""Letters of a name on a line, in however narrow a terminal."""
+_BETWEEN = 2
+"""Spaces between columns."""
 
 
 def note(text: str) -> None:
     """A line on stderr."""
     typer.echo(text, err=True)
+
+
+def say_unless_quiet(display: Display) -> Callable[[str], None]:
+    """Takes lines on how a run went."""
+    return lambda text: None if display.quiet else note(f"lfq: {text}")
 
 
 def new_table(*columns: str, right: Iterable[int] = ()) -> Table:
@@ -34,6 +45,19 @@ def new_table(*columns: str, right: Iterable[int] = ()) -> Table:
         else:
             table.add_column(column, overflow="fold")
     return table
+
+
+def print_table(table: Table) -> None:
+    """A table on stdout. A terminal without room for the numbers and some letters of each name has its lines broken:
+    nothing is left out.
+    """
+    console = stdout()
+    widths = [max(cell_len(str(cell)) for cell in (column.header, *column.cells)) for column in table.columns]
+    for k, column in enumerate(table.columns):
+        if not column.no_wrap:
+            column.min_width = widths[k] = min(widths[k], _LEAST_NAME)
+    console.width = max(console.width, sum(widths) + _BETWEEN * len(widths))
+    console.print(table)
 
 
 def more_rows(shown: int, of: int) -> str:
@@ -70,7 +94,7 @@ def print_lines(lines: Sequence[Text]) -> None:
 
 
 def text_width() -> int | None:
-    """Letters on a line of stdout; None where it is no terminal, and no line needs to be broken."""
+    """Letters on a line of stdout; None where it is not a terminal, and no line needs to be broken."""
     console = stdout()
     return console.width if console.is_terminal else None
 

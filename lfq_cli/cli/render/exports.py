@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lfq_cli.cli.messages import printable, shape, size
 from lfq_cli.cli.options import Display
-from lfq_cli.cli.render.console import new_table, note, print_json, stdout
+from lfq_cli.cli.render.console import new_table, note, print_json, print_table
 from lfq_cli.jobs.export import ExportPlan
 
 
@@ -28,4 +28,4 @@ def show_export(plan: ExportPlan, display: Display, *, written: bool) -> None:
         table = new_table("output", "table", "shape", "status")
         for name, sizes in plan.shapes.items():
             table.add_row(printable(str(plan.output)), name, shape(sizes), status)
-        stdout().print(table)
+        print_table(table)

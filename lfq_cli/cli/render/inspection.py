@@ -7,22 +7,27 @@ from collections.abc import Sequence
 from lfq_cli.cli.messages import printable, shape, size
 from lfq_cli.cli.options import Display
 from lfq_cli.cli.render.checkpoints import facts_table
-from lfq_cli.cli.render.console import heading, new_table, print_json, stdout
+from lfq_cli.cli.render.console import MOST_ROWS, heading, more_rows, new_table, note, print_json, print_table
 from lfq_cli.jobs.inspect import CheckpointView, CodesView, QuantizerView, SamplesView, TensorsView, View, as_json
 
 
 def show_inspection(views: Sequence[View], display: Display) -> None:
-    """What each path holds."""
+    """What each path holds; of many the first, unless --verbose asks for all."""
     if display.json:
         print_json({"paths": [as_json(view) for view in views]})
         return
-    for view in () if display.quiet else views:
+    if display.quiet:
+        return
+    shown = views if display.verbose else views[:MOST_ROWS]
+    for view in shown:
         if isinstance(view, CodesView):
             _show_codes(view)
         elif isinstance(view, TensorsView):
             _show_tensors(view)
         else:
             _show_checkpoint(view)
+    if len(shown) < len(views):
+        note(f"lfq: {len(views):,} files{more_rows(len(shown), len(views))}")
 
 
 def _show_checkpoint(view: CheckpointView) -> None:
@@ -42,7 +47,7 @@ def _show_quantizer(view: QuantizerView) -> None:
             heading(f"    hint: {view.error.hint}")
         return
     heading(f"  {where}family {view.found.family}{shown_by}")
-    stdout().print(facts_table(view.quantizer))
+    print_table(facts_table(view.quantizer))
 
 
 def _show_tensors(view: TensorsView) -> None:
@@ -54,9 +59,9 @@ def _show_tensors(view: TensorsView) -> None:
     for tensor in view.tensors:
         told = [] if tensor.encodes is None else [tensor.encodes]
         table.add_row(printable(tensor.name), tensor.dtype, shape(tensor.shape), *map(printable, told))
-    stdout().print(table)
+    print_table(table)
     for name, reason in view.left_alone.items():
-        heading(f"  {name!r} is no plain tensor: {reason}")
+        heading(f"  {name!r} is not a plain tensor: {reason}")
 
 
 def _show_codes(view: CodesView) -> None:
@@ -66,10 +71,12 @@ def _show_codes(view: CodesView) -> None:
     table = new_table("tensor", "indices", "bits each", "order", "packing", "stored", "from")
     for info in header.tensors.values():
         source = f"{info.source.dtype} {shape(info.source.shape)} axis {info.source.channel_axis}"
+        if info.part is not None:
+            source += f", rows {info.part.first:,} to {info.part.last:,} of {info.part.of:,}"
         bits = "+".join(map(str, info.codebook_dims))
         stored = f"{info.dtype} {size(info.stored_bytes)}"
         table.add_row(printable(info.name), shape(info.shape), bits, info.bit_order, info.packing, stored, source)
-    stdout().print(table)
+    print_table(table)
     if view.samples is not None:
         _show_samples(view.samples)
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import re
+from typing import Protocol
+
+from lfq_cli.statistics.registry import Format, Statistic
+from lfq_cli.statistics.usage import Usage
 
 _MOST_EXACT, _MOST_ESTIMATED = 10**8, 10**7
 _MOST_TENTHS = 10**6
@@ -28,11 +32,11 @@ def digits(value: float, *, estimated: bool = False) -> str:
     return approximate(f"{value:.{places}f}", estimated)
 
 
-def percent(share: float, *, estimated: bool = False) -> str:
+def percent(value: float, *, estimated: bool = False) -> str:
     """93.359%; below 0.001% as 1.6e-7%."""
-    if share == 0 or abs(share) >= 1e-5:
-        return approximate(f"{share:.3%}", estimated)
-    return approximate(_short(f"{100 * share:.1e}") + "%", estimated)
+    if value == 0 or abs(value) >= 1e-5:
+        return approximate(f"{value:.3%}", estimated)
+    return approximate(_short(f"{100 * value:.1e}") + "%", estimated)
 
 
 def signed(text: str) -> str:
@@ -54,3 +58,36 @@ def approximate(text: str, estimated: bool) -> str:
 
 def _short(text: str) -> str:
     return re.sub(r"e([+-])0*(\d)", lambda found: f"e{found[1].strip('+')}{found[2]}", text)
+
+
+def significant(value: float, *, estimated: bool = False) -> str:
+    """Four digits: 1.369, 0.003, 3.1e-7; from 1,000 on a whole number."""
+    if abs(value) >= 1000:
+        return whole(value, estimated=estimated)
+    return approximate(_short(f"{value:.4g}"), estimated)
+
+
+def two_places(value: float, *, estimated: bool = False) -> str:
+    """-0.12."""
+    return approximate(f"{value:.2f}", estimated)
+
+
+class _Write(Protocol):
+    def __call__(self, value: float, *, estimated: bool = False) -> str: ...
+
+
+FORMATS: dict[Format, _Write] = {
+    "whole": whole,
+    "tenths": tenths,
+    "number": significant,
+    "bits": digits,
+    "share": percent,
+    "signed": two_places,
+}
+"""How a terminal writes each format of a statistic."""
+
+
+def written(row: Statistic, usage: Usage) -> str:
+    """A statistic's value as text, marked if it is an estimate; "" where it is not defined."""
+    value = row.of(usage)
+    return "" if value is None else FORMATS[row.format](value, estimated=row.is_estimated(usage))

@@ -1,60 +1,18 @@
-"""What became of the inputs of encode and decode: a row for each, notes, a line of totals, the exit code."""
+"""What became of the inputs of encode and decode: a row for each, notes, a line of totals."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import closing, suppress
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
-import typer
-
-from lfq_cli.cli.messages import error_lines, printable, size
+from lfq_cli.cli.messages import printable, size
 from lfq_cli.cli.options import Display
-from lfq_cli.cli.render.console import MOST_ROWS, more_rows, new_table, note, print_json, stdout
-from lfq_cli.cli.render.progress import progress_bar
-from lfq_cli.errors import LfqError
+from lfq_cli.cli.render.console import MOST_ROWS, more_rows, new_table, note, print_json, print_table
 from lfq_cli.jobs.outcome import Outcome
-from lfq_cli.jobs.plan import Job
-
-EXIT_FAILED, EXIT_SOME_FAILED = 1, 3
 
 
-Run: TypeAlias = Callable[[Callable[[int], None]], Generator[Outcome]]
-
-
-def run_jobs(title: str, jobs: Sequence[Job], run: Run, display: Display) -> None:
-    """Runs the jobs with a progress bar and shows what became of them; exits with 3 if some of several failed."""
-    _run(title, [job.source for job in jobs], run, display, expected=len(jobs))
-
-
-def run_packing(title: str, paths: Iterable[Path], run: Run, display: Display) -> None:
-    """The same where it shows only on the way how many outputs there are; `paths`: what is read."""
-    _run(title, paths, run, display, expected=None)
-
-
-def _run(title: str, paths: Iterable[Path], run: Run, display: Display, *, expected: int | None) -> None:
-    started = time.perf_counter()
-    outcomes: list[Outcome] = []
-    with progress_bar(title, lambda: total_size(paths), display) as progress, closing(run(progress)) as running:
-        for outcome in running:
-            outcomes.append(outcome)
-            if outcome.error is not None and expected != 1:
-                note(error_lines(outcome.error))
-    _tell_assumptions(outcomes)
-    failed = [outcome.error for outcome in outcomes if outcome.error is not None]
-    if not failed or display.json or len(outcomes) > 1:
-        show_outcomes(outcomes, time.perf_counter() - started, display)
-    if expected is not None and len(outcomes) < expected:
-        note(f"lfq: stopped at the first that failed: {expected - len(outcomes)} inputs were not tried")
-        raise typer.Exit(EXIT_FAILED)
-    if failed and len(outcomes) == 1 and expected is None:
-        raise typer.Exit(EXIT_FAILED)
-    exit_if_failed(failed, len(outcomes))
-
-
-def _tell_assumptions(outcomes: Sequence[Outcome]) -> None:
+def tell_assumptions_of(outcomes: Sequence[Outcome]) -> None:
     """Each thing that was assumed once, of the first input and how many more."""
     sources: dict[str, list[Path]] = {}
     for outcome in outcomes:
@@ -63,23 +21,6 @@ def _tell_assumptions(outcomes: Sequence[Outcome]) -> None:
     for text, paths in sources.items():
         more = f" (and {len(paths) - 1:,} more)" if len(paths) > 1 else ""
         note(f"lfq: note: {printable(str(paths[0]))}{more}: {text}")
-
-
-def exit_if_failed(failed: Sequence[LfqError], inputs: int) -> None:
-    """Ends the command with the error of its only input, or with 3 if some of several failed (each was named)."""
-    if failed and inputs == 1:
-        raise failed[0]
-    if failed:
-        raise typer.Exit(EXIT_SOME_FAILED)
-
-
-def total_size(paths: Iterable[Path]) -> int:
-    """Bytes of the files that are there."""
-    total = 0
-    for path in paths:
-        with suppress(OSError):
-            total += path.stat().st_size
-    return total
 
 
 def show_outcomes(outcomes: Sequence[Outcome], seconds: float, display: Display) -> None:
@@ -96,7 +37,7 @@ def show_outcomes(outcomes: Sequence[Outcome], seconds: float, display: Display)
         names = [printable(str(outcome.source)), printable(str(outcome.output))]
         table.add_row(*names, *counts, outcome.status)
     if shown:
-        stdout().print(table)
+        print_table(table)
     for outcome in shown:
         _tell_left_alone(outcome, display)
     for outcome in outcomes:
@@ -149,6 +90,8 @@ def _outcome_json(outcome: Outcome) -> dict[str, Any]:
         "bytes_out": outcome.bytes_out,
         "left_alone": outcome.left_alone,
     }
+    if outcome.part is not None:
+        told["part"] = outcome.part
     if outcome.samples is not None:
         told |= {"samples": outcome.samples, "skipped": outcome.skipped, "notes": outcome.notes}
     if outcome.assumptions:

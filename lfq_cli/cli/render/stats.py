@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ from lfq_cli.errors import LfqError
 from lfq_cli.jobs.stats import Report, TensorUsage
 from lfq_cli.statistics.advice import advice, faults
 from lfq_cli.statistics.usage import TokenUsage, Usage
+from lfq_cli.storage.places import below, common_folder
 
 _FEW_APART = 3
 """Tensors that have no figures in common and are told in full all the same."""
@@ -79,9 +79,11 @@ def labels_of(report: Report) -> list[str]:
     files = {item.file: item.file.absolute() for item in report.tensors}
     if len(files) <= 1:
         return [printable(item.label) for item in report.tensors]
-    folder = os.path.commonpath([file.parent for file in files.values()])
+    folder = common_folder(file.parent for file in files.values())
     named = {
-        file: os.path.relpath(absolute, folder).removesuffix(".safetensors").removesuffix(".codes")
+        file: (str(file) if folder is None else below(absolute, folder))
+        .removesuffix(".safetensors")
+        .removesuffix(".codes")
         for file, absolute in files.items()
     }
     return [printable(f"{named[item.file]}: {item.label}") for item in report.tensors]

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import typer
-
 from lfq_cli.cli.messages import error_lines, printable, size
 from lfq_cli.cli.options import Display
-from lfq_cli.cli.render.console import MOST_ROWS, new_table, note, print_json, stdout
+from lfq_cli.cli.render.console import MOST_ROWS, new_table, note, print_json, print_table
 from lfq_cli.jobs.outcome import Outcome
 
-EXIT_LEFT = 5
-"""Not all is done."""
 _STATES = {"up to date": "current", "refused": "stale", "planned": "missing", "failed": "failed"}
 
 
 def show_status(outcomes: Sequence[Outcome], display: Display) -> None:
-    """Files and bytes of inputs by state, and those that are not current; exits with 5 unless all are."""
+    """Files and bytes of inputs by state, and those that are not current."""
     found: dict[str, list[Outcome]] = {state: [] for state in _STATES.values()}
     for outcome in outcomes:
         found[_STATES[outcome.status]].append(outcome)
@@ -34,21 +30,22 @@ def show_status(outcomes: Sequence[Outcome], display: Display) -> None:
         for state, some in found.items():
             if some or state != "failed":
                 table.add_row(state, f"{len(some):,}", size(_bytes(some)))
-        stdout().print(table)
+        print_table(table)
         shown = left if display.verbose else left[:MOST_ROWS]
         for state, outcome in shown:
             reason = error_lines(outcome.error) if outcome.error is not None else f"{outcome.output} is not there"
             note(f"lfq: {state}: {printable(str(outcome.source))}: {reason.removeprefix('lfq: error: ')}")
         if len(shown) < len(left):
             note(f"lfq: … and {len(left) - len(shown):,} more (-v names them)")
-    if left:
-        raise typer.Exit(EXIT_LEFT)
 
 
 def _bytes(outcomes: Sequence[Outcome]) -> int:
-    """Of the inputs' files, as far as they are there."""
+    """Of the inputs' files or, of parts, of their data, as far as they are there."""
     total = 0
     for outcome in outcomes:
+        if outcome.part is not None:
+            total += outcome.bytes_in
+            continue
         try:
             total += outcome.source.stat().st_size
         except OSError:

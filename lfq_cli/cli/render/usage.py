@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import ldexp
 
 from rich.text import Text
 
@@ -11,8 +10,9 @@ from lfq_cli.cli.render.bits import bit_lines, pair_lines, strip
 from lfq_cli.cli.render.blocks import along_logs, bar, chart, heights
 from lfq_cli.cli.render.console import wrapped
 from lfq_cli.cli.render.grid import GAP, PICTURE, WIDTH, flow, grid, width_of
-from lfq_cli.cli.render.numbers import approximate, codes, digits, percent, tenths, whole
+from lfq_cli.cli.render.numbers import codes, percent, whole, written
 from lfq_cli.cli.render.positions import position_lines
+from lfq_cli.statistics.registry import BY_KEY, Statistic, shown_for
 from lfq_cli.statistics.usage import TokenUsage, Usage
 
 _FEW_CODEBOOKS = 8
@@ -84,20 +84,15 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-CODES_TITLES = ("used", "of", "utilisation", "uniform", "perplexity", "entropy bits")
+_SUMMARY = ("codes_used", "utilisation", "utilisation_if_uniform", "perplexity", "entropy_bits")
+"""The statistics of the first table; the second one has those that are neither here nor drawn as a bar."""
+CODES_TITLES = (BY_KEY["codes_used"].column, "of", *(BY_KEY[key].column for key in _SUMMARY[1:]))
 
 
 def codes_figures(usage: Usage) -> list[str]:
     """The cells of a row under CODES_TITLES."""
-    used, entropy = "codes_used" in usage.estimated, "entropy_bits" in usage.estimated
-    return [
-        whole(usage.codes_used, estimated=used),
-        codes(usage.bits),
-        percent(usage.utilisation, estimated=used),
-        percent(ldexp(usage.codes_used_if_uniform, -usage.bits)),
-        tenths(usage.perplexity, estimated=entropy),
-        f"{digits(usage.entropy_bits, estimated=entropy)} of {usage.bits}",
-    ]
+    used, *others = (written(BY_KEY[key], usage) for key in _SUMMARY)
+    return [used, codes(usage.bits), *others[:-1], f"{others[-1]} of {usage.bits}"]
 
 
 def _codes_table(rows: Rows) -> list[Text]:
@@ -117,8 +112,9 @@ def _with_bars(titles: Sequence[str], rows: Sequence[Sequence[str]], shares: Seq
 
 def _sample_table(rows: Rows) -> list[Text]:
     """What the sample says beyond what it shows, and the curve of counts by rank."""
-    titles = ["codebook", *_least_title(rows), "corrected", "unseen", "total corr.", "slope"]
-    cells = [[name, *_least_cell(usage), *_sample_figures(usage)] for name, usage in rows]
+    shown = [row for row in shown_for(rows[0][1]) if row.key not in _BESIDE_SAMPLE]
+    titles = ["codebook", *(_column(row, rows[0][1]) for row in shown)]
+    cells = [[name, *(written(row, usage) for row in shown)] for name, usage in rows]
     room = min(_MOST_CURVE, WIDTH - GAP - width_of(titles, cells))
     if room < _SHORTEST_CURVE:
         return grid(titles, cells)
@@ -127,29 +123,25 @@ def _sample_table(rows: Rows) -> list[Text]:
     return grid([*titles, "count by rank"], curves, left=(last,), styles={last: PICTURE})
 
 
+_BESIDE_SAMPLE = {*_SUMMARY, "count", "codes_used_if_uniform", "samples_per_code", "entropy_share"}
+"""Statistics of the first table, and what can be read from it."""
+
+
+def _column(row: Statistic, usage: Usage) -> str:
+    return row.column.format(min_count=whole(usage.min_count))
+
+
 def _least_title(rows: Rows) -> list[str]:
     least = rows[0][1].min_count
-    return [f"used {whole(least)}+"] if least > 1 else []
+    return [_column(_AT_LEAST, rows[0][1])] if least > 1 else []
 
 
 def _least_cell(usage: Usage) -> list[str]:
     """Codes that are used often enough, if it was asked for."""
-    return [whole(usage.codes_used_at_least, estimated=not usage.exact)] if usage.min_count > 1 else []
+    return [written(_AT_LEAST, usage)] if usage.min_count > 1 else []
 
 
-def _sample_figures(usage: Usage) -> list[str]:
-    estimated, total = not usage.exact, usage.total_correlation_bits
-    return [
-        digits(usage.entropy_bits_corrected, estimated=estimated),
-        percent(usage.unseen_probability, estimated=estimated),
-        "" if total is None else digits(total, estimated=estimated),
-        _slope(usage),
-    ]
-
-
-def _slope(usage: Usage) -> str:
-    slope = usage.profile.rank_frequency_slope()
-    return "" if slope is None else approximate(f"{slope:.2f}", not usage.exact)
+_AT_LEAST = BY_KEY["codes_used_at_least"]
 
 
 def _has_strips_in_table(usage: TokenUsage) -> bool:
@@ -171,35 +163,24 @@ def _short_table(usage: TokenUsage) -> list[Text]:
 
 
 def _card(usage: Usage) -> list[Text]:
-    """A line a figure, with bars, of the only codebook."""
-    used, entropy = "codes_used" in usage.estimated, "entropy_bits" in usage.estimated
-    of_codes, of_bits = f"of {codes(usage.bits)}", f"of {counted(usage.bits, 'bit')}"
-    corrected, total, uniform = usage.entropy_bits_corrected, usage.total_correlation_bits, usage.codes_used_if_uniform
-    rows = [["codes used", whole(usage.codes_used, estimated=used), of_codes, *_drawn(usage.utilisation, used)]]
-    if usage.min_count > 1:
-        share = ldexp(usage.codes_used_at_least, -usage.bits)
-        name = f"  at least {whole(usage.min_count)}×"
-        rows.append([name, *_least_cell(usage), of_codes, *_drawn(share, not usage.exact)])
-    rows += [
-        ["  if use were uniform", whole(uniform), "", *_drawn(ldexp(uniform, -usage.bits))],
-        [
-            "entropy",
-            digits(usage.entropy_bits, estimated=entropy),
-            of_bits,
-            *_drawn(usage.entropy_bits / usage.bits, entropy),
-        ],
-        [
-            "  corrected for bias",
-            digits(corrected, estimated=not usage.exact),
-            of_bits,
-            *_drawn(corrected / usage.bits, not usage.exact),
-        ],
-        ["next code is unseen", "", "", *_drawn(usage.unseen_probability, not usage.exact)],
-        ["perplexity", tenths(usage.perplexity, estimated=entropy), "codes", "", ""],
-    ]
-    if total is not None:
-        rows.append(["total correlation", digits(total, estimated=entropy), "bits", "", ""])
+    """A line for each statistic of the only codebook, with a bar where it is a share of something."""
+    rows = [_card_row(row, usage) for row in shown_for(usage)[1:] if row.share_of is None and row.of(usage) is not None]
     return grid([""] * 5, rows, left=(0, 2, 3), styles={3: PICTURE})
+
+
+def _card_row(row: Statistic, usage: Usage) -> list[str]:
+    """[label, value, what it is part of, bar, share]."""
+    label = row.label.format(min_count=whole(usage.min_count))
+    value, estimated = row.of(usage) or 0.0, row.is_estimated(usage)
+    if row.format == "share":
+        return [label, "", "", *_drawn(value, estimated)]
+    if row.unit == "codes":
+        share = value / 2.0**usage.bits
+        return [label, written(row, usage), f"of {codes(usage.bits)}", *_drawn(share, estimated)]
+    if row.unit == "bits":
+        of_bits = f"of {counted(usage.bits, 'bit')}"
+        return [label, written(row, usage), of_bits, *_drawn(value / usage.bits, estimated)]
+    return [label, written(row, usage), "", "", ""]
 
 
 def _drawn(share: float, estimated: bool = False) -> list[str]:
@@ -218,7 +199,7 @@ def _curve(usage: Usage, width: int) -> list[float]:
 def _rank_chart(usage: Usage) -> list[Text]:
     """Counts by rank on log axes."""
     ranks, counts = usage.profile.at_ranks()
-    slope = _slope(usage)
+    slope = written(BY_KEY["rank_frequency_slope"], usage)
     if not slope:
         return []
     if counts[0] == 1:
@@ -256,11 +237,10 @@ def _estimates(usage: TokenUsage) -> list[Text]:
         whose = " of the joint token" if name == "joint" else f" of codebook {name}"
         if len(usage.codebooks) == 1:
             whose = ""
-        for figure, how in found.estimated.items():
-            if figure == "codes_used":
-                used = found.codes_used
-                value, error = whole(used, estimated=True), percent(how.standard_error / max(used, 1))
-            else:
-                value, error = digits(found.entropy_bits, estimated=True), f"{how.standard_error:.2g}"
-            lines += wrapped(f"{value} ± {error}: {figure.replace('_', ' ')}{whose}, by {how.method}", WIDTH)
+        for key, how in found.estimated.items():
+            row = BY_KEY[key]
+            value = row.of(found) or 0.0
+            error = percent(how.standard_error / max(value, 1)) if row.unit == "codes" else f"{how.standard_error:.2g}"
+            what = row.key.replace("_", " ")
+            lines += wrapped(f"{written(row, found)} ± {error}: {what}{whose}, by {how.method}", WIDTH)
     return lines

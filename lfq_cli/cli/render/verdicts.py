@@ -4,20 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import typer
-
 from lfq_cli.cli.messages import error_lines, printable
 from lfq_cli.cli.options import Display
-from lfq_cli.cli.render.console import MOST_ROWS, heading, more_rows, new_table, note, print_json, stdout
-from lfq_cli.cli.render.outcomes import EXIT_FAILED, EXIT_SOME_FAILED
+from lfq_cli.cli.render.console import MOST_ROWS, heading, more_rows, new_table, note, print_json, print_table
 from lfq_cli.jobs.verify import Verdict
 from lfq_cli.jobs.verify import as_json as verdict_json
 
-EXIT_DIFFERENT = 4
-
 
 def show_verdicts(verdicts: Sequence[Verdict], display: Display) -> None:
-    """A row per file, figures per bit where the source was encoded again; exits with 4 for damage or a difference."""
+    """A row per file, figures per bit where the source was encoded again."""
     bad = [verdict for verdict in verdicts if verdict.status in ("damaged", "different")]
     failed = [verdict for verdict in verdicts if verdict.status == "failed"]
     if display.json:
@@ -28,10 +23,6 @@ def show_verdicts(verdicts: Sequence[Verdict], display: Display) -> None:
                 note(error_lines(verdict.error))
         if not display.quiet:
             _show_verdict_table(verdicts, display)
-    if bad:
-        raise typer.Exit(EXIT_DIFFERENT)
-    if failed:
-        raise typer.Exit(EXIT_SOME_FAILED if len(verdicts) > 1 else EXIT_FAILED)
 
 
 def _show_verdict_table(verdicts: Sequence[Verdict], display: Display) -> None:
@@ -47,7 +38,7 @@ def _show_verdict_table(verdicts: Sequence[Verdict], display: Display) -> None:
             row.append(f"{max(figure['margin']['1e-05'] for figure in figures):.3%}")
         table.add_row(*row)
     if shown:
-        stdout().print(table)
+        print_table(table)
     for verdict in verdicts:
         if verdict.status == "different" or (verdict.comparisons and display.verbose):
             _show_bits(verdict)
@@ -63,4 +54,4 @@ def _show_bits(verdict: Verdict) -> None:
         table = new_table("bit", "differ", *(f"|z| < {margin}" for margin in figures["margin_by_bit"]), right=range(9))
         for bit, share in enumerate(figures["bits_differ_by_bit"]):
             table.add_row(str(bit), f"{share:.3%}", *(f"{m[bit]:.3%}" for m in figures["margin_by_bit"].values()))
-        stdout().print(table)
+        print_table(table)

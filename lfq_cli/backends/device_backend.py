@@ -1,0 +1,228 @@
+"""The torch modules of `nn` on a device, in a pipeline: the host reads and writes, and never looks at a float.
+
+Encoding: floats as stored are read into pinned memory and copied; the device widens, transposes and projects them,
+finds NaN, compares and packs; what comes back is the stream and a count. Decoding: the stream is copied; the device
+expands and projects it, and converts to the output's dtype and layout; floats come back into pinned memory, from where
+they are written. Several blocks are under way at once (lanes.py).
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from math import prod
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from lfq_cli.backends.backend import BLOCK_VALUES, CodesToRead, FloatsToRead
+from lfq_cli.backends.halving import Halving
+from lfq_cli.backends.lanes import Lane, Ring, Start
+from lfq_cli.backends.torch_settings import exact_products
+from lfq_cli.bits import Packed, StreamJoiner, stream_bytes
+from lfq_cli.cpus import threads
+from lfq_cli.floats import FORMATS, FloatFormat, Floats, Raw, from_float32, to_float32
+from lfq_cli.layout import Block
+from lfq_cli.quantizer import Quantizer
+
+if TYPE_CHECKING:
+    import torch
+
+T = TypeVar("T")
+
+MOST_LANES = 12
+"""Each has 16 MiB of float32 on its way; reading from the page cache, a core fills it at about a tenth of the speed at
+which PCIe 5 takes it. Not yet measured on a GPU."""
+
+_NAN_BYTES = 8
+_MPS_FORMATS = frozenset({"F32", "F16", "BF16"})
+
+
+class DeviceBackend:
+    """The torch module of the quantizer on a device, in a compute dtype.
+
+    A Backend that has blocks read into memory of its own, and works on several while others are read. On the CPU
+    everything is the same but that nothing overlaps: it is how the tests run it.
+    """
+
+    forks = False
+
+    def __init__(self, quantizer: Quantizer, device: torch.device, compute_dtype: str) -> None:
+        import torch
+
+        from lfq_cli.nn.saved import module_of
+
+        self.quantizer = quantizer
+        self.compute_dtype = compute_dtype
+        widened = -(-quantizer.bits_per_vector // quantizer.dim)  # by levels, which are computed side by side
+        self.block_values = max(1, 4 * BLOCK_VALUES // widened)  # hides what it costs to start the device's work
+        self._dtype: torch.dtype = getattr(torch, compute_dtype)
+        self._device = device
+        self._formats = _MPS_FORMATS if device.type == "mps" else frozenset(FORMATS)
+        self._module: Any = module_of(quantizer).to(device, self._dtype)
+        self._ring = Ring(device, min(threads() + 2, MOST_LANES))
+        self._own = threading.local()
+        self._halving = Halving(str(device), torch.cuda.empty_cache if device.type == "cuda" else lambda: None)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)  # the weights are there before other streams use them
+
+    def working(self) -> AbstractContextManager[object]:
+        """As in Backend."""
+        return exact_products(one_thread=self._device.type == "cpu")
+
+    def encode_blocks(self, blocks: Iterable[FloatsToRead], spec: FloatFormat) -> Generator[tuple[Packed, int]]:
+        """Each block's stream in order, and how many of its values are NaN."""
+
+        def start_of(block: FloatsToRead) -> Start[tuple[Packed, int]]:
+            def start(lane: Lane) -> Callable[[], tuple[Packed, int]]:
+                nbytes = prod(block.shape) * spec.itemsize
+                raw = lane.taken.get(nbytes).numpy().view(spec.storage).reshape(block.shape)
+                block.read_into(raw)
+                return self._start_encoding(lane, raw, spec)
+
+            return start
+
+        return self._ring.run(map(start_of, blocks))
+
+    def decode_blocks(self, blocks: Iterable[CodesToRead], spec: FloatFormat, *, project_out: bool) -> Generator[Raw]:
+        """Each block's floats in order, as stored [outer, dim, inner]; good until the next block is asked for."""
+
+        def start_of(block: CodesToRead) -> Start[Raw]:
+            return lambda lane: self._start_decoding(lane, block, spec, project_out=project_out)
+
+        return self._ring.run(map(start_of, blocks))
+
+    def encode(self, raw: Raw, spec: FloatFormat) -> tuple[Packed, bool]:
+        """As in Backend; of floats that lie in memory already, alone."""
+        stream, nan_values = self._alone(lambda lane: self._start_encoding(lane, raw, spec))
+        return stream, nan_values > 0
+
+    def decode(self, stream: Packed, outer: int, inner: int, spec: FloatFormat, *, project_out: bool) -> Raw:
+        """As in Backend; alone."""
+        block = CodesToRead(outer, inner, lambda: stream)
+        return self._alone(lambda lane: self._start_decoding(lane, block, spec, project_out=project_out))
+
+    def latents(self, raw: Raw, spec: FloatFormat) -> Floats:
+        """As in Backend; alone."""
+        import torch
+
+        x = self._host_tensor(raw, spec)
+
+        def latents(piece: Block) -> torch.Tensor:
+            vectors, _ = self._vectors(x[piece.outer, :, piece.inner])
+            z: torch.Tensor = self._module.latents(vectors)
+            return z.cpu()
+
+        with self._computing():
+            return np.asarray(torch.cat(list(self._halving.compute(latents, _whole(raw.shape[0], raw.shape[2])))))
+
+    def _alone(self, start: Start[T]) -> T:
+        """What a start ends in, on a lane that is this thread's: its memory is good until the next call."""
+        lane: Lane | None = getattr(self._own, "lane", None)
+        if lane is None:
+            lane = self._own.lane = Lane(self._device)
+        with lane.settled_on_error():
+            finish = start(lane)
+        lane.stream.mark()
+        lane.stream.wait()
+        return finish()
+
+    def _start_encoding(self, lane: Lane, raw: Raw, spec: FloatFormat) -> Callable[[], tuple[Packed, int]]:
+        """Queues a block [outer, dim, inner] as stored; the call it returns gives the stream and the number of NaN."""
+        import torch
+
+        from lfq_cli.nn import blocks
+
+        x = self._host_tensor(raw, spec)
+        asynchronous = lane.stream.asynchronous
+
+        def encode(piece: Block) -> tuple[int, torch.Tensor]:
+            vectors, nan_values = self._vectors(x[piece.outer, :, piece.inner], asynchronous=asynchronous)
+            stream = blocks.pack(self._module.latents(vectors) > 0)
+            return piece.vectors, torch.cat([nan_values, stream])
+
+        with self._computing(lane):
+            done = list(self._halving.compute(encode, _whole(raw.shape[0], raw.shape[2])))
+            given = lane.given.get(sum(part.numel() for _, part in done))
+            given.copy_(torch.cat([part for _, part in done]), non_blocking=asynchronous)
+        counts = [vectors for vectors, _ in done]
+        return lambda: _joined(given.numpy(), counts, self.quantizer.bits_per_vector)
+
+    def _start_decoding(
+        self, lane: Lane, block: CodesToRead, spec: FloatFormat, *, project_out: bool
+    ) -> Callable[[], Raw]:
+        """Queues a block's stream; the call it returns gives its floats as stored [outer, dim, inner]."""
+        from lfq_cli.nn import blocks
+
+        quantizer, outer, inner = self.quantizer, block.outer, block.inner
+        width, asynchronous = quantizer.bits_per_vector, lane.stream.asynchronous
+        made = spec if spec.name in self._formats else FORMATS["F32"]
+        shape = outer, quantizer.dim if project_out else quantizer.code_dim, inner
+        given = lane.given.get(prod(shape) * made.itemsize).view(blocks.DTYPES[made.name]).view(shape)
+        packed = block.read()
+        taken = lane.taken.get(packed.size)
+        taken.numpy()[:] = packed
+
+        def decode(piece: Block) -> None:
+            first = (piece.outer.start * inner + piece.inner.start) * width
+            end = first + piece.vectors * width
+            stream = taken[first // 8 : -(-end // 8)].to(self._device, non_blocking=asynchronous)
+            bits = blocks.unpack(stream, first % 8, piece.vectors, width)
+            vectors = self._module.decode_bits(bits, project_out=project_out).to(given.dtype)
+            y = blocks.from_vectors(vectors, piece.outer.stop - piece.outer.start).contiguous()
+            given[piece.outer, :, piece.inner].copy_(y, non_blocking=asynchronous)
+
+        with self._computing(lane):
+            for _ in self._halving.compute(decode, _whole(outer, inner)):
+                pass
+        raw = lane.given.get(prod(shape) * made.itemsize).numpy().view(made.storage).reshape(shape)
+        return lambda: raw if made is spec else from_float32(raw, spec)
+
+    @contextmanager
+    def _computing(self, lane: Lane | None = None) -> Iterator[None]:
+        """On the lane's stream, without gradients, and without an autocast of the caller's."""
+        import torch
+
+        with ExitStack() as settings:
+            settings.enter_context(torch.inference_mode())
+            settings.enter_context(torch.autocast(self._device.type, enabled=False))
+            if lane is not None:
+                settings.enter_context(lane.stream.queueing())
+            yield
+
+    def _host_tensor(self, raw: Raw, spec: FloatFormat) -> torch.Tensor:
+        """Floats as stored -> the same memory as a tensor; a copy in float32 where the device has no such format."""
+        import torch
+
+        from lfq_cli.nn import blocks
+
+        if spec.name not in self._formats:
+            raw, spec = to_float32(raw, spec), FORMATS["F32"]
+        return torch.from_numpy(raw.view(f"i{spec.itemsize}")).view(blocks.DTYPES[spec.name])
+
+    def _vectors(self, x: torch.Tensor, *, asynchronous: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+        """x [outer, dim, inner] on the host -> its vectors [n, dim] on the device, and how many values are NaN.
+
+        In float32 first, as everywhere: float64 becomes another number in half precision if it is rounded once.
+        """
+        from lfq_cli.nn import blocks
+
+        there = x.to(self._device, non_blocking=asynchronous).float()
+        return blocks.to_vectors(there).to(self._dtype), blocks.count_nan(there)
+
+
+def _whole(outer: int, inner: int) -> Block:
+    return Block(slice(0, outer), slice(0, inner))
+
+
+def _joined(given: Packed, counts: list[int], width: int) -> tuple[Packed, int]:
+    """Pieces of so many vectors, each its number of NaN and its stream -> one stream, and how many NaN in all."""
+    joiner, streams, nan_values, place = StreamJoiner(), [], 0, 0
+    for vectors in counts:
+        end = place + _NAN_BYTES + stream_bytes(vectors, width)
+        nan_values += int.from_bytes(given[place : place + _NAN_BYTES].tobytes(), sys.byteorder)
+        streams.append(joiner.join(given[place + _NAN_BYTES : end], vectors * width))
+        place = end
+    return np.concatenate([*streams, joiner.finish()]), nan_values

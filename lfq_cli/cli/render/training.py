@@ -1,0 +1,157 @@
+"""How a run of `lfq train` goes, on stderr, and what it ended in, on stdout; with --json an object a line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from lfq_cli.cli.messages import printable
+from lfq_cli.cli.options import Display
+from lfq_cli.cli.render.console import heading, new_table, note, stdout
+from lfq_cli.cli.render.grid import grid
+from lfq_cli.cli.render.numbers import tenths
+from lfq_cli.cli.render.progress import count_bar
+from lfq_cli.jobs.train import Listener, Started, TrainOptions, TrainReport, train
+from lfq_cli.training.advice import advice
+from lfq_cli.training.recipe import Recipe
+from lfq_cli.training.run import Evaluation
+from lfq_cli.training.shapes import Try
+
+_LINES = 10
+"""Of evaluations, unless --verbose asks for all."""
+
+
+def train_and_show(inputs: Sequence[str], output: Path, options: TrainOptions, display: Display) -> TrainReport:
+    """Runs `train`, and shows it while it runs and at its end."""
+    with count_bar("read", display) as reading:
+        shown = _JsonLines() if display.json else _Lines(display, options.recipe)
+        report = train(inputs, output, options, shown.listener(reading))
+    shown.ended(report)
+    return report
+
+
+class _JsonLines:
+    """An object a line on stdout."""
+
+    def listener(self, reading: Any) -> Listener:
+        return Listener(
+            reading=reading,
+            started=lambda started: self._print("started", asdict(started)),
+            tried=lambda tried: self._print("try", _try_json(tried)),
+            evaluated=lambda evaluation: self._print("evaluation", evaluation.as_json()),
+        )
+
+    def ended(self, report: TrainReport) -> None:
+        assert report.recipe.shape is not None
+        told = {
+            "output": str(report.output),
+            "shape": [report.recipe.shape.levels, report.recipe.shape.bits],
+            "held_out": report.figures.as_json(),
+            "steps": report.history[-1].step,
+            "seconds": report.history[-1].seconds,
+            "advice": advice(report.figures, report.recipe, report.started),
+            "checkpoint_sha256": report.quantizer.digest,
+        }
+        self._print("done", told)
+
+    def _print(self, event: str, told: dict[str, Any]) -> None:
+        typer.echo(json.dumps({"event": event} | told))
+
+
+class _Lines:
+    """Lines for people."""
+
+    def __init__(self, display: Display, recipe: Recipe) -> None:
+        self._display = display
+        self._recipe = recipe
+        self._tries: list[Try] = []
+
+    def listener(self, reading: Any) -> Listener:
+        if self._display.quiet:
+            return Listener(reading=reading)
+        return Listener(
+            reading=reading,
+            started=self._started,
+            tried=self._tries.append,
+            chosen=self._chosen,
+            evaluated=self._evaluated,
+        )
+
+    def ended(self, report: TrainReport) -> None:
+        if self._display.quiet:
+            return
+        assert report.recipe.shape is not None
+        figures = report.figures
+        heading(f"{report.output}: {_described(report.recipe)}, {report.history[-1].step:,} steps")
+        table = new_table("of held-out variance", "unexplained", "of ITQ's", right=(1, 2))
+        for name, value in (
+            (str(report.output), figures.unexplained),
+            ("ITQ", figures.baselines.itq),
+            ("PCA + sign", figures.baselines.pca_sign),
+        ):
+            table.add_row(printable(name), f"{value:.4f}", f"{value / max(figures.baselines.itq, 1e-30):.0%}")
+        stdout().print(table)
+        usage = figures.usage
+        heading(
+            f"codes used, of what uniform use would reach: {usage.utilisation:.1%}; perplexity"
+            f" {tenths(usage.perplexity)} a codebook; {usage.dead_bits} dead bits"
+        )
+        for line in advice(figures, report.recipe, report.started):
+            heading(f"advice: {line}")
+
+    def _started(self, started: Started) -> None:
+        note(
+            f"lfq: {started.vectors:,} vectors of {started.dim} features, {started.held_out:,} held out; "
+            f"{started.coordinates} directions hold 99.9 % of the variance"
+        )
+        bars = started.baselines
+        note(f"     unexplained at {self._recipe.bits} bits: PCA + sign {bars.pca_sign:.4f}, ITQ {bars.itq:.4f}")
+        if started.resumed_step is not None:
+            note(f"     goes on from step {started.resumed_step:,}")
+
+    def _chosen(self, recipe: Recipe) -> None:
+        if self._tries:
+            rows = [
+                [
+                    str(tried.shape),
+                    f"{tried.at_start:.4f}",
+                    f"{tried.unexplained:.4f}",
+                    "best" * (tried.shape == recipe.shape),
+                ]
+                for tried in self._tries
+            ]
+            for line in grid(["levels × bits", "at the start", "after a try", ""], rows, left=(0, 3)):
+                note(line.plain)
+
+    def _evaluated(self, found: Evaluation) -> None:
+        each = max(1, self._recipe.steps // _LINES)
+        if self._display.no_progress or not (self._display.verbose or found.step % each == 0):
+            return
+        left = f", {found.remaining_seconds:.0f} s left" if found.remaining_seconds else ""
+        speed = f", {found.steps_per_second:.0f} steps/s" if found.steps_per_second else ""
+        note(
+            f"step {found.step:>6,}  unexplained {found.unexplained:.4f}  used {found.usage.utilisation:.1%}"
+            f"  perplexity {tenths(found.usage.perplexity)}  dead bits {found.usage.dead_bits}{speed}{left}"
+        )
+
+
+def _described(recipe: Recipe) -> str:
+    assert recipe.shape is not None
+    if recipe.shape.levels > 1:
+        return f"{recipe.shape.levels} levels of {recipe.shape.bits} bits"
+    if recipe.num_codebooks > 1:
+        return f"{recipe.num_codebooks} codebooks of {recipe.codebook_bits} bits"
+    return f"a plain LFQ of {recipe.bits} bits"
+
+
+def _try_json(tried: Try) -> dict[str, Any]:
+    return {
+        "shape": [tried.shape.levels, tried.shape.bits],
+        "at_start": tried.at_start,
+        "unexplained": tried.unexplained,
+    }

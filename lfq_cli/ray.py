@@ -1,0 +1,138 @@
+"""Stages for Ray Data: `dataset.map_batches(Encoder, fn_constructor_args=("lfq.safetensors",), ...)`.
+
+Callable classes, which `map_batches` makes once in each of its actors: a batch is a dict of arrays, a row for each
+sample. Columns of tensors are arrays [n, ...], or objects [n] of arrays that differ in shape. Nothing here imports Ray.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lfq_cli.api.codec import load
+from lfq_cli.api.tokens import Tokens
+from lfq_cli.bits import index_dtype
+from lfq_cli.cpus import use_threads
+from lfq_cli.errors import OptionError
+from lfq_cli.packings import PACKINGS
+
+Array: TypeAlias = NDArray[Any]
+Batch: TypeAlias = dict[str, Array]
+
+
+class Encoder:
+    """Adds a column of tokens to a batch, in place of the column of floats that they are made from."""
+
+    def __init__(
+        self,
+        checkpoint: str | Path,
+        *,
+        column: str = "data",
+        into: str = "tokens",
+        channel_axis: int | None = None,
+        packing: Literal["ints", "rows"] = "ints",
+        nan: Literal["error", "zero"] = "error",
+        keep: bool = False,
+        **options: Any,
+    ) -> None:
+        """channel_axis: of one sample's features; unset: by the rule for a batch, [n, D, ...] or [n, ..., D].
+
+        packing: "ints", indices [n, ...] in the smallest integers that hold them; "rows", uint8 [n, ..., bytes], each
+        vector from a byte on. keep: whether the column of floats stays. options: as `lfq_cli.load` takes them.
+        """
+        self._codec = load(checkpoint, **options)
+        self._column, self._into, self._keep = column, into, keep
+        self._axis = channel_axis
+        self._packing = packing
+        self._nan: Literal["error", "zero"] = nan
+
+    def __call__(self, batch: Batch) -> Batch:
+        """The batch with its tokens. Raises LfqError as `Codec.encode` does."""
+        with use_threads(_threads()):
+            tokens = _mapped(self._encode, _column(batch, self._column))
+        rest = {name: each for name, each in batch.items() if self._keep or name != self._column}
+        return rest | {self._into: tokens}
+
+    def _encode(self, x: Array) -> Array:
+        axis = self._axis if self._axis is None or self._axis < 0 else self._axis + 1
+        tokens = self._codec.encode(x, channel_axis=axis, nan=self._nan)
+        if PACKINGS[self._packing].holds_indices:
+            return tokens.indices.astype(index_dtype(tokens.dims))
+        vectors = int(np.prod(tokens.positions, dtype=np.int64))
+        rows = PACKINGS["rows"].pack(tokens.packed, vectors, tokens.dims, tokens.order, np.dtype(np.uint8))
+        return rows.reshape(*tokens.positions, -1 if vectors else -(-tokens.bits_per_vector // 8))
+
+
+class Decoder:
+    """Adds a column of floats to a batch, in place of the column of tokens that they are decoded from."""
+
+    def __init__(
+        self,
+        checkpoint: str | Path,
+        *,
+        column: str = "tokens",
+        into: str = "data",
+        channel_axis: int = -1,
+        packing: Literal["ints", "rows"] = "ints",
+        dtype: Literal["float32", "float16", "float64"] = "float32",
+        keep: bool = False,
+        **options: Any,
+    ) -> None:
+        """channel_axis: of one sample's features. packing: as Encoder made the tokens. options: as `lfq_cli.load`."""
+        self._codec = load(checkpoint, **options)
+        self._column, self._into, self._keep = column, into, keep
+        self._axis = channel_axis
+        self._packing = packing
+        self._dtype: Literal["float32", "float16", "float64"] = dtype
+
+    def __call__(self, batch: Batch) -> Batch:
+        """The batch with its floats. Raises LfqError as `Codec.decode` does."""
+        with use_threads(_threads()):
+            values = _mapped(self._decode, _column(batch, self._column))
+        rest = {name: each for name, each in batch.items() if self._keep or name != self._column}
+        return rest | {self._into: values}
+
+    def _decode(self, array: Array) -> Array:
+        tokens: Any = array
+        if not PACKINGS[self._packing].holds_indices:
+            quantizer = self._codec.quantizer
+            positions, dims, order = array.shape[:-1], quantizer.codebook_dims, quantizer.bit_order
+            if array.dtype != np.uint8 or array.shape[-1] != -(-quantizer.bits_per_vector // 8):
+                raise OptionError(
+                    f"{self._column!r} is {array.dtype} {list(array.shape)}, expected uint8 [..., "
+                    f"{-(-quantizer.bits_per_vector // 8)}]"
+                )
+            vectors = int(np.prod(positions, dtype=np.int64))
+            tokens = Tokens(PACKINGS["rows"].unpack(array, vectors, dims, order), positions, dims, order)
+        axis = self._axis if self._axis < 0 else self._axis + 1
+        decoded: Array = self._codec.decode(tokens, dtype=self._dtype, channel_axis=axis)
+        return decoded
+
+
+def _column(batch: Batch, name: str) -> Array:
+    if name not in batch:
+        raise OptionError(f"the batch has no column {name!r}", f"it has {', '.join(map(repr, batch))}")
+    return np.asarray(batch[name])
+
+
+def _mapped(work: Callable[[Array], Array], column: Array) -> Array:
+    """work(column), or of one sample after the other where their shapes differ."""
+    if column.dtype != object:
+        return work(column)
+    done = np.empty(len(column), object)
+    for k, sample in enumerate(column):
+        done[k] = work(np.asarray(sample)[None])[0]
+    return done
+
+
+def _threads() -> int | None:
+    """The CPUs that Ray gave this actor; None outside of Ray."""
+    ray: Any = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized():
+        return None
+    return max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1)))

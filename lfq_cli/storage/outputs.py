@@ -1,0 +1,102 @@
+"""Objects that are whole or not there: made locally, then uploaded under the condition that nothing has their name.
+
+Never through a file object of fsspec's: one whose block an exception leaves commits what was written so far.
+"""
+
+from __future__ import annotations
+
+import errno
+import secrets
+import tempfile
+import threading
+import warnings
+from contextlib import suppress
+from pathlib import Path
+
+from lfq_cli.errors import ExistsError, LfqNote, OutputError
+from lfq_cli.storage.stores import Store
+from lfq_cli.storage.urlpath import UrlPath
+
+_lock = threading.Lock()
+_PROBE_PREFIX = ".lfq-"
+_PROBE_SUFFIX = ".probe"
+
+
+def work_folder(path: Path) -> Path:
+    """Where an output is made: beside its name, of an object in the temporary folder."""
+    return Path(tempfile.gettempdir()) if isinstance(path, UrlPath) else path.parent
+
+
+def room_for(path: Path) -> Path:
+    """A folder that is there, on the disk where an output at `path` is made."""
+    work = work_folder(path).absolute()
+    return next(folder for folder in (work, *work.parents) if folder.is_dir())
+
+
+def upload(local: Path, path: UrlPath, *, overwrite: bool) -> None:
+    """Gives a file that is whole the name `path`; without `overwrite` only if nothing has it.
+
+    Raises ExistsError where something has, OutputError for whatever else the store refuses.
+    """
+    store = path.store
+    try:
+        if not overwrite and not _has_conditions(store, path) and store.find(str(path)) is not None:
+            raise FileExistsError(errno.EEXIST, "exists")
+        store.upload(local, str(path), new=not overwrite)
+    except FileExistsError as reason:
+        raise ExistsError(f"{path}: exists", "--overwrite replaces it") from reason
+    except OSError as reason:
+        raise refused_output(path, reason) from reason
+
+
+def refuse_existing_object(path: UrlPath, *, overwrite: bool) -> None:
+    """Raises OutputError where the output cannot be, or is there and may not be replaced."""
+    refuse_read_only(path)
+    try:
+        found = None if overwrite else path.store.find(str(path))
+    except OSError as reason:
+        raise refused_output(path, reason) from reason
+    if found is not None and not found.is_folder:
+        raise ExistsError(f"{path}: exists", "--overwrite replaces it")
+
+
+def refuse_read_only(path: Path) -> None:
+    """Raises OutputError for an output where lfq only reads."""
+    if isinstance(path, UrlPath) and not path.store.scheme.writes:
+        raise OutputError(f"{path}: cannot be written: {path.scheme}:// is for reading", "name a folder or a bucket")
+
+
+def refused_output(path: Path, reason: OSError) -> OutputError:
+    """A store's refusal in one line."""
+    hint = "the store refuses these credentials" if isinstance(reason, PermissionError) else None
+    return OutputError(f"{path}: cannot be written: {reason.strerror or reason}", hint)
+
+
+def _has_conditions(store: Store, path: UrlPath) -> bool:
+    """Whether the store refuses an upload where something is: tried once for each bucket."""
+    bucket = path.parts[1]
+    with _lock:
+        if bucket not in store.has_conditions:
+            store.has_conditions[bucket] = _refuses_second(store, path.parent)
+        return store.has_conditions[bucket]
+
+
+def _refuses_second(store: Store, folder: Path) -> bool:
+    """Uploads an empty object twice under the condition that nothing is there, and removes it."""
+    probe = f"{folder}/{_PROBE_PREFIX}{secrets.token_hex(8)}{_PROBE_SUFFIX}"
+    with tempfile.NamedTemporaryFile(prefix="lfq-") as empty:
+        store.upload(Path(empty.name), probe, new=True)
+        try:
+            store.upload(Path(empty.name), probe, new=True)
+        except FileExistsError:
+            return True
+        finally:
+            with suppress(OSError):
+                store.remove(probe)
+    warnings.warn(
+        f"{folder}: this store ignores the condition that nothing is there: of two runs that write one"
+        " object at the same moment both may win",
+        LfqNote,
+        stacklevel=2,
+    )
+    return False

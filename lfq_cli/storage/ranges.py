@@ -1,0 +1,111 @@
+"""Reading an object ahead: ranges of 8 MiB, sixteen at once, dropped once every byte of them was read."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future
+
+RANGE_BYTES = 8 << 20
+AHEAD = 16
+MOST_HELD = 24
+"""Ranges in memory, under way or not yet read whole: 192 MiB."""
+HEAD_BYTES = 1 << 16
+"""What a look at a header fetches: all but the longest headers lie in it."""
+
+Start = Callable[[int, int], "Future[bytes]"]
+"""Begins to fetch (position, count of bytes)."""
+Fetch = Callable[[int, int], bytes]
+"""Fetches (position, count of bytes) in the caller's thread."""
+
+
+class _Range:
+    """A range under way or in memory; `left`: how many of its bytes nobody has read."""
+
+    def __init__(self, data: Future[bytes], left: int) -> None:
+        self.data = data
+        self.left = left
+
+
+class ReadAhead:
+    """The bytes of an object of `size` bytes, from any thread.
+
+    Nothing is fetched twice as long as it is read about in order: whoever jumps about stages the object instead.
+    """
+
+    def __init__(self, start: Start, fetch: Fetch, size: int) -> None:
+        self._start = start
+        self._fetch = fetch
+        self._size = size
+        self._count = -(-size // RANGE_BYTES)
+        self._held: OrderedDict[int, _Range] = OrderedDict()
+        self._head: bytes | None = None
+        self._lock = threading.Lock()
+        self._last = -2
+        self._begun = 0
+        self._is_closed = False
+
+    def read_into(self, position: int, view: memoryview) -> None:
+        """Fills `view` from byte `position` on, all of which is in the object. Raises OSError."""
+        if not self._held and position + len(view) <= min(HEAD_BYTES, self._size):
+            view[:] = self._head_bytes()[position : position + len(view)]
+            return
+        while view:
+            number, offset = divmod(position, RANGE_BYTES)
+            found = self._range(number)
+            part = memoryview(found.data.result())[offset : offset + len(view)]
+            view[: len(part)] = part
+            self._was_read(number, found, len(part))
+            view, position = view[len(part) :], position + len(part)
+
+    def start(self, position: int) -> None:
+        """Begins to fetch what lies from byte `position` on: it is about to be read in order."""
+        with self._lock:
+            number = position // RANGE_BYTES
+            if number < self._count and number not in self._held:
+                self._begin(number)
+                self._last = number
+                self._begin_behind(number)
+
+    def close(self) -> None:
+        """Fetches nothing more."""
+        with self._lock:
+            self._is_closed = True
+            for each in self._held.values():
+                each.data.cancel()
+            self._held.clear()
+
+    def _head_bytes(self) -> bytes:
+        if self._head is None:  # by no pool: of looks, more may be under way than of ranges
+            self._head = self._fetch(0, min(HEAD_BYTES, self._size))
+        return self._head
+
+    def _range(self, number: int) -> _Range:
+        with self._lock:
+            if number not in self._held:
+                self._begin(number)
+            if 0 <= number - self._last <= 1:  # in order so far: a header and the data behind it are not
+                self._begin_behind(number)
+            self._last = max(self._last, number) if abs(number - self._last) <= AHEAD else number
+            self._held.move_to_end(number)
+            return self._held[number]
+
+    def _begin_behind(self, number: int) -> None:
+        for ahead in range(max(number + 1, self._begun), min(number + 1 + AHEAD, self._count)):
+            if ahead not in self._held:
+                self._begin(ahead)
+
+    def _begin(self, number: int) -> None:
+        while len(self._held) >= MOST_HELD:
+            self._held.popitem(last=False)  # not cancelled: another thread may wait for it
+        begin = number * RANGE_BYTES
+        count = min(RANGE_BYTES, self._size - begin)
+        self._held[number] = _Range(self._start(begin, count), count)
+        self._begun = number + 1
+
+    def _was_read(self, number: int, found: _Range, count: int) -> None:
+        with self._lock:
+            found.left -= count
+            if found.left <= 0:
+                self._held.pop(number, None)

@@ -1,0 +1,54 @@
+"""Which library serves which kind of URL, and what it calls things."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+REQUESTS_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """A kind of store.
+
+    library, extra: what fsspec needs for it. options: how its file system is made. tag_keys: what a version of an
+    object is told apart by, the first that is there. foreign: dotted names of the exceptions that are not OSError.
+    """
+
+    library: str
+    extra: str
+    tag_keys: tuple[str, ...]
+    foreign: tuple[str, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    lists: bool = True
+    writes: bool = True
+
+
+_AIOHTTP = ("aiohttp.ClientError", "asyncio.TimeoutError")
+_HTTP = Scheme("aiohttp", "http", ("ETag", "Last-Modified"), _AIOHTTP, lists=False, writes=False)
+_S3 = Scheme(
+    "s3fs",
+    "s3",
+    ("ETag",),
+    (*_AIOHTTP, "botocore.exceptions.BotoCoreError", "botocore.exceptions.ClientError"),
+    # botocore's own 10 would hold back the ranges that are read at once
+    MappingProxyType({"config_kwargs": {"max_pool_connections": REQUESTS_AT_ONCE}}),
+)
+_GCS = Scheme("gcsfs", "gcs", ("generation", "etag"), (*_AIOHTTP, "google.auth.exceptions.GoogleAuthError"))
+_AZURE = Scheme("adlfs", "azure", ("etag",), (*_AIOHTTP, "azure.core.exceptions.AzureError"))
+_HF = Scheme("huggingface_hub", "hf", ("blob_id",), ("httpx.HTTPError", "httpx2.HTTPError"), writes=False)
+
+SCHEMES = {
+    "s3": _S3,
+    "gs": _GCS,
+    "gcs": _GCS,
+    "az": _AZURE,
+    "abfs": _AZURE,
+    "hf": _HF,
+    "http": _HTTP,
+    "https": _HTTP,
+}
+"""scheme -> who serves it. hf is read only: it has commits, and no condition on what is there already."""

@@ -1,0 +1,262 @@
+"""One store: what is there, ranges of an object, uploads. What a library raises comes out as an OSError of one line."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import random
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache, cached_property
+from importlib import import_module
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lfq_cli.errors import OptionError
+from lfq_cli.extras import require
+from lfq_cli.storage.schemes import SCHEMES, Scheme
+
+RANGES_AT_ONCE = 16
+"""8 MiB each: over a link of 30 ms and 80 MB/s a connection two of 4 MiB give 100 to 120 MB/s, sixteen 300."""
+TRIES = 5
+_FIRST_PAUSE = 0.2
+_LAST_PAUSE = 5.0
+_PART_BYTES = 16 << 20
+_PARTS_AT_ONCE = 8
+"""Of an upload: 128 MiB in memory at most."""
+_FINAL = (FileNotFoundError, PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError)
+_FINAL_NUMBERS = (errno.EINVAL, errno.EPERM, errno.ENOSYS, errno.ENAMETOOLONG, errno.ENOSPC)
+"""What another try does not change."""
+
+_REFUSED_CONDITION = (409, 412)
+"""Conflict with an upload under way, Precondition Failed: something has the name, or is about to."""
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a store says of a name. size: None where a server does not tell. tag: changes with every version."""
+
+    is_folder: bool
+    size: int | None = None
+    tag: str | None = None
+    modified: float = 0.0
+
+    @property
+    def version(self) -> tuple[int, ...]:
+        """The same as numbers, which change when the object is written again."""
+        digest = hashlib.sha256(f"{self.tag}\0{self.modified}".encode()).digest()
+        return self.size or 0, int.from_bytes(digest[:8], "little")
+
+
+class RangesIgnoredError(OSError):
+    """A server that answers a request for a range with something else."""
+
+
+@cache
+def store_of(scheme: str, process: int) -> Store:
+    """The store of a scheme. process: connections do not survive a fork, so that each process has its own."""
+    return Store(scheme, SCHEMES[scheme])
+
+
+class Store:
+    """Objects by URL. Every method raises OSError, with the URL as its file name, for what store or network refuse."""
+
+    def __init__(self, name: str, scheme: Scheme) -> None:
+        self.scheme = scheme
+        self._name = name
+        self._told: dict[str, Told] = {}
+        self.has_conditions: dict[str, bool] = {}
+        """Of each bucket that was written to: whether it refuses an upload where something is."""
+
+    @cached_property
+    def pool(self) -> ThreadPoolExecutor:
+        """The threads that fetch ranges."""
+        return ThreadPoolExecutor(RANGES_AT_ONCE, thread_name_prefix="lfq-ranges")
+
+    @cached_property
+    def _system(self) -> Any:
+        """fsspec's file system, without its memory of listings."""
+        scheme = self.scheme
+        place = Path(f"{self._name}://")
+        fsspec = require("fsspec", scheme.extra, place, OptionError)
+        require(scheme.library, scheme.extra, place, OptionError)
+        system = fsspec.filesystem(
+            self._name, use_listings_cache=False, skip_instance_cache=True, **_copied(scheme.options)
+        )
+        if hasattr(system, "retries"):
+            system.retries = 1  # `_again` tries again, with a pause that grows
+        return system
+
+    @cached_property
+    def _foreign(self) -> tuple[type[BaseException], ...]:
+        classes = []
+        for dotted in self.scheme.foreign:
+            module, _, name = dotted.rpartition(".")
+            with suppress(ModuleNotFoundError):  # another version of the library does without it
+                classes.append(getattr(import_module(module), name))
+        return tuple(classes)
+
+    # what is there
+
+    def find(self, url: str) -> Told | None:
+        """What is at the URL now; None for nothing."""
+        try:
+            info = self._again(url, lambda: self._system.info(url))
+        except FileNotFoundError:
+            self._told.pop(url, None)
+            return None
+        found = self._told[url] = self._told_by(info)
+        return found
+
+    def fresh(self, url: str) -> Told:
+        """What is at the URL now. Raises FileNotFoundError for nothing."""
+        info = self._again(url, lambda: self._system.info(url))
+        found = self._told[url] = self._told_by(info)
+        return found
+
+    def told(self, url: str) -> Told:
+        """What was last heard of the URL, from a listing of its folder or by asking."""
+        return self._told.get(url) or self.fresh(url)
+
+    def below(self, url: str) -> Iterator[tuple[str, ...]]:
+        """The names below a prefix, each as its parts, in no order."""
+        if not self.scheme.lists:
+            raise OSError(errno.ENOTSUP, "a web server lists nothing: name the file itself")
+        found: dict[str, Any] = self._again(url, lambda: self._system.find(url, withdirs=False, detail=True))
+        skipped = len(self._system._strip_protocol(url)) + 1
+        for key, info in found.items():
+            below = key[skipped:]
+            if not below or below.endswith("/") or info.get("type") == "directory":
+                continue  # a marker of a folder
+            self._told[f"{url}/{below}"] = self._told_by(info)
+            yield tuple(below.split("/"))
+
+    def _told_by(self, info: dict[str, Any]) -> Told:
+        tag = next((str(info[key]) for key in self.scheme.tag_keys if info.get(key)), None)
+        return Told(info.get("type") == "directory", info.get("size"), tag and tag.strip('"'), _seconds(info))
+
+    # reading
+
+    def start_range(self, url: str, start: int, count: int) -> Future[bytes]:
+        """Begins to fetch `count` bytes from byte `start` on."""
+        return self.pool.submit(self.range, url, start, count)
+
+    def range(self, url: str, start: int, count: int) -> bytes:
+        """`count` bytes from byte `start` on. Raises RangesIgnoredError where the server sends more."""
+
+        def fetch() -> bytes:
+            data: bytes = self._system.cat_file(url, start=start, end=start + count)
+            if len(data) > count:
+                raise RangesIgnoredError(errno.EINVAL, f"the server sent {len(data)} bytes, {count} were asked for")
+            if len(data) < count:
+                raise OSError(errno.EIO, f"the server sent {len(data)} of {count} bytes")
+            return data
+
+        return self._again(url, fetch)
+
+    def download(self, url: str, path: str) -> None:
+        """The whole object, in one request, into a local file."""
+        self._again(url, lambda: self._system.get_file(url, path))
+
+    # writing
+
+    def upload(self, local: Path, url: str, *, new: bool) -> None:
+        """The file as an object. new: only if nothing has its name; raises FileExistsError if something has."""
+        sized: dict[str, Any] = {}
+        if self.scheme.library == "s3fs":
+            sized = {"chunksize": _PART_BYTES, "max_concurrency": _PARTS_AT_ONCE}
+        mode = "create" if new else "overwrite"
+        self._told.pop(url, None)
+        try:
+            self._again(url, lambda: self._system.put_file(str(local), url, mode=mode, **sized))
+        except OSError as reason:
+            if new and _status_of(reason) in _REFUSED_CONDITION:
+                raise FileExistsError(errno.EEXIST, "exists", url) from reason
+            raise
+
+    def remove(self, url: str) -> None:
+        """Removes an object."""
+        self._told.pop(url, None)
+        self._again(url, lambda: self._system.rm_file(url))
+
+    # errors
+
+    def _again(self, url: str, work: Callable[[], R]) -> R:
+        """What the work returns; tried again where the network or the store failed."""
+        for number in range(1, TRIES):
+            try:
+                with self._translated(url):
+                    return work()
+            except OSError as reason:
+                if isinstance(reason, _FINAL) or reason.errno in _FINAL_NUMBERS:
+                    raise
+                time.sleep(min(_FIRST_PAUSE * 2**number, _LAST_PAUSE) * random.uniform(0.5, 1))
+        with self._translated(url):
+            return work()
+
+    @contextmanager
+    def _translated(self, url: str) -> Iterator[None]:
+        self._system  # noqa: B018 - a missing library is told as such
+        try:
+            yield
+        except OSError as reason:
+            cause = reason.__cause__
+            if isinstance(reason, FileNotFoundError) and isinstance(cause, self._foreign) and _status_of(cause) != 404:
+                # fsspec's http says so of a network that is down as well
+                raise OSError(errno.EIO, _one_line(cause), url) from reason
+            raise type_of(reason)(reason.errno or _number_of(reason), _one_line(reason), url) from reason
+        except self._foreign as reason:
+            raise OSError(errno.EIO, _one_line(reason), url) from reason
+
+
+def type_of(reason: OSError) -> type[OSError]:
+    """The kind of an OSError, of those that are told apart."""
+    kinds = (*_FINAL, RangesIgnoredError)
+    return next((kind for kind in kinds if isinstance(reason, kind)), OSError)
+
+
+_NUMBERS: dict[type[OSError], int] = {
+    FileNotFoundError: errno.ENOENT,
+    PermissionError: errno.EACCES,
+    FileExistsError: errno.EEXIST,
+    IsADirectoryError: errno.EISDIR,
+    NotADirectoryError: errno.ENOTDIR,
+}
+
+
+def _number_of(reason: OSError) -> int:
+    return _NUMBERS.get(type_of(reason), errno.EIO)
+
+
+def _status_of(reason: BaseException | None) -> int | None:
+    """The HTTP status in which a refusal has its origin, as the libraries tell it; None where there is none."""
+    while reason is not None:
+        response = getattr(reason, "response", None)  # of botocore
+        if isinstance(response, dict):
+            return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)) or None
+        for name in ("status", "status_code", "code"):  # of aiohttp, of azure, of gcsfs
+            status = getattr(reason, name, None)
+            if isinstance(status, int):
+                return status
+        reason = reason.__cause__
+    return None
+
+
+def _one_line(reason: BaseException) -> str:
+    told = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
+    return " ".join(str(told).split())[:300]
+
+
+def _seconds(info: dict[str, Any]) -> float:
+    found = info.get("LastModified") or info.get("last_modified") or info.get("updated")
+    return found.timestamp() if isinstance(found, datetime) else 0.0
+
+
+def _copied(options: Any) -> dict[str, Any]:
+    return {name: dict(value) if isinstance(value, dict) else value for name, value in options.items()}

@@ -1,0 +1,56 @@
+"""What binary codes were before anything was learned: PCA + sign, and ITQ. The bars to be below."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lfq_cli.training.start import itq_rotation, principal_directions
+
+_ROUNDS = 50
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """Shares of the held-out variance that stay unexplained at the same number of bits."""
+
+    pca_sign: float
+    itq: float
+
+
+def baselines(x: Tensor, bits: int, error_of: Errors, generator: torch.Generator) -> Baselines:
+    """Of codes ±1 along the first directions of x [n, r]; error_of: (what is left of held-out coordinates) -> share.
+
+    Both decode with the transposed directions and a scale for each bit, the mean size of its coordinate, which is best
+    for signs alone (one scale for all bits, as in the paper, leaves more: PCA + sign of photo patches at 32 bits 0.92
+    against 0.28). Where there are fewer directions than bits, all of them are taken.
+    """
+    _, directions = principal_directions(x)
+    directions = directions[:, :bits].float()
+    rotation = itq_rotation(x @ directions, _ROUNDS, generator)
+    return Baselines(_error(x, directions, error_of), _error(x, directions @ rotation, error_of))
+
+
+def _error(x: Tensor, directions: Tensor, error_of: Errors) -> float:
+    scale = (x @ directions).abs().mean(0)
+    held_out = error_of.held_out
+    codes = torch.where(held_out @ directions > 0, scale, -scale)
+    return error_of(held_out - codes @ directions.T)
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Held-out vectors as coordinates [m, r], and what an error in them is of all their variance.
+
+    `dropped`: the mean squared length in directions that are not coordinates; `total`: in all.
+    """
+
+    held_out: Tensor
+    dropped: float
+    total: float
+
+    def __call__(self, rest: Tensor) -> float:
+        """What is left of the held-out coordinates [m, r] -> the share of their variance."""
+        return (float(rest.double().square().sum(1).mean()) + self.dropped) / self.total

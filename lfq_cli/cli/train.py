@@ -84,7 +84,7 @@ DiversityGamma = Annotated[
         "--diversity-gamma",
         metavar="G",
         min=0,
-        help="Weight of the batch entropy in that loss; default: 1, with --objective tokens 4.",
+        help="Weight of the batch entropy in that loss; default: 1, with --objective tokens 8.",
     ),
 ]
 CommitmentWeight = Annotated[
@@ -130,7 +130,7 @@ Plot = Annotated[
 
 _BY_OBJECTIVE: dict[str, dict[str, Any]] = {
     "reconstruction": {"entropy_weight": 0.0, "diversity_gamma": 1.0, "init": "itq", "batch_size": 1024},
-    "tokens": {"entropy_weight": 3.0, "diversity_gamma": 4.0, "init": "pca", "batch_size": 2048},
+    "tokens": {"entropy_weight": 3.0, "diversity_gamma": 8.0, "init": "pca", "batch_size": 2048},
 }
 """What options are that are not set."""
 

@@ -94,7 +94,7 @@ def test_a_name_that_is_known_goes_before_others(tmp_path: Path) -> None:
 
 
 BROKEN = {
-    "no JSON": ("{", "no JSON"),
+    "no JSON": ("{", "not JSON"),
     "a list": ("[]", "no weight_map"),
     "no map": ("{}", "no weight_map"),
     "a number for a file": ('{"weight_map": {"a": 1}}', "no weight_map"),
@@ -106,7 +106,7 @@ BROKEN = {
         json.dumps({"weight_map": {"a": "x" * 300 + ".safetensors"}}),
         "missing|cannot be read",
     ),
-    "deep": ("[" * 100_000, "no JSON"),
+    "deep": ("[" * 100_000, "not JSON"),
 }
 
 

@@ -177,7 +177,7 @@ def test_files_that_are_no_data_set_together_are_named(tmp_path: Path) -> None:
 def test_cuts_and_dtypes_that_do_not_fit(tmp_path: Path) -> None:
     sample_files.write(tmp_path / f"a{SUFFIX}", samples_of(2, lambda _: 2, 18), _plain(18, (2,)))
     for options, told in (
-        ({"dims": (9, 8)}, "no cut of the 18 bits"),
+        ({"dims": (9, 8)}, "not a cut of the 18 bits"),
         ({"dtype": "int16"}, "do not fit int16"),
         ({"order": "big"}, "order 'big'"),
         ({"format": "ids"}, "format 'ids'"),

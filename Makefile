@@ -16,6 +16,7 @@ $(VENV)/.installed: pyproject.toml setup.py constraints.txt $(wildcard lfq_cli/k
 	touch $@
 
 test: setup lint
+	@echo "pytest: all tests, the slow ones too (make test-fast leaves those out)"
 	$(PYTEST)
 
 # for work in progress: without the tests that are marked slow

@@ -251,7 +251,7 @@ def _sketch_of(bits: int, facts: Mapping[str, Any], parts: Arrays) -> Sketch:
 
 
 def _check_pairs(codes: NDArray[Any], counts: NDArray[Any], bits: int, least: int = 1) -> None:
-    _need(codes.dtype == np.uint64 and counts.dtype == np.int64, "codes and counts are no 64-bit integers")
+    _need(codes.dtype == np.uint64 and counts.dtype == np.int64, "codes and counts must be 64-bit integers")
     _need(codes.ndim == 1 and codes.shape == counts.shape, f"{codes.shape} codes and {counts.shape} counts")
     _need(bool((codes[1:] > codes[:-1]).all()), "codes are not rising")
     _need(not codes.size or int(codes[-1]) < 2**bits, f"a code has more than {bits} bits")

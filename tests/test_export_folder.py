@@ -446,7 +446,7 @@ def test_row_groups_hold_many_samples_but_not_all(tmp_path: Path) -> None:
 def test_errors_of_options_are_errors_of_usage(lfq: Command, tmp_path: Path) -> None:
     path = write(tmp_path / f"a{SUFFIX}")
     for options, told in (
-        (["--codebook-dims", "5,5"], "no cut of the 12 bits"),
+        (["--codebook-dims", "5,5"], "not a cut of the 12 bits"),
         (["--codebook-offset", "-1"], "expected auto or a number"),
         (["--row-end", "4096"], "samples have no rows"),
         (["--style", "1x"], "--style 1x: samples are [4]"),

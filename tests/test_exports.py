@@ -359,7 +359,7 @@ def test_wrong_options_and_inputs(tokens: Tokens, tmp_path: Path) -> None:
         ("parquet", {"labels": "nope"}, "carry no such column"),
         ("bin", {"samples_per_file": 3}, "all samples of a split in one place"),
         ("parquet", {"dtype": "uint16"}, "parquet holds int32, int64"),
-        ("megatron", {"style": "1x"}, "no style of megatron"),
+        ("megatron", {"style": "1x"}, "not a style of megatron"),
         ("bin", {"tensor": "y"}, "has no tensor of 'y'"),
     ):
         with pytest.raises(LfqError, match=told):

@@ -134,7 +134,7 @@ def test_a_file_that_is_named_twice_is_one(tree):
 @pytest.mark.parametrize(
     ("argument", "error", "told"),
     [
-        ("", OptionError, "no path"),
+        ("", OptionError, "not a path"),
         ("empty", TensorError, "no file in this folder"),
         ("*.z", TensorError, "no file matches"),
         ("no/*/folder", TensorError, "no file matches"),

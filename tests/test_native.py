@@ -248,7 +248,7 @@ def test_a_description_that_lacks_something_is_refused(missing):
 
 @pytest.mark.parametrize("text", ["", "{", "\0", "[" * 100_000])
 def test_a_description_that_is_no_json_is_refused(tmp_path, text):
-    with pytest.raises(CheckpointError, match="no JSON"):
+    with pytest.raises(CheckpointError, match="not JSON"):
         checkpoints.load(lfq_file(tmp_path / "a.safetensors", text, {}))
 
 

@@ -178,7 +178,7 @@ def test_the_first_levels_are_a_quantizer_of_their_own(quantizer, data):
 
 
 def test_only_residual_quantizers_have_levels():
-    with pytest.raises(CheckpointError, match="no residual quantizer"):
+    with pytest.raises(CheckpointError, match="not a residual quantizer"):
         Quantizer(dim=4, codebook_dim=4).first_levels(1)
 
 
@@ -210,7 +210,7 @@ RESIDUAL = {"type": "residual_lfq", "dim": 4, "codebook_size": 16, "num_quantize
         ({"groups": 2}, "unknown keys 'groups'"),
         ({"type": "lfq"}, "unknown keys 'num_quantizers'"),
         ({"type": "grouped_residual_lfq"}, "lacks groups"),
-        ({"type": "grouped_residual_lfq", "groups": 3}, "no multiple of groups"),
+        ({"type": "grouped_residual_lfq", "groups": 3}, "not a multiple of groups"),
         ({"type": "grouped_residual_lfq", "groups": 2}, "expected 8"),
         ({"type": "rvq"}, "type 'rvq'"),
         ({"type": ["lfq"]}, "type"),

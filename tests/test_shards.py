@@ -86,8 +86,8 @@ def test_auto_is_what_the_launcher_says(environment: dict[str, str], expected: t
     ("environment", "told"),
     [
         ({}, "neither RANK and WORLD_SIZE"),
-        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "2"}, "no step of srun"),  # sbatch -n 2 without srun
-        (ARRAY | {"SLURM_NTASKS": "2", "SLURM_PROCID": "0"}, "no step of srun"),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "2"}, "not a step of srun"),  # sbatch -n 2 without srun
+        (ARRAY | {"SLURM_NTASKS": "2", "SLURM_PROCID": "0"}, "not a step of srun"),
         (NESTED, "SLURM_STEP_NUM_TASKS is 2, and SLURM_NTASKS is 1: this job was submitted from within a step"),
         (NESTED_PLAIN, "SLURM_STEP_NUM_TASKS is 2, and SLURM_TASKS_PER_NODE is 1"),
         (NESTED_ALIKE, "SLURM_STEP_NUM_TASKS is 2, and SLURM_GTIDS is 0"),

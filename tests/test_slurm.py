@@ -124,7 +124,7 @@ def test_arrays_and_steps_share_the_work_and_a_script_alone_does_not(cluster: Pa
     assert json.loads(status.stdout)["current"]["files"] == 40
 
     (told_alone,) = submit(cluster, encode.replace("OUT", "alone"), "--ntasks=2")
-    assert "no step of srun" in told_alone
+    assert "not a step of srun" in told_alone
     assert not (cluster / "alone").exists()
     (one,) = submit(cluster, encode.replace("OUT", "one"), "--ntasks=1")
     assert one.count('"status": "written"') == 40

@@ -164,9 +164,9 @@ def test_a_sparse_member_is_refused(tmp_path: Path) -> None:
     [
         ("b.cls", b"three", "expected an integer"),
         ("b.cls", b"9" * 30, "expected an integer"),
-        ("b.txt", b"\xff\xfe", "no UTF-8"),
-        ("b.json", b"{", "no JSON"),
-        ("b.json", b"[" * 100_000, "no JSON"),
+        ("b.txt", b"\xff\xfe", "not UTF-8"),
+        ("b.json", b"{", "not JSON"),
+        ("b.json", b"[" * 100_000, "not JSON"),
         ("b.npy", b"x", "not a whole npy array"),
         ("b.npz", b"PK", "not a whole npz file"),
         ("b.pt", b"\x80", "'b.pt"),

@@ -144,7 +144,7 @@ def _text(cell: Any) -> str | _Damaged | None:
     try:
         text: str | None = cell.as_py()
     except UnicodeDecodeError as reason:
-        return _Damaged(f"no UTF-8: {reason}")
+        return _Damaged(f"not UTF-8: {reason}")
     return text
 
 

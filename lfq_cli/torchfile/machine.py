@@ -203,7 +203,7 @@ def _decoded(data: bytes, encoding: str) -> str:
     try:
         return data.decode(encoding, "surrogatepass" if encoding == "utf-8" else "strict")
     except UnicodeDecodeError as reason:
-        raise BrokenError(f"a text in its pickle is no {encoding}") from reason
+        raise BrokenError(f"a text in its pickle is not {encoding}") from reason
 
 
 def _text_or_bytes(data: bytes) -> str | bytes:

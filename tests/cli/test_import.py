@@ -187,7 +187,7 @@ def test_only_a_residual_quantizer_has_levels(lfq):
     np.save("x.npy", floats(5, 6))
     code, _, err = lfq("encode", "p.pt", "x.npy", "-o", "out", "--num-quantizers", 2)
     assert code == 1
-    assert "no residual quantizer" in err
+    assert "not a residual quantizer" in err
 
 
 @pytest.mark.parametrize("wrong", ["", "6,", "6;12", "0,18", "65", "x", "6,-12", "1.5"])

@@ -239,7 +239,8 @@ def draw(rows: list[Row], path: Path) -> None:
             panel.set_xticks(bits, [str(each) for each in bits])
             panel.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
             panel.yaxis.set_major_formatter(ticker.FuncFormatter(lambda share, _: f"{share:g}"))
-            panel.yaxis.set_minor_formatter(ticker.NullFormatter())
+            for axis in (panel.xaxis, panel.yaxis):
+                axis.set_minor_locator(ticker.NullLocator())
             panel.set(title=name, xlabel="bits")
         figure.axes[0].set_ylabel("share of held-out variance unexplained")
         figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="lower center", ncols=len(CONTENDERS))

@@ -52,7 +52,9 @@ class TrainOptions:
 
 @dataclass(frozen=True)
 class Listener:
-    """Progress callbacks. `reading` receives the number of vectors read, `stepping` is called after each step of a try."""
+    """Progress callbacks. `reading` receives the count of vectors read, `stepping` is called after each step of a
+    try.
+    """
 
     reading: Callable[[int], None] = lambda _: None
     started: Callable[[Started], None] = lambda _: None

@@ -216,10 +216,10 @@ def _task(source: Source, info: CodesTensor, backend: Backend) -> EncodeTask:
         raise LfqError(f"{source.path}: has no tensor {info.name!r}, from which the codes were made")
     part = info.part
     shape = info.source.shape if part is None else (part.of, *info.source.shape[1:])
-    before, found = (shape, info.source.dtype), (tensor.shape, tensor.dtype)
-    if before != found:
+    was, found = (shape, info.source.dtype), (tensor.shape, tensor.dtype)
+    if was != found:
         raise LfqError(
-            f"{source.path}: {info.name!r} is {_described(tensor)}, the codes were made from {before[1]} {list(before[0])}"
+            f"{source.path}: {info.name!r} is {_described(tensor)}, the codes were made from {was[1]} {list(was[0])}"
         )
     axis = info.source.channel_axis
     if tensor.shape[axis] != backend.quantizer.dim:

@@ -92,7 +92,7 @@ def read(path: Path, options: CountOptions) -> list[tuple[str, TokenCounts]]:
 
 def _described(sets: Sequence[TokenCounts]) -> tuple[str, Arrays]:
     """(the JSON text in the metadata, all tensors)."""
-    told: list[dict[str, Any]] = []
+    described_sets: list[dict[str, Any]] = []
     arrays: Arrays = {}
     for number, counts in enumerate(sets):
         counters = []
@@ -100,8 +100,8 @@ def _described(sets: Sequence[TokenCounts]) -> tuple[str, Arrays]:
             facts, parts = _parts_of(counter)
             counters.append(facts)
             arrays |= {f"{number}.{place}.{what}": array for what, array in parts.items()}
-        told.append(_set_facts(counts) | {"counters": counters})
-    described = {"format": FORMAT, "version": VERSION, "sets": told}
+        described_sets.append(_set_facts(counts) | {"counters": counters})
+    described = {"format": FORMAT, "version": VERSION, "sets": described_sets}
     return json.dumps(described | {"sha256": _digest_of(described, arrays)}, separators=(",", ":")), arrays
 
 

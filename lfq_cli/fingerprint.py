@@ -20,9 +20,9 @@ def fingerprint(path: Path, error: type[LfqError]) -> tuple[int, str]:
     The size is hashed as 8 bytes, little-endian. Of an object in a store its tag stands for what it holds, and nothing
     is read. Raises `error` where the file cannot be read.
     """
-    told = origin_of(path, error)
-    if told is not None:
-        return told
+    origin = origin_of(path, error)
+    if origin is not None:
+        return origin
     file = open_input(path, error)
     try:
         digest = hashlib.sha256(file.size.to_bytes(8, "little"))

@@ -70,7 +70,7 @@ class Geometry:
 
 
 def usual_axis(ndim: int, channel_first: bool | None) -> int:
-    """The reference's rule: axis 1 as told, or from rank 4 on; else the last. Ranks 1 and 2 have features last.
+    """The reference's rule: axis 1 if requested, or from rank 4 on; else the last. Ranks 1 and 2 have features last.
 
     Without any axis -1.
     """

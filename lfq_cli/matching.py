@@ -20,7 +20,7 @@ MAX_VALUES = 1 << 59
 class ChannelAxis:
     """The axis on which a tensor's features are.
 
-    It `is_assumed` where nobody told, and other axes have as many `entries`: the `others`.
+    It `is_assumed` where nothing states it, and other axes have as many `entries`: the `others`.
     """
 
     number: int
@@ -94,8 +94,8 @@ def fitting_axis(where: str, shape: tuple[int, ...], quantizer: Quantizer, layou
             f" expects {dim}",
             _hint(shape, axis, quantizer),
         )
-    told = layout is not None or (quantizer.channel_first is not None and len(shape) > 2)
-    others = () if told else tuple(k for k, size in enumerate(shape) if size == dim and k != axis)
+    is_stated = layout is not None or (quantizer.channel_first is not None and len(shape) > 2)
+    others = () if is_stated else tuple(k for k, size in enumerate(shape) if size == dim and k != axis)
     return ChannelAxis(axis, others, dim)
 
 

@@ -1,7 +1,7 @@
 """The native checkpoint, version 1: a safetensors file, or a folder with config.json and model.safetensors.
 
 The file's metadata entry "lfq" is `{"format": "lfq-checkpoint", "version": 1, "config": {...}}`; a folder's config.json
-is that same object. Beside them may stand `assumed`, the keys of config that nobody told for certain, and `sha256`, the
+is that same object. Beside them may stand `assumed`, the keys of config that are not certain, and `sha256`, the
 quantizer's digest; and `training`, how `lfq train` made it and the held-out figures. The tensors are the quantizer's
 weights under the reference's state-dict names.
 """
@@ -50,7 +50,7 @@ def write(
 
 
 def refuse_existing_checkpoint(path: Path, *, overwrite: bool = False) -> None:
-    """Raises OutputError where `write` would replace something without being told to."""
+    """Raises OutputError where `write` would replace something without `overwrite`."""
     for file in written_files(path):
         refuse_existing(file, overwrite=overwrite)
 

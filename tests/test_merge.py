@@ -240,7 +240,7 @@ def test_what_stands_in_the_way(tmp_path: Path) -> None:
     write(out, numbered(5), PLAIN)
     assert "was not made by lfq merge or split" in merge_into(out, paths).error.message
     out.write_bytes(b"something")
-    assert "no whole codes file" in merge_into(out, paths).error.message
+    assert "not a whole codes file" in merge_into(out, paths).error.message
     assert out.read_bytes() == b"something"
     out.unlink()
     split_into(tmp_path / "parts", paths, Limits(1))

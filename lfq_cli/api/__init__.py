@@ -1,4 +1,4 @@
-"""What `import lfq_cli` offers beside torch modules: codecs, tokens, codes files and statistics (docs/python.md)."""
+"""What `import lfq_cli` offers besides torch modules: codecs, tokens, codes files and statistics (docs/python.md)."""
 
 from __future__ import annotations
 

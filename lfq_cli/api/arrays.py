@@ -1,4 +1,4 @@
-"""Arrays of numpy and torch as tensors in memory, their bytes as they are."""
+"""Arrays of numpy and torch as tensors in memory, with their bytes unchanged."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from lfq_cli.tensors import StoredTensor
 
 
 def is_torch(x: Any) -> bool:
-    """Whether it is a tensor of torch, which is not imported to find out."""
+    """Whether it is a torch tensor, without importing torch to find out."""
     return type(x).__module__.partition(".")[0] == "torch"
 
 
 def tensor_of(name: str, x: Any) -> StoredTensor:
-    """An array of numpy, a tensor of torch or what numpy makes an array of. Raises TensorError for other dtypes."""
+    """A numpy array, a torch tensor or anything numpy accepts. Raises TensorError for other dtypes."""
     if is_torch(x):
         dtype = OF_TORCH.get(str(x.dtype).removeprefix("torch."))
         if dtype is None:

@@ -1,4 +1,4 @@
-"""`Codec`: a checkpoint in Python: arrays to tokens and back."""
+"""`Codec`: a checkpoint in Python, from arrays to tokens and back."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def load(
 ) -> Codec:
     """The quantizer saved at `path`, any checkpoint that the command line reads.
 
-    What a foreign state dict does not say is told as with the command line's options (`lfq encode --help`). Warns
-    (LfqNote) of what is assumed. Raises CheckpointError for what is no such checkpoint, or where a fact is missing.
+    Facts that a state dict does not hold are given as with the command line's options (`lfq encode --help`). Warns
+    (LfqNote) of assumptions. Raises CheckpointError for any other file, or where a fact is missing.
     """
     facts = Facts(
         module,
@@ -78,10 +78,10 @@ def load(
 
 
 class Codec:
-    """A quantizer that encodes and decodes arrays, with the very tokens of the command line.
+    """A quantizer that encodes and decodes arrays, with exactly the tokens of the command line.
 
-    quantizer: what the checkpoint says. Whatever else is asked of it is asked of `module`, the torch module in eval
-    mode, so that a codec can stand where the module stood: `codec(x)`, `codec.indices_to_codes(indices)`.
+    quantizer: the checkpoint's record. Other attributes are those of `module`, the torch module in eval mode, so a
+    codec can replace the module: `codec(x)`, `codec.indices_to_codes(indices)`.
     """
 
     def __init__(self, quantizer: Quantizer, *, device: str = "auto", compute_dtype: str = "float32") -> None:
@@ -107,8 +107,8 @@ class Codec:
     ) -> Tokens:
         """Floats of numpy or torch, [..., D] or [b, D, ...] or as `layout` or `channel_axis` say -> tokens.
 
-        Of any float dtype; torch's on any device. Raises TensorError where there are not D features, and for NaN, which
-        `nan="zero"` counts as bit 0.
+        Any float dtype; torch tensors on any device. Raises TensorError where there are not D features, and for NaN
+        unless `nan="zero"`, which encodes it as bit 0.
         """
         if layout is not None and channel_axis is not None:
             raise OptionError("layout and channel_axis both say where the features are", "give one of them")
@@ -140,7 +140,7 @@ class Codec:
         )
 
     def header(self, compute_dtype: str) -> CodesHeader:
-        """What a codes file of these tokens says of the checkpoint."""
+        """The checkpoint's entry in a codes file of these tokens."""
         quantizer = self.quantizer
         return CodesHeader(quantizer.config(), quantizer.digest, compute_dtype, {}, quantizer.assumptions())
 
@@ -152,10 +152,11 @@ class Codec:
         channel_axis: int | None = None,
         project_out: bool = True,
     ) -> Any:
-        """Tokens, or plain indices in the checkpoint's own cut -> floats, in the layout of what was encoded.
+        """Tokens, or plain indices grouped as in the checkpoint -> floats, in the layout of the encoded tensor.
 
-        Plain indices [..., codebooks], or [...] of one codebook, give [..., D], or D on `channel_axis`. Of a tensor of
-        torch the result is one, and of bfloat16; else it is numpy's. project_out False gives the codes before it.
+        Plain indices [..., codebooks], or [...] for one codebook, give [..., D], or D on `channel_axis`. The result is
+        a torch tensor for torch indices and for bfloat16, else a numpy array. project_out False gives the codes before
+        projection.
         """
         dims, order = self.quantizer.codebook_dims, self.quantizer.bit_order
         wants_torch = is_torch(tokens) or dtype == "bfloat16"
@@ -179,7 +180,7 @@ class Codec:
         return torch.from_numpy(raw).view(torch.bfloat16) if dtype == "bfloat16" else torch.from_numpy(raw)
 
     def _decoded(self, tokens: Tokens, axis: int, dtype: str, *, project_out: bool) -> NDArray[Any]:
-        """The floats as stored, features on `axis`, some items at a time."""
+        """The floats as stored, with features on `axis`, several items at a time."""
         from lfq_cli.bits import cut_stream
 
         spec, width = FORMATS[dtype], self.quantizer.bits_per_vector
@@ -199,7 +200,7 @@ class Codec:
         return shaped.view(np.float16) if dtype == "F16" else shaped
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
-        """What the module returns."""
+        """The module's result."""
         return self.module(*arguments, **options)
 
     def __getattr__(self, name: str) -> Any:

@@ -40,10 +40,10 @@ def create(
 ) -> Creator:
     """A codes file that takes samples: `with create("out.codes.safetensors", codec) as out: out.append(x, keys=...)`.
 
-    It appears when the block ends well, and never otherwise. channel_axis: of one sample's features, as a sample
-    [D, 16, 16] has them on axis 0; if not given by the rule for a batch, [n, D, ...] or [n, ..., D]. ragged: whether
-    samples may differ in their first axis without features. Raises ExistsError where something is there and not
-    `overwrite`.
+    The file appears when the block ends without error, and only then. channel_axis: of one sample's features; a sample
+    [D, 16, 16] has them on axis 0. By default the rule for a batch decides: [n, D, ...] or [n, ..., D]. ragged: whether
+    samples may differ in length on their first axis without features. Raises ExistsError where something exists at the
+    path and `overwrite` is false.
     """
     options = SampleOptions(layout=channel_axis, carry=("*",), ragged=ragged, zero_nan=nan == "zero")
     return Creator(path_of(path), codec, name, options, overwrite=overwrite)
@@ -80,10 +80,10 @@ class Creator:
         return self._count
 
     def append(self, x: Any, keys: Sequence[str] | None = None, **carried: Any) -> None:
-        """Adds samples: x [n, ...] of numpy or torch, or a list of arrays; a key for each, else their numbers.
+        """Adds samples: x [n, ...] of numpy or torch, or a list of arrays; a key for each, by default their numbers.
 
-        carried: what goes with each sample, as labels=[n]: integers, floats or bools [n, ...]; texts as lists of str.
-        Raises TensorError for samples that are not like those before, OptionError for a key that came before.
+        carried: columns stored with the samples, as labels=[n]: integers, floats or bools [n, ...]; texts as lists of
+        str. Raises TensorError for samples unlike those before, OptionError for a key that was used before.
         """
         arrays = list(x)
         names = [str(self._count + k) for k in range(len(arrays))] if keys is None else [str(key) for key in keys]
@@ -156,7 +156,7 @@ class Creator:
         self._zeroed += sum(batch.nan_values)
 
     def close(self) -> None:
-        """Writes the file. Raises OptionError where no sample came."""
+        """Writes the file. Raises OptionError where there are no samples."""
         if self._builder is None:
             raise OptionError(f"{self._path}: no sample was appended")
         nan = "zero" if self._options.zero_nan else "error"
@@ -180,7 +180,7 @@ def _are_texts(values: Any) -> bool:
 
 
 def _rows(name: str, values: Any) -> list[StoredTensor]:
-    """A column's rows as tensors of their own."""
+    """A column's rows as separate tensors."""
     try:
         column = tensor_of(name, values if is_torch(values) else np.asarray(values))
     except TensorError as error:

@@ -33,9 +33,9 @@ def encode_files(
     packing: str = "bits",
     overwrite: bool = False,
 ) -> list[Outcome]:
-    """What `lfq encode CHECKPOINT INPUTS -o OUTPUT` does; what became of each file.
+    """What `lfq encode CHECKPOINT INPUTS -o OUTPUT` does; returns the outcome of each file.
 
-    Raises the LfqError of the first input that cannot be encoded; those before it are done.
+    Raises the LfqError of the first input that cannot be encoded; those before it are complete.
     """
     codec = checkpoint if isinstance(checkpoint, Codec) else load(checkpoint)
     shared: dict[str, Any] = {"packing": packing, "overwrite": overwrite, "fail_fast": True}

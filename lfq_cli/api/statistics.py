@@ -1,4 +1,4 @@
-"""`stats`: how codes use their codebooks, as a record that shows itself."""
+"""`stats`: how codes use their codebooks, as a record that can display itself."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from lfq_cli.statistics.usage import TokenUsage
 
 
 class Statistics:
-    """What `lfq stats` reports; shows itself in a terminal and a notebook."""
+    """The report of `lfq stats`; displays itself in a terminal and a notebook."""
 
     def __init__(self, report: Report) -> None:
         self._report = report
 
     @property
     def usage(self) -> TokenUsage | None:
-        """The figures over all tensors; None where their codebooks differ."""
+        """The statistics over all tensors; None where their codebooks differ."""
         return self._report.overall
 
     @property
     def tensors(self) -> list[TensorUsage]:
-        """The figures of each tensor."""
+        """The statistics of each tensor."""
         return self._report.tensors
 
     @property
@@ -41,7 +41,7 @@ class Statistics:
         return stats_json(self._report)
 
     def plot(self, path: str | Path) -> None:
-        """Draws the figures in .png, .svg or .pdf; needs lfq-cli[plot]."""
+        """Plots the statistics to .png, .svg or .pdf; needs lfq-cli[plot]."""
         from lfq_cli.report.plot import check_plot, write_plot
 
         check_plot(Path(path), overwrite=True)
@@ -67,7 +67,7 @@ def stats(
 ) -> Statistics:
     """How the codebook is used in codes files, folders, globs or tokens: see docs/statistics.md.
 
-    dims: cuts bits into other indices. Raises LfqError where a file cannot be counted.
+    dims: regroups bits into other indices. Raises LfqError where a file cannot be counted.
     """
     options = CountOptions(joint=joint, by_position=by_position, dims=dims)
     if isinstance(codes, Tokens):

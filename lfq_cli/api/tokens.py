@@ -1,4 +1,4 @@
-"""`Tokens`: codes in memory, as the stream of bits that a codes file holds; every other form is made from it."""
+"""`Tokens`: codes in memory, as the bit stream of a codes file; every other form is made from it."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """Codes of one tensor. `packed` is the stream: bits of vector 0, then of vector 1, ..., uint8, its tail zero.
+    """Codes of one tensor. `packed` is the stream: bits of vector 0, then of vector 1, ..., uint8, with a zero tail.
 
-    positions: the tensor's shape without its features, which were on `channel_axis`. dims, order: how the bits of a
-    vector are cut into indices. Two are equal if their bits and positions are.
+    positions: the tensor's shape without its features, which were on `channel_axis`. dims, order: how a vector's bits
+    are grouped into indices. Two are equal if their bits and positions are.
     """
 
     packed: Packed
@@ -42,30 +42,30 @@ class Tokens:
 
     @classmethod
     def of(cls, codes: TensorCodes) -> Tokens:
-        """All codes of a tensor of a codes file: `Tokens.of(open_codes(path)["latents"])`."""
+        """All codes of a tensor in a codes file: `Tokens.of(open_codes(path)["latents"])`."""
         info = codes.info
         axis, dtype = info.channel_axis, info.source.dtype
         return cls(codes.stream(0, info.vectors), info.positions, info.codebook_dims, info.bit_order, axis, dtype)
 
     @property
     def vectors(self) -> int:
-        """How many vectors there are."""
+        """The number of vectors."""
         return prod(self.positions)
 
     @property
     def bits_per_vector(self) -> int:
-        """B."""
+        """B, the bits of a vector."""
         return sum(self.dims)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of `indices`: positions, and an axis for the codebooks where there are several."""
+        """The shape of `indices`: the positions, and an axis for the codebooks where there are several."""
         tail = self.tail if self.tail is not None else () if len(self.dims) == 1 else (len(self.dims),)
         return self.positions + tail
 
     @cached_property
     def indices(self) -> Indices:
-        """Indices in this cut: int64 (uint64 for 64 bits), of `shape`."""
+        """Indices in this grouping: int64 (uint64 for 64 bits), of `shape`."""
         dtype = np.dtype(np.uint64 if max(self.dims) == MAX_INDEX_BITS else np.int64)
         return stream_to_indices(self.packed, self.vectors, self.dims, self.order, dtype).reshape(self.shape)
 
@@ -84,7 +84,7 @@ class Tokens:
         return replace(self, dims=cut, order=order or self.order, tail=self.tail if cut == self.dims else None)
 
     def torch(self) -> Tensor:
-        """The indices as a tensor of torch, int64 [*shape]."""
+        """The indices as a torch tensor, int64 [*shape]."""
         import torch
 
         return torch.from_numpy(self.indices.astype(np.int64, copy=False))
@@ -128,7 +128,7 @@ class Tokens:
 
 
 def stream_of(indices: Any, dims: tuple[int, ...], order: BitOrder) -> Packed:
-    """Plain indices [..., len(dims)], or [...] of one codebook, as a stream. Raises OptionError outside a codebook."""
+    """Plain indices [..., len(dims)], or [...] for one codebook, as a stream. Raises OptionError outside a codebook."""
     array = np.asarray(indices)
     if array.dtype.kind not in "iu":
         raise OptionError(f"indices are {array.dtype}, expected integers")

@@ -1,7 +1,7 @@
-"""Where arithmetic runs. A backend turns one block of floats into a run of the stream, and back.
+"""Where arithmetic runs. A backend converts one block of floats to a run of the stream, and back.
 
-Without projection and rotation bits are a comparison, which numpy does; with them the torch modules of `nn` compute, on
-the CPU block by block, on a device in a pipeline.
+Without projection and rotation, bits are comparisons in numpy; with them the torch modules of `nn` compute: on the CPU
+block by block, on a device in a pipeline.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ COMPUTE_DTYPES = ("float32", "bfloat16", "float16")
 def select(device: str, quantizer: Quantizer, compute_dtype: str, *, decoding: bool) -> Backend:
     """The backend for `device` ("auto", "cpu", "cuda", "cuda:N", "mps").
 
-    compute_dtype: that of products, and of all that a residual quantizer does; where bits are signs and codes constants
-    nothing is computed in it, on no device. Raises DeviceError where the device is not there, CheckpointError where
-    values would depend on a scale that cannot be.
+    compute_dtype: of products, and of everything a residual quantizer computes; unused where bits are signs and codes
+    are constants, on any device. Raises DeviceError where the device does not exist, CheckpointError where values would
+    depend on an invalid scale.
     """
     if compute_dtype not in COMPUTE_DTYPES:
         raise DeviceError(f"cannot compute in {compute_dtype!r}", f"expected {', '.join(COMPUTE_DTYPES)}")
@@ -62,12 +62,12 @@ def select(device: str, quantizer: Quantizer, compute_dtype: str, *, decoding: b
 
 
 def computed_in(quantizer: Quantizer, asked_for: str) -> str:
-    """The dtype that a quantizer's arithmetic is done in: float32 where it is none but a comparison."""
+    """The dtype of a quantizer's arithmetic: float32 where it only compares."""
     return "float32" if quantizer.bits_are_signs else asked_for
 
 
 def tell_unused(asked_for: str, quantizer: Quantizer) -> None:
-    """Notes that nothing is computed in the dtype that was asked for."""
+    """Notes that nothing is computed in the requested dtype."""
     if asked_for != computed_in(quantizer, asked_for):
         warnings.warn(
             f"--compute-dtype {asked_for} changes nothing: this quantizer only compares its inputs with 0",

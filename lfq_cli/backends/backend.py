@@ -1,4 +1,4 @@
-"""What a backend is, and how much it takes at once. Blocks are [outer, channels, inner] (layout.py)."""
+"""The backend protocol, and the size of its blocks. Blocks are [outer, channels, inner] (layout.py)."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _VALUES_OF_ALL_THREADS = 1 << 21
 
 
 def block_values() -> int:
-    """Values of a block: fewer where many threads have one each, so that memory does not grow with them."""
+    """Values of a block: fewer where many threads have one each, so memory does not grow with them."""
     return min(BLOCK_VALUES, max(1 << 14, _VALUES_OF_ALL_THREADS // threads()))
 
 
 class Backend(Protocol):
-    """One place to compute, in blocks of about `block_values` floats."""
+    """One implementation of the arithmetic, in blocks of about `block_values` floats."""
 
     block_values: int
     quantizer: Quantizer
@@ -37,7 +37,7 @@ class Backend(Protocol):
     """Whether a forked process can go on with it: not where torch has threads or a device."""
 
     def working(self) -> AbstractContextManager[object]:
-        """A block in which the backend works: what it has to set for the whole process is given back at its end."""
+        """A context in which the backend works: process-wide settings are restored at its end."""
         ...
 
     def encode(self, raw: Raw, spec: FloatFormat) -> tuple[Packed, bool]:
@@ -48,26 +48,28 @@ class Backend(Protocol):
         ...
 
     def latents(self, raw: Raw, spec: FloatFormat) -> Floats:
-        """raw [outer, dim, inner] as stored -> z [outer * inner, B], whose signs are the bits (but for extremes)."""
+        """raw [outer, dim, inner] as stored -> z [outer * inner, B], whose signs are the bits (except at float32's
+        extremes).
+        """
         ...
 
     def decode(self, stream: Packed, outer: int, inner: int, spec: FloatFormat, *, project_out: bool) -> Raw:
         """The stream of outer * inner vectors -> floats as stored [outer, dim, inner].
 
-        They may lie in a buffer that this thread's next call writes over.
+        They may lie in a buffer that this thread's next call overwrites.
         """
         ...
 
 
 class FloatsToRead(NamedTuple):
-    """A block on its way in: `read_into` fills an array of this shape [outer, dim, inner], as stored."""
+    """A block to encode: `read_into` fills an array of this shape [outer, dim, inner], as stored."""
 
     shape: tuple[int, int, int]
     read_into: Callable[[Raw], None]
 
 
 class CodesToRead(NamedTuple):
-    """A block on its way out: `read` gives the stream of its outer * inner vectors."""
+    """A block to decode: `read` returns the stream of its outer * inner vectors."""
 
     outer: int
     inner: int

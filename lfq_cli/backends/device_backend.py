@@ -1,9 +1,9 @@
-"""The torch modules of `nn` on a device, in a pipeline: the host reads and writes, and never looks at a float.
+"""The torch modules of `nn` on a device, in a pipeline: the host reads and writes, and never computes on floats.
 
-Encoding: floats as stored are read into pinned memory and copied; the device widens, transposes and projects them,
-finds NaN, compares and packs; what comes back is the stream and a count. Decoding: the stream is copied; the device
-expands and projects it, and converts to the output's dtype and layout; floats come back into pinned memory, from where
-they are written. Several blocks are under way at once (lanes.py).
+Encoding: stored floats are read into pinned memory and copied; the device widens, transposes and projects them, finds
+NaN, compares and packs, and returns the stream and a count. Decoding: the stream is copied; the device expands and
+projects it, and converts to the output's dtype and layout; floats return to pinned memory and are written from there.
+Several blocks are in flight at once (lanes.py).
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ _MPS_FORMATS = frozenset({"F32", "F16", "BF16"})
 class DeviceBackend:
     """The torch module of the quantizer on a device, in a compute dtype.
 
-    A Backend that has blocks read into memory of its own, and works on several while others are read. On the CPU
-    everything is the same but that nothing overlaps: it is how the tests run it.
+    A Backend that has blocks read into its own memory, and computes several while others are read. On the CPU
+    everything is the same except that nothing overlaps: the tests run it there.
     """
 
     forks = False
@@ -57,7 +57,7 @@ class DeviceBackend:
         self.quantizer = quantizer
         self.compute_dtype = compute_dtype
         widened = -(-quantizer.bits_per_vector // quantizer.dim)  # by levels, which are computed side by side
-        self.block_values = max(1, 4 * BLOCK_VALUES // widened)  # hides what it costs to start the device's work
+        self.block_values = max(1, 4 * BLOCK_VALUES // widened)  # hides the overhead of starting the device's work
         self._dtype: torch.dtype = getattr(torch, compute_dtype)
         self._device = device
         self._formats = _MPS_FORMATS if device.type == "mps" else frozenset(FORMATS)
@@ -66,14 +66,14 @@ class DeviceBackend:
         self._own = threading.local()
         self._halving = Halving(str(device), torch.cuda.empty_cache if device.type == "cuda" else lambda: None)
         if device.type == "cuda":
-            torch.cuda.synchronize(device)  # the weights are there before other streams use them
+            torch.cuda.synchronize(device)  # other streams must not use the weights before they are there
 
     def working(self) -> AbstractContextManager[object]:
         """As in Backend."""
         return exact_products(one_thread=self._device.type == "cpu")
 
     def encode_blocks(self, blocks: Iterable[FloatsToRead], spec: FloatFormat) -> Generator[tuple[Packed, int]]:
-        """Each block's stream in order, and how many of its values are NaN."""
+        """Each block's stream, in order, and the count of its NaN values."""
 
         def start_of(block: FloatsToRead) -> Start[tuple[Packed, int]]:
             def start(lane: Lane) -> Callable[[], tuple[Packed, int]]:
@@ -87,7 +87,7 @@ class DeviceBackend:
         return self._ring.run(map(start_of, blocks))
 
     def decode_blocks(self, blocks: Iterable[CodesToRead], spec: FloatFormat, *, project_out: bool) -> Generator[Raw]:
-        """Each block's floats in order, as stored [outer, dim, inner]; good until the next block is asked for."""
+        """Each block's floats, in order, as stored [outer, dim, inner]; valid until the next block is requested."""
 
         def start_of(block: CodesToRead) -> Start[Raw]:
             return lambda lane: self._start_decoding(lane, block, spec, project_out=project_out)
@@ -95,17 +95,17 @@ class DeviceBackend:
         return self._ring.run(map(start_of, blocks))
 
     def encode(self, raw: Raw, spec: FloatFormat) -> tuple[Packed, bool]:
-        """As in Backend; of floats that lie in memory already, alone."""
+        """As in Backend, for floats already in memory, one block at a time."""
         stream, nan_values = self._alone(lambda lane: self._start_encoding(lane, raw, spec))
         return stream, nan_values > 0
 
     def decode(self, stream: Packed, outer: int, inner: int, spec: FloatFormat, *, project_out: bool) -> Raw:
-        """As in Backend; alone."""
+        """As in Backend, one block at a time."""
         block = CodesToRead(outer, inner, lambda: stream)
         return self._alone(lambda lane: self._start_decoding(lane, block, spec, project_out=project_out))
 
     def latents(self, raw: Raw, spec: FloatFormat) -> Floats:
-        """As in Backend; alone."""
+        """As in Backend, one block at a time."""
         import torch
 
         x = self._host_tensor(raw, spec)
@@ -119,7 +119,7 @@ class DeviceBackend:
             return np.asarray(torch.cat(list(self._halving.compute(latents, _whole(raw.shape[0], raw.shape[2])))))
 
     def _alone(self, start: Start[T]) -> T:
-        """What a start ends in, on a lane that is this thread's: its memory is good until the next call."""
+        """The result of a start, on a lane that is this thread's: its memory is valid until the next call."""
         lane: Lane | None = getattr(self._own, "lane", None)
         if lane is None:
             lane = self._own.lane = Lane(self._device)
@@ -130,7 +130,9 @@ class DeviceBackend:
         return finish()
 
     def _start_encoding(self, lane: Lane, raw: Raw, spec: FloatFormat) -> Callable[[], tuple[Packed, int]]:
-        """Queues a block [outer, dim, inner] as stored; the call it returns gives the stream and the number of NaN."""
+        """Queues a stored block [outer, dim, inner]; returns a function that waits for the stream and the count of
+        NaN.
+        """
         import torch
 
         from lfq_cli.nn import blocks
@@ -153,7 +155,7 @@ class DeviceBackend:
     def _start_decoding(
         self, lane: Lane, block: CodesToRead, spec: FloatFormat, *, project_out: bool
     ) -> Callable[[], Raw]:
-        """Queues a block's stream; the call it returns gives its floats as stored [outer, dim, inner]."""
+        """Queues a block's stream; returns a function that waits for its floats as stored [outer, dim, inner]."""
         from lfq_cli.nn import blocks
 
         quantizer, outer, inner = self.quantizer, block.outer, block.inner
@@ -182,7 +184,7 @@ class DeviceBackend:
 
     @contextmanager
     def _computing(self, lane: Lane | None = None) -> Iterator[None]:
-        """On the lane's stream, without gradients, and without an autocast of the caller's."""
+        """On the lane's stream, without gradients, and without the caller's autocast."""
         import torch
 
         with ExitStack() as settings:
@@ -193,7 +195,7 @@ class DeviceBackend:
             yield
 
     def _host_tensor(self, raw: Raw, spec: FloatFormat) -> torch.Tensor:
-        """Floats as stored -> the same memory as a tensor; a copy in float32 where the device has no such format."""
+        """Floats as stored -> a tensor sharing their memory; a float32 copy where the device lacks the format."""
         import torch
 
         from lfq_cli.nn import blocks
@@ -203,9 +205,9 @@ class DeviceBackend:
         return torch.from_numpy(raw.view(f"i{spec.itemsize}")).view(blocks.DTYPES[spec.name])
 
     def _vectors(self, x: torch.Tensor, *, asynchronous: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-        """x [outer, dim, inner] on the host -> its vectors [n, dim] on the device, and how many values are NaN.
+        """x [outer, dim, inner] on the host -> its vectors [n, dim] on the device, and the count of NaN values.
 
-        In float32 first, as everywhere: float64 becomes another number in half precision if it is rounded once.
+        To float32 first, as everywhere: float64 gives another half-precision number if it is rounded only once.
         """
         from lfq_cli.nn import blocks
 
@@ -218,7 +220,7 @@ def _whole(outer: int, inner: int) -> Block:
 
 
 def _joined(given: Packed, counts: list[int], width: int) -> tuple[Packed, int]:
-    """Pieces of so many vectors, each its number of NaN and its stream -> one stream, and how many NaN in all."""
+    """Pieces, each with its count of NaN and its stream -> one stream, and the total count of NaN."""
     joiner, streams, nan_values, place = StreamJoiner(), [], 0, 0
     for vectors in counts:
         end = place + _NAN_BYTES + stream_bytes(vectors, width)

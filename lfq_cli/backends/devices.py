@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 
 def _local_rank() -> int:
-    """Which of this machine's devices is ours: what torchrun says, if it does."""
+    """The index of this process's device: as set by torchrun, if it is."""
     rank = os.environ.get("LOCAL_RANK", "0")
     return int(rank) if rank.isdecimal() else 0
 
 
 def torch_device(name: str) -> torch.device:
-    """The device that `--device` names. Raises DeviceError where it is not there."""
+    """The device that `--device` names. Raises DeviceError where it does not exist."""
     import torch
 
     if name == "auto":

@@ -1,4 +1,4 @@
-"""Blocks of what fits into a device's memory: halves of a block, and halves of those, where it runs out."""
+"""Splits blocks to fit a device's memory: in halves, and again in halves, where it runs out."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ FEWEST_VECTORS = 8
 
 
 class Halving:
-    """How many vectors a device takes at once: all it is given, until it runs out of memory."""
+    """The most vectors that a device takes at once: unlimited until it runs out of memory."""
 
     def __init__(self, device: str, free: Callable[[], None]) -> None:
-        """device: its name in messages; free: gives back what nobody uses any more."""
+        """device: its name in messages; free: releases unused memory."""
         self._device = device
         self._free = free
         self._lock = threading.Lock()
         self.most_vectors: int | None = None
 
     def compute(self, work: Callable[[Block], T], block: Block) -> Iterator[T]:
-        """work(piece) for each piece of the block, in the order of their vectors: the whole, if there is room.
+        """work(piece) for each piece of the block, in the order of its vectors: a single piece, if there is room.
 
-        Notes each halving. Raises DeviceError where not even FEWEST_VECTORS fit.
+        Warns of each halving. Raises DeviceError where not even FEWEST_VECTORS fit.
         """
         import torch
 
@@ -45,11 +45,11 @@ class Halving:
             if done:
                 yield done[0]
                 continue
-            self._halve(piece.vectors)  # the error is gone, and what its traceback held
+            self._halve(piece.vectors)  # the error is released, with the memory its traceback held
             yield from self.compute(work, piece)
 
     def _halve(self, vectors: int) -> None:
-        """So many vectors were too many; several threads may find that out at once."""
+        """Halves the limit because this many vectors were too many; several threads may find that at once."""
         with self._lock:
             if self.most_vectors is None or self.most_vectors >= vectors:
                 self.most_vectors = -(-vectors // 2)
@@ -60,7 +60,7 @@ class Halving:
 
 
 def pieces(block: Block, most_vectors: int | None) -> Iterator[Block]:
-    """The block in pieces of at most so many vectors: whole outer items, or parts of the positions of one."""
+    """The block in pieces of at most so many vectors: whole outer items, or ranges of positions within one."""
     if most_vectors is None or block.vectors <= most_vectors:
         yield block
         return

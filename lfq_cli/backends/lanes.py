@@ -1,9 +1,9 @@
-"""The way of blocks to a device and back: host memory, copies and kernels of several blocks at once.
+"""Moving blocks to a device and back: host memory, copies and kernels of several blocks at once.
 
-A lane is memory of the host for one block and a stream of the device that its work is queued on, in order: copy in,
-kernels, copy out. Between lanes there is no order, so that one block is read from the file while another is copied and
-a third is computed. CUDA copies at full speed, and beside the caller, only from and to pinned memory. Where a device
-has no streams (the CPU, MPS) the same code works with plain memory, and every step is done when its call returns.
+A lane is host memory for one block, and a stream of the device on which its work is queued in order: copy in, kernels,
+copy out. Lanes are not ordered among each other, so one block is read from the file while another is copied and a third
+is computed. CUDA copies at full speed, and asynchronously, only from and to pinned memory. Where a device has no
+streams (the CPU, MPS) the same code uses plain memory, and every step is complete when its call returns.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 class Stream(Protocol):
-    """An order in which a device does what it is given."""
+    """A queue of a device's work, done in order."""
 
     asynchronous: bool
     """Whether calls return before their work is done."""
@@ -34,16 +34,16 @@ class Stream(Protocol):
         ...
 
     def mark(self) -> None:
-        """Remembers what was queued up to now."""
+        """Marks the end of what is queued so far."""
         ...
 
     def wait(self) -> None:
-        """Returns when what was queued up to the last mark is done."""
+        """Waits until everything before the last mark is done."""
         ...
 
 
 class CudaStream:
-    """A stream of CUDA, with the event that says how far it is."""
+    """A CUDA stream, with the event that marks its progress."""
 
     asynchronous = True
 
@@ -51,7 +51,7 @@ class CudaStream:
         import torch
 
         self._stream: torch.cuda.Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        # waiting takes no core from the threads that read
+        # waiting uses no core that the reading threads need
         self._marked: torch.cuda.Event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
 
     def queueing(self) -> AbstractContextManager[object]:
@@ -70,7 +70,7 @@ class CudaStream:
 
 
 class NoStream:
-    """Of a device whose calls return when their work is done."""
+    """The stream of a device whose calls return when their work is done."""
 
     asynchronous = False
 
@@ -91,16 +91,16 @@ def stream_on(device: torch.device) -> Stream:
 
 
 class HostMemory:
-    """Memory of the host that grows as needed and is reused, pinned if asked for."""
+    """Host memory that grows as needed and is reused, pinned on request."""
 
     def __init__(self, *, pinned: bool) -> None:
         self._pinned = pinned
         self._held: torch.Tensor | None = None
 
     def get(self, nbytes: int) -> torch.Tensor:
-        """uint8 [nbytes]; what was in it before is lost."""
+        """uint8 [nbytes]; its previous content is lost."""
         if self._held is None or self._held.numel() < nbytes:
-            self._held = None  # first give back what there is
+            self._held = None  # release the old memory first
             self._held = self._new(nbytes)
         return self._held[:nbytes]
 
@@ -122,7 +122,7 @@ class HostMemory:
 
 
 class Lane:
-    """A block's stream, and its memory on the host: `taken` on its way to the device, `given` on its way back."""
+    """A block's stream and its host memory: `taken` for input to the device, `given` for output."""
 
     def __init__(self, device: torch.device) -> None:
         self.stream = stream_on(device)
@@ -131,7 +131,7 @@ class Lane:
 
     @contextmanager
     def settled_on_error(self) -> Iterator[None]:
-        """A block that leaves nothing under way in this lane's memory if it fails."""
+        """A block after which no work on this lane's memory is in flight, even if it fails."""
         try:
             yield
         except BaseException:
@@ -145,20 +145,20 @@ Start = Callable[[Lane], Callable[[], T]]
 
 
 class Ring:
-    """So many lanes at most, which any number of threads share."""
+    """A limited number of lanes, shared by any number of threads."""
 
     def __init__(self, device: torch.device, count: int) -> None:
         self._device = device
-        # the last used first, so that little work makes few lanes
+        # last used first, so a small load creates few lanes
         self._free: queue.LifoQueue[Lane | None] = queue.LifoQueue()
         for _ in range(count):
-            self._free.put(None)  # a lane that is not made yet
+            self._free.put(None)  # a lane not created yet
 
     def run(self, starts: Iterable[Start[T]]) -> Generator[T]:
-        """What each start ends in, in order; several are under way at once. A result may lie in the memory of its lane,
-        which is good until the next one is asked for.
+        """The result of each start, in order; several are in flight at once. A result may lie in its lane's memory,
+        which is valid until the next one is requested.
 
-        A thread waits for a lane only while it holds none: those that hold some end their own first.
+        A thread waits for a lane only while it holds none: those that hold some finish their own first.
         """
         under_way: deque[tuple[Lane, Callable[[], T]]] = deque()
         try:

@@ -1,4 +1,4 @@
-"""Without projection and rotation bits are a comparison, which numpy does. Never imports torch."""
+"""Without projection and rotation, bits are comparisons in numpy. Never imports torch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lfq_cli.quantizer import Quantizer
 
 
 class NumpyBackend:
-    """Comparison and packing, a table look-up on the way back. Never imports torch."""
+    """Comparison and packing; a table look-up to decode. Never imports torch."""
 
     compute_dtype = "float32"
     forks = True
@@ -46,11 +46,11 @@ class NumpyBackend:
         return packed_bits.pack(above), nan
 
     def latents(self, raw: Raw, spec: FloatFormat) -> Floats:
-        """As in Backend; a clamp or a sphere moves no sign."""
+        """As in Backend; clamping and normalising change no sign."""
         return rearrange(to_float32(raw, spec), "o c i -> (o i) c")
 
     def decode(self, stream: Packed, outer: int, inner: int, spec: FloatFormat, *, project_out: bool) -> Raw:
-        """As in Backend; there is nothing to project."""
+        """As in Backend; there is no projection."""
         width = self.quantizer.bits_per_vector
         table = self._table(spec)
         if inner > 1:
@@ -60,18 +60,18 @@ class NumpyBackend:
             by_vector = packed_bits.unpack(stream, outer * inner, width)
             stream = packed_bits.pack(np.ascontiguousarray(rearrange(by_vector, "(o i) c -> o c i", o=outer)))
         octets = self._buffer(8 * stream.size, spec).reshape(-1, 8)
-        np.take(table, stream, axis=0, out=octets, mode="clip")  # "raise" would go through a copy
+        np.take(table, stream, axis=0, out=octets, mode="clip")  # "raise" would make a copy
         return octets.reshape(-1)[: outer * inner * width].reshape(outer, width, inner)
 
     def _buffer(self, count: int, spec: FloatFormat) -> Raw:
-        """This thread's buffer for `count` values: fresh memory for every block would cost its page faults."""
+        """This thread's buffer for `count` values: fresh memory for every block would cost page faults."""
         held: Raw | None = getattr(self._scratch, "values", None)
         if held is None or held.dtype != spec.storage or held.size < count:
             held = self._scratch.values = np.empty(count, spec.storage)
         return held[:count]
 
     def _needs_formula(self, raw: Raw, spec: FloatFormat) -> bool:
-        """Whether clamping or normalising could make a bit other than `x > 0`."""
+        """Whether clamping or normalising could make a bit differ from `x > 0`."""
         quantizer = self.quantizer
         assumed = quantizer.assumed & {"spherical", "soft_clamp_input_value"}
         if assumed and has_extremes(raw, spec, *SAFE_INPUTS):
@@ -86,6 +86,6 @@ class NumpyBackend:
 
     def _table(self, spec: FloatFormat) -> Raw:
         """The eight values of every byte of the stream, as stored: [256, 8]."""
-        assert self._magnitude is not None  # select() gives such quantizers to torch
+        assert self._magnitude is not None  # select() gives such quantizers to the torch backend
         every_byte = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)
         return from_float32(np.where(every_byte, self._magnitude, -self._magnitude), spec)

@@ -1,4 +1,4 @@
-"""Residual levels that are comparisons and subtractions of a constant, in numpy. Never imports torch."""
+"""Residual levels that only compare and subtract constants, in numpy. Never imports torch."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from lfq_cli.quantizer import Quantizer
 
 
 def is_plain_residual(quantizer: Quantizer) -> bool:
-    """Whether there is nothing but levels."""
+    """Whether the quantizer consists of levels only."""
     return has_plain_levels(quantizer) and not quantizer.has_projections
 
 
 def has_plain_levels(quantizer: Quantizer) -> bool:
-    """Whether levels are comparisons and subtractions of a constant."""
+    """Whether its levels only compare and subtract a constant."""
     shaped = quantizer.has_rotation or quantizer.spherical or quantizer.soft_clamp_input_value is not None
     return quantizer.is_residual and not quantizer.stacked and not shaped
 
 
 class ResidualNumpyBackend:
-    """A comparison and a subtraction for every level, sums of ±2^-level on the way back. Never imports torch."""
+    """A comparison and a subtraction for every level; sums of ±2^-level to decode. Never imports torch."""
 
     compute_dtype = "float32"
     forks = True
@@ -52,11 +52,11 @@ class ResidualNumpyBackend:
         return packed_bits.pack(residual_bits(to_float32(raw, spec), self.quantizer)), has_nan(raw, spec)
 
     def latents(self, raw: Raw, spec: FloatFormat) -> Floats:
-        """As in Backend: what each level is left with."""
+        """As in Backend: the residual that each level sees."""
         return residual_latents(to_float32(raw, spec), self.quantizer)
 
     def decode(self, stream: Packed, outer: int, inner: int, spec: FloatFormat, *, project_out: bool) -> Raw:
-        """As in Backend; there is nothing to project."""
+        """As in Backend; there is no projection."""
         bits = packed_bits.unpack(stream, outer * inner, self.quantizer.bits_per_vector)
         values = rearrange(residual_codes(bits, self.quantizer), "(o i) c -> o c i", o=outer)
         return from_float32(np.ascontiguousarray(values), spec)

@@ -1,4 +1,4 @@
-"""The torch modules of `nn`, the one owner of the matrix product, on the CPU."""
+"""The torch modules of `nn` on the CPU; the only place that multiplies matrices there."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class TorchBackend:
         """As in Backend."""
         with _computing():
             z = _of_vectors(self._projected if self._numpy_levels else self._latents, _as_tensor(raw, spec))
-            # a NaN in x is one in z, where few others are; a maximum is NaN if one of them is
+            # a NaN in x gives one in z, which has fewer other values; a maximum is NaN if any value is
             nan = z.numel() > 0 and bool(z.max().isnan()) and has_nan(raw, spec)
             bits = residual_bits(z.numpy()[..., None], self.quantizer) if self._numpy_levels else (z > 0).numpy()
             return packed_bits.pack(bits), nan
@@ -91,7 +91,7 @@ class TorchBackend:
 
 @contextmanager
 def _computing() -> Iterator[None]:
-    """Without gradients, and without an autocast of the caller's, which would change the compute dtype."""
+    """Without gradients, and without the caller's autocast, which would change the compute dtype."""
     import torch
 
     with torch.inference_mode(), torch.autocast("cpu", enabled=False):
@@ -99,7 +99,7 @@ def _computing() -> Iterator[None]:
 
 
 def _of_vectors(compute: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-    """compute(vectors) for x [outer, dim, inner], whose floats stay where they are if items are large enough."""
+    """compute(vectors) for x [outer, dim, inner], without moving its floats if items are large enough."""
     import torch
 
     if x.shape[2] < LARGE_ITEM:
@@ -108,7 +108,7 @@ def _of_vectors(compute: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor
 
 
 def _as_tensor(raw: Raw, spec: FloatFormat) -> torch.Tensor:
-    """raw as stored -> a tensor on the CPU that shares its memory, in torch's own dtype where it has one."""
+    """raw as stored -> a tensor on the CPU that shares its memory, in torch's dtype where there is one."""
     import torch
 
     dtypes = {"F16": torch.float16, "BF16": torch.bfloat16}

@@ -1,4 +1,4 @@
-"""What torch has for the whole process, and whose it is meanwhile."""
+"""Process-wide settings of torch, and who may change them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from contextlib import AbstractContextManager, contextmanager
 
 
 class _TorchSettings:
-    """What torch has for the whole process: set when the first backend begins to work, restored when the last ends.
+    """Process-wide settings of torch: set when the first backend starts to work, restored when the last one ends.
 
-    Backends may work in several threads at once; each restoring what it found would leave another's settings behind.
+    Backends may work in several threads at once; if each restored what it found, one could leave another's settings
+    behind.
     """
 
     def __init__(self) -> None:
@@ -21,7 +22,7 @@ class _TorchSettings:
 
     @contextmanager
     def held(self, *, one_thread: bool) -> Iterator[None]:
-        """A block in which products are exact and, if asked for, each is done by one thread."""
+        """A block in which products are exact and, on request, each runs in one thread."""
         with self._lock:
             self._begin(one_thread=one_thread)
         try:
@@ -59,5 +60,5 @@ _settings = _TorchSettings()
 
 
 def exact_products(*, one_thread: bool) -> AbstractContextManager[None]:
-    """A block in which torch's products are exact, each done by one thread if asked for: the same sums every time."""
+    """A block in which torch's products are exact, on request each in one thread: always the same sums."""
     return _settings.held(one_thread=one_thread)

@@ -83,7 +83,7 @@ def main() -> None:
     messages.make_printable(sys.stdout, sys.stderr)
     with raise_on_signals(), _notes_as_lines():
         try:
-            app_for(sys.argv[1:])(prog_name="lfq")  # also of python -m lfq_cli: completion is installed for this name
+            app_for(sys.argv[1:])(prog_name="lfq")  # also for python -m lfq_cli: completion is installed for this name
         except LfqError as error:
             _tell(error)
             sys.exit(ExitCode.USAGE if isinstance(error, OptionError) else ExitCode.FAILED)
@@ -97,16 +97,16 @@ def main() -> None:
             _tell(LfqError(f"{reason.filename or 'output'}: {reason.strerror or reason}"))
             _forget_stdout()
             sys.exit(ExitCode.FAILED)
-        except Exception as bug:  # the boundary: anything else is our mistake, said in one line
+        except Exception as bug:  # the boundary: anything else is a bug, reported in one line
             _show_traceback()
-            told = messages.printable(f"{type(bug).__name__}: {bug}")
-            typer.echo(f"lfq: bug: {told} (LFQ_TRACEBACK=1 shows where)", err=True)
+            shown = messages.printable(f"{type(bug).__name__}: {bug}")
+            typer.echo(f"lfq: bug: {shown} (LFQ_TRACEBACK=1 shows where)", err=True)
             sys.exit(ExitCode.BUG)
 
 
 @contextmanager
 def _notes_as_lines() -> Iterator[None]:
-    """Notes of the library become lines on stderr; other warnings stay what they are."""
+    """Prints the library's notes as lines on stderr; other warnings are unchanged."""
     show = warnings.showwarning
 
     def tell(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
@@ -122,8 +122,8 @@ def _notes_as_lines() -> Iterator[None]:
 
 
 def _forget_stdout() -> None:
-    """Whatever is still buffered has nowhere to go."""
-    with suppress(OSError):  # a stdout without a descriptor, in a caller's process
+    """Discards what is still buffered: nobody reads it."""
+    with suppress(OSError):  # a stdout without a descriptor, when called from another process
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -259,7 +259,7 @@ def _encoding(
     cluster: Cluster | None,
     display: Display,
 ) -> Run:
-    """The run of the jobs, here or on a cluster."""
+    """Runs the jobs, locally or on a cluster."""
     from lfq_cli.jobs.pack import encode_each
 
     if cluster is None:
@@ -277,7 +277,7 @@ def _encoding(
 def _counting(
     run: Run, files: Iterable[Path], stats: Path | None, *, expected: int | None, overwrite: bool, dry_run: bool
 ) -> Run:
-    """The run, which saves the counts of its codes at `stats` if that was asked for."""
+    """The run; saves the counts of its codes at `stats` if requested."""
     if stats is None:
         return run
 

@@ -1,4 +1,4 @@
-"""What the command ends with, and when (docs/cli.md, "Exit codes")."""
+"""Exit codes, and when they are used (docs/cli.md, "Exit codes")."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class ExitCode(IntEnum):
-    """Beside 0, and 128 + n for a signal."""
+    """Besides 0, and 128 + n for a signal."""
 
     FAILED = 1
     USAGE = 2
@@ -35,7 +35,7 @@ def exit_if_failed(failed: Sequence[LfqError], inputs: int) -> None:
 
 
 def exit_if_different(verdicts: Sequence[Verdict]) -> None:
-    """Ends the command with 4 for damage or a difference, else as for inputs that failed."""
+    """Ends the command with 4 for damage or a difference, otherwise as for failed inputs."""
     found = {verdict.status for verdict in verdicts}
     if found & {"damaged", "different"}:
         raise typer.Exit(ExitCode.DIFFERENT)
@@ -44,6 +44,6 @@ def exit_if_different(verdicts: Sequence[Verdict]) -> None:
 
 
 def exit_if_work_is_left(outcomes: Sequence[Outcome]) -> None:
-    """Ends the command with 5 unless every output is there and current."""
+    """Ends the command with 5 unless every output exists and is current."""
     if any(outcome.status != "up to date" for outcome in outcomes):
         raise typer.Exit(ExitCode.WORK_LEFT)

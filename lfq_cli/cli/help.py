@@ -144,14 +144,14 @@ class GroupedCommand(TyperCommand):
                     formatter.write_dl(records)
 
     def format_epilog(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override]
-        """Writes the examples, each on a line of its own however long it is."""
+        """Writes the examples, each on one line however long it is."""
         with formatter.section("Examples"):
             for line in EXAMPLES[self.name or ""]:
                 formatter.write(f"  {line}\n")
 
 
 def _group_of(parameter: Any) -> str:
-    """The heading that an argument or option stands under."""
+    """The heading for an argument or option."""
     if parameter.param_type_name == "argument":
         return ARGUMENTS
     panel: str | None = getattr(parameter, "rich_help_panel", None)

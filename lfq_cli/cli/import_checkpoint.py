@@ -50,8 +50,8 @@ def import_checkpoint(
 ) -> None:
     """Write any model's quantizer as a native checkpoint: its few tensors and every fact, nothing else of the model.
 
-    What the file does not say is told by options or assumed aloud, and kept as assumed in the native checkpoint. Codes
-    made with the one are decoded with the other.
+    Facts that the file does not state are given by options, or assumed, reported and marked as assumed in the native
+    checkpoint. Codes made with either checkpoint are decoded with the other.
     """
     from dataclasses import replace
 
@@ -61,8 +61,8 @@ def import_checkpoint(
     from lfq_cli.native import refuse_existing_checkpoint, write, written_files
 
     refuse_to_replace([output, *written_files(output)], checkpoints.read_files(foreign))
-    told = replace(facts, channel_first=None if layout == "auto" else layout == "channel-first")
-    quantizer = checkpoints.load(foreign, told)
+    stated = replace(facts, channel_first=None if layout == "auto" else layout == "channel-first")
+    quantizer = checkpoints.load(foreign, stated)
     if num_quantizers is not None:
         quantizer = quantizer.first_levels(num_quantizers)
     tell_assumptions(quantizer)

@@ -21,7 +21,9 @@ _seen: list[Interrupted] = []
 
 
 def check() -> None:
-    """Raises again what a signal raised where exceptions get lost: a callback, an import that tolerates failure."""
+    """Raises again what a signal raised in a place that suppresses exceptions: a callback, an import that tolerates
+    failure.
+    """
     if _seen:
         raise _seen[0]
 

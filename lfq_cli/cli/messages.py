@@ -1,4 +1,4 @@
-"""Lines for people: errors, sizes, names with nothing in them that a terminal would obey."""
+"""Lines for people: errors, sizes, and names without anything that a terminal would interpret."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def error_lines(error: LfqError) -> str:
 
 
 def assumption_lines(quantizer: Quantizer) -> list[str]:
-    """What the quantizer assumes, why, and how to say otherwise; nothing where everything was told."""
+    """What the quantizer assumes, why, and how to override it; nothing where every fact was stated."""
     if not quantizer.assumed:
         return []
     text, hint = quantizer.assumption_text()
@@ -41,7 +41,7 @@ _PLAIN |= dict(zip("░▒▓", ".:+", strict=True))
 
 
 def make_printable(*streams: object) -> None:
-    """Lets streams of any encoding take any text: what they cannot show becomes plain letters or an escape."""
+    """Lets streams of any encoding take any text: what they cannot show is replaced by ASCII or an escape."""
     codecs.register_error("lfq", _plain_or_escaped)
     for stream in streams:
         if isinstance(stream, io.TextIOWrapper):

@@ -1,4 +1,4 @@
-"""Options that several commands share, as named annotations, and two groups of them as one parameter each."""
+"""Options that several commands share, as named annotations; groups of them become one parameter."""
 
 from __future__ import annotations
 
@@ -234,7 +234,7 @@ _THREAD_OPTIONS: dict[str, Any] = {
 
 
 def takes_threads(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command the option that says how many threads it works with, for as long as it runs."""
+    """Adds to a command the option for the number of threads, which holds while it runs."""
 
     @wraps(command)
     def threaded(*, threads: int | None, **given: Any) -> None:
@@ -253,7 +253,7 @@ def takes_threads(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def takes_facts(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command with a parameter `facts` the options that say what a checkpoint does not."""
+    """Adds to a command with a parameter `facts` the options for facts that a checkpoint does not state."""
 
     def build(**given: Any) -> Facts:
         from lfq_cli.checkpoints import Facts
@@ -265,7 +265,7 @@ def takes_facts(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def takes_cluster(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command with a parameter `cluster` the options that say where else to work; None: nowhere."""
+    """Adds to a command with a parameter `cluster` the options for where else to work; None: nowhere."""
 
     def build(ray: str | None, ray_num_cpus: float | None, ray_num_gpus: float | None) -> Cluster | None:
         from lfq_cli.errors import OptionError
@@ -282,7 +282,7 @@ def takes_cluster(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def takes_display(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command with a parameter `display` the options that say what to print."""
+    """Adds to a command with a parameter `display` the options for what to print."""
 
     def build(**given: bool) -> Display:
         _show_log(verbose=given["verbose"])
@@ -292,7 +292,7 @@ def takes_display(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _show_log(*, verbose: bool) -> None:
-    """Lines on stderr for what the package logs: what was done to get at the data, if that is wanted."""
+    """Prints the package's log messages on stderr: what was done to read the data, if wanted."""
     import logging
 
     from lfq_cli.cli.messages import printable
@@ -313,7 +313,7 @@ def _expand(
     default: Any,
     build: Callable[..., Any],
 ) -> Callable[..., None]:
-    """The command with `parameter` replaced by `options`, from whose values `build` makes it."""
+    """The command with `parameter` replaced by `options`, whose values `build` combines."""
 
     @wraps(command)
     def expanded(**given: Any) -> None:
@@ -334,7 +334,7 @@ def _expand(
 
 
 def where_features_are(layout: str, channel_axis: int | None) -> Any:
-    """What --layout and --channel-axis say together. Raises OptionError where both are given."""
+    """The channel axis that --layout and --channel-axis specify. Raises OptionError where both are given."""
     if channel_axis is None:
         return None if layout == "auto" else layout
     if layout != "auto":
@@ -345,7 +345,7 @@ def where_features_are(layout: str, channel_axis: int | None) -> Any:
 
 
 def file_limits(samples_per_file: int | None, file_size: str | None) -> tuple[int | None, int | None]:
-    """(samples, bytes) of a file that is full. Raises OptionError where both are given, BadParameter for no size."""
+    """(samples, bytes) of a full file. Raises OptionError where both are given, BadParameter for an invalid size."""
     if samples_per_file is not None and file_size is not None:
         from lfq_cli.errors import OptionError
 

@@ -24,12 +24,12 @@ Run: TypeAlias = Callable[[Callable[[int], None]], Generator[Outcome]]
 
 
 def run_jobs(title: str, jobs: Sequence[Job], run: Run, display: Display) -> None:
-    """Runs the jobs with a progress bar and shows what became of them; exits with 3 if some of several failed."""
+    """Runs the jobs with a progress bar and shows their outcomes; exits with 3 if some of several failed."""
     _run(title, lambda: sum(sizes_of(jobs)), run, display, expected=len(jobs))
 
 
 def run_packing(title: str, paths: Iterable[Path], run: Run, display: Display) -> None:
-    """The same where it shows only on the way how many outputs there are; `paths`: what is read."""
+    """The same where the number of outputs is not known in advance; `paths`: what is read."""
     _run(title, lambda: total_size(paths), run, display, expected=None)
 
 
@@ -54,7 +54,7 @@ def _run(title: str, total: Callable[[], int], run: Run, display: Display, *, ex
 
 
 def total_size(paths: Iterable[Path]) -> int:
-    """Bytes of the files that are there."""
+    """Bytes of the files that exist."""
     total = 0
     for path in paths:
         with suppress(OSError):

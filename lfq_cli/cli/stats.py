@@ -160,7 +160,7 @@ def stats(
 def _check_outputs(
     save: Path | None, csv: Path | None, plot: Path | None, html: Path | None, *, overwrite: bool
 ) -> None:
-    """Raises for what cannot be written before anything is counted."""
+    """Raises, before anything is counted, for outputs that cannot be written."""
     from lfq_cli.errors import OptionError
     from lfq_cli.files import refuse_existing
 
@@ -186,12 +186,12 @@ def _check_outputs(
 def _write_outputs(
     report: Report, save: Path | None, csv: Path | None, plot: Path | None, html: Path | None, *, overwrite: bool
 ) -> LfqError | None:
-    """Writes what was asked for; why something of it could not be, once all that was counted has been shown."""
+    """Writes the requested outputs; returns why some could not be written, after everything counted was shown."""
     from lfq_cli.errors import LfqError
     from lfq_cli.jobs.stats import save_counts, write_csv
 
     if not report.tensors:
-        return None  # the command ends with what is wrong with its inputs
+        return None  # the command ends with the error of its inputs
     try:
         if save is not None:
             save_counts(report, save, overwrite=overwrite)
@@ -205,7 +205,7 @@ def _write_outputs(
 
 
 def _draw(report: Report, plot: Path | None, html: Path | None, *, overwrite: bool) -> None:
-    """The pictures of the overall figures, and the page of all."""
+    """The plots of the overall statistics, and the page of all."""
     from lfq_cli.report.page import write_page
     from lfq_cli.report.plot import write_plot
     from lfq_cli.statistics.advice import advice
@@ -216,6 +216,6 @@ def _draw(report: Report, plot: Path | None, html: Path | None, *, overwrite: bo
     if plot is not None:
         write_plot(items[:1] if report.overall is not None else items, plot, overwrite=overwrite)
     if html is not None:
-        told = [(label, usage, advice(usage)) for label, usage in items]
+        rows = [(label, usage, advice(usage)) for label, usage in items]
         notes = [f"not counted: {error.message}" for error in report.failed.values()]
-        write_page(told, html, title="How the codes are used", overwrite=overwrite, notes=notes)
+        write_page(rows, html, title="How the codes are used", overwrite=overwrite, notes=notes)

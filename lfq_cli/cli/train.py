@@ -178,13 +178,13 @@ def train(
     from lfq_cli.training.recipe import Recipe
 
     level, codebooks = _shape(bits, codebook_size, num_codebooks, num_quantizers, plain=plain, objective=objective)
-    told = {
+    given = {
         "entropy_weight": entropy_weight,
         "diversity_gamma": diversity_gamma,
         "init": init,
         "batch_size": batch_size,
     }
-    settled = _BY_OBJECTIVE[objective] | {name: value for name, value in told.items() if value is not None}
+    settled = _BY_OBJECTIVE[objective] | {name: value for name, value in given.items() if value is not None}
     recipe = Recipe(
         bits=level.total if level is not None else bits or 0,
         shape=level,
@@ -221,9 +221,9 @@ def _shape(
     plain: bool,
     objective: str,
 ) -> tuple[Shape | None, int]:
-    """(levels and their bits, or None where the best are to be found; codebooks of a level) of the options together.
+    """(bits of each level, or None where the best are to be found; codebooks per level) from the options.
 
-    Raises OptionError where they leave open how many bits there are, or contradict each other.
+    Raises OptionError where they do not determine the bits, or contradict each other.
     """
     from lfq_cli.errors import OptionError
     from lfq_cli.quantizer.config import bits_of_size

@@ -106,11 +106,11 @@ def _find(arguments: list[str]) -> tuple[list[Path], dict[Path, LfqError]]:
 
 
 def _holds_codes(folder: str) -> bool:
-    """Whether an export lies among codes files."""
+    """Whether an export is among the codes files."""
     from lfq_cli.errors import CodesFileError
 
     try:
         _find([folder])
-    except CodesFileError:  # there are none
+    except CodesFileError:  # it has none
         return False
     return True

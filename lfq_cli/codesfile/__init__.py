@@ -1,7 +1,7 @@
 """The codes file, versions 1 and 2 (docs/codes-file.md).
 
-A codes file is a safetensors file whose metadata entry "lfq" says what made the bytes. This package knows packings and
-digests, and nothing of how codes are computed.
+A codes file is a safetensors file whose metadata entry "lfq" records how the bytes were made. This package knows
+packings and digests, but not how codes are computed.
 """
 
 from lfq_cli.codesfile.builder import Coding, SamplesBuilder

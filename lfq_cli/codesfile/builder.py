@@ -1,4 +1,4 @@
-"""A codes file of samples in the making: codes, keys and columns are collected, and written when all are there."""
+"""A codes file of samples in the making: collects codes, keys and columns, and writes them when complete."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _COPIED_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Coding:
-    """How the codes of a file are stored, and what made them: as in CodesHeader and CodesTensor."""
+    """How the codes of a file are stored, and what they were made with: as in CodesHeader and CodesTensor."""
 
     quantizer: Mapping[str, Any]
     checkpoint_sha256: str
@@ -85,7 +85,7 @@ class _Text:
 
 
 class SamplesBuilder:
-    """Collects the samples of one file. `sources`: what one sample of each tensor is. Close it when done."""
+    """Collects the samples of one file. `sources`: the tensors of one sample. Close it when done."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class SamplesBuilder:
         texts: Sequence[str],
         folder: Path,
     ) -> None:
-        """folder: where codes wait that memory should not hold; carried: name -> dtype and shape of a row."""
+        """folder: where codes that do not fit in memory wait; carried: name -> dtype and shape of a row."""
         self._coding = coding
         self._dtype = stored_dtype(coding.packing, coding.codebook_dims, coding.index_dtype)
         self._codes = {
@@ -125,7 +125,7 @@ class SamplesBuilder:
         carried: Mapping[str, Sequence[bytes]],
         texts: Mapping[str, Sequence[bytes]],
     ) -> None:
-        """Adds samples: of each tensor the bits of all of them, and how many vectors each has."""
+        """Adds samples: for each tensor the bits of all of them, and the number of vectors in each."""
         self._keys.add([key.encode("utf-8") for key in keys])
         for name, codes in self._codes.items():
             self._store(codes, streams[name], sum(lengths[name]))
@@ -189,7 +189,7 @@ class SamplesBuilder:
         )
 
     def _columns(self) -> tuple[_Columns, dict[str, bytes | bytearray]]:
-        """The columns, described, and their bytes."""
+        """The columns' descriptions, and their bytes."""
         names = _Names({*self._codes})
         described: dict[str, Column] = {}
         data: dict[str, bytes | bytearray] = {}
@@ -219,7 +219,7 @@ class SamplesBuilder:
 
 @dataclass(frozen=True)
 class _Columns:
-    """keys_name: the column of keys; offsets: tensor of codes -> the column of where its samples begin."""
+    """keys_name: the column of keys; offsets: tensor of codes -> the column of its samples' start positions."""
 
     keys_name: str
     described: dict[str, Column]
@@ -227,7 +227,7 @@ class _Columns:
 
 
 class _Names:
-    """The names in a file, of which none may stand for two things."""
+    """The names in a file; each may be used only once."""
 
     def __init__(self, taken: set[str]) -> None:
         self._taken = taken
@@ -240,7 +240,7 @@ class _Names:
         self._taken.add(name)
 
     def free(self, name: str) -> str:
-        """The name, with underscores behind it until neither it nor its offsets are taken."""
+        """The name, followed by underscores until neither it nor its offsets are taken."""
         while {name, name + OFFSETS} & self._taken:
             name += "_"
         return name

@@ -14,20 +14,20 @@ Offsets = NDArray[np.int64]
 
 
 def offsets_of(lengths: Sequence[int] | array[int]) -> Offsets:
-    """Where each of some things of these lengths begins, and where the last ends: I64 [count + 1]."""
+    """The start of each item of these lengths, and the end of the last: I64 [count + 1]."""
     offsets = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(np.asarray(lengths, np.int64), out=offsets[1:])
     return offsets
 
 
 def check_offsets(offsets: Offsets, end: int, where: str) -> None:
-    """Raises CodesFileError unless offsets begin at 0, never fall, and end at `end`."""
+    """Raises CodesFileError unless offsets start at 0, never decrease, and end at `end`."""
     if offsets[0] != 0 or offsets[-1] != end or (np.diff(offsets) < 0).any():
         raise CodesFileError(f"{where}: its offsets do not divide what they belong to", "encode the samples again")
 
 
 def texts_of(data: bytes, offsets: Offsets, where: str) -> list[str]:
-    """The texts that lie one after the other in `data`. Raises CodesFileError where they are not UTF-8."""
+    """The texts concatenated in `data`. Raises CodesFileError where they are not UTF-8."""
     check_offsets(offsets, len(data), where)
     try:
         return [data[a:b].decode("utf-8") for a, b in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)]
@@ -36,7 +36,7 @@ def texts_of(data: bytes, offsets: Offsets, where: str) -> list[str]:
 
 
 def bad_key(key: str) -> str | None:
-    """What is wrong with a sample's key; None for a good one."""
+    """What is wrong with a sample's key; None for a valid one."""
     if key.isprintable():
         return None if key else "is empty"
     if any(ord(letter) < 32 or 127 <= ord(letter) < 160 for letter in key):

@@ -1,4 +1,4 @@
-"""What a codes file says of itself: records and their JSON."""
+"""What a codes file records about its contents: records and their JSON."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ NO_DIGEST = "0" * 64
 
 @dataclass(frozen=True)
 class SourceInfo:
-    """The tensor that was encoded; its features are on `channel_axis`, which nobody told if it `axis_is_assumed`.
+    """The tensor that was encoded; its features are on `channel_axis`, a guess if `axis_is_assumed`.
 
-    Of a tensor of samples it says what one of them was; None stands for a size in which they differ.
+    For a tensor of samples, it describes one of them; None stands for a size in which they differ.
     """
 
     shape: tuple[int | None, ...]
@@ -42,7 +42,7 @@ class SourceInfo:
 
     @property
     def layout(self) -> str | None:
-        """How version 1 says where the features are; None where it cannot."""
+        """The `layout` entry of version 1; None where it cannot express the axis."""
         if self.axis_is_assumed:
             return None
         if self.channel_axis == len(self.shape) - 1:
@@ -56,11 +56,11 @@ class SourceInfo:
 
     def entry(self, version: int) -> dict[str, Any]:
         """The object in the header."""
-        told: dict[str, Any] = {"shape": list(self.shape), "dtype": self.dtype}
+        entry: dict[str, Any] = {"shape": list(self.shape), "dtype": self.dtype}
         if version == 1:
-            return told | {"layout": self.layout}
-        told["channel_axis"] = self.channel_axis
-        return told | {"axis_is_assumed": True} if self.axis_is_assumed else told
+            return entry | {"layout": self.layout}
+        entry["channel_axis"] = self.channel_axis
+        return entry | {"axis_is_assumed": True} if self.axis_is_assumed else entry
 
 
 FROM_CODES = {"from": "codes"}
@@ -71,10 +71,10 @@ FROM_CODES = {"from": "codes"}
 class MadeFrom:
     """What the codes were made from: one file, or the samples of several.
 
-    `fingerprint` is what fingerprint.py says of the file; of several inputs the digest of a line for each. nan: what
-    was done about NaN: "error", or "zero", as which they count; `zeroed` values were NaN. `options` are those that
-    decided what became of samples, `begin` and `end` how many samples of the first and of the last input belong to
-    the file before and up to (None: to its end).
+    `fingerprint` is that of the file, by fingerprint.py; of several inputs, the digest of a line for each. nan: the NaN
+    policy, "error" or "zero"; `zeroed` values were NaN and encoded as zero. `options` are those that decided how
+    samples were encoded; `begin` samples of the first input belong to the file before, and `end` samples of the last to
+    this file and those before (None: all of them).
     """
 
     nbytes: int
@@ -90,7 +90,7 @@ class MadeFrom:
 
     def entry(self) -> dict[str, Any]:
         """The object in the header."""
-        told: dict[str, Any] = {
+        entry: dict[str, Any] = {
             "bytes": self.nbytes,
             "fingerprint": self.fingerprint,
             "nan": {"policy": self.nan, "zeroed": self.zeroed},
@@ -98,8 +98,8 @@ class MadeFrom:
         for name, usual in MADE_FROM_USUALLY.items():
             value = getattr(self, name)
             if value != usual:
-                told[name] = value
-        return told
+                entry[name] = value
+        return entry
 
 
 MADE_FROM_USUALLY: dict[str, Any] = {"inputs": 1, "begin": 0, "end": None, "skipped": 0, "options": {}}
@@ -108,7 +108,7 @@ MADE_FROM_USUALLY: dict[str, Any] = {"inputs": 1, "begin": 0, "end": None, "skip
 
 @dataclass(frozen=True)
 class PartRows:
-    """Which rows of a larger tensor these are: `first` to `last` of the `of` entries of axis 0."""
+    """Which rows of a larger tensor these are: `first` to `last` of the `of` entries on axis 0."""
 
     first: int
     last: int
@@ -123,10 +123,10 @@ class PartRows:
 class CodesTensor:
     """One tensor's codes. `shape` is the index tensor's; `dtype` that of the stored bytes.
 
-    Of a `part` of a larger tensor everything is said of the part: its rows alone are in `shape` and `source`.
+    For a `part` of a larger tensor, all fields describe the part: only its rows are in `shape` and `source`.
 
-    A tensor of `samples` holds one after the other: of one shape, with an axis that counts them in front; or ragged,
-    where `offsets` names the column that says where each begins, in vectors, and there is but one axis for vectors.
+    A tensor of `samples` holds them one after the other: of equal shape, with a leading axis that counts them; or
+    ragged, where `offsets` names the column with the start of each, in vectors, and all vectors are on a single axis.
     """
 
     name: str
@@ -150,7 +150,7 @@ class CodesTensor:
 
     @property
     def vectors(self) -> int:
-        """Encoded vectors."""
+        """The number of encoded vectors."""
         return prod(self.positions)
 
     @property
@@ -160,7 +160,9 @@ class CodesTensor:
 
     @property
     def channel_axis(self) -> int:
-        """Where the features are in the whole tensor: behind the samples' axis; of ragged ones behind the vectors'."""
+        """The axis of the features in the whole tensor: after the samples' axis, or for ragged samples after the
+        vectors'.
+        """
         if self.samples is None:
             return self.source.channel_axis
         return 1 if self.offsets else 1 + self.source.channel_axis
@@ -182,7 +184,7 @@ class CodesTensor:
 
     def entry(self, version: int) -> dict[str, Any]:
         """This tensor's object in the header."""
-        told: dict[str, Any] = {
+        entry: dict[str, Any] = {
             "shape": list(self.shape),
             "codebook_dims": list(self.codebook_dims),
             "bit_order": self.bit_order,
@@ -191,17 +193,17 @@ class CodesTensor:
             "source": self.source.entry(version),
         }
         if self.samples is not None:
-            told["samples"] = self.samples
+            entry["samples"] = self.samples
         if self.offsets is not None:
-            told["sample_offsets"] = self.offsets
+            entry["sample_offsets"] = self.offsets
         if self.part is not None:
-            told["part"] = self.part.entry()
-        return told
+            entry["part"] = self.part.entry()
+        return entry
 
 
 @dataclass(frozen=True)
 class Column:
-    """A tensor that is stored beside the codes as it is, with a row for each sample."""
+    """A tensor stored unchanged beside the codes, with a row for each sample."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -223,10 +225,10 @@ OFFSETS = ".offsets"
 
 @dataclass(frozen=True)
 class Samples:
-    """The samples of a file: how many, and the names of the columns that say something of each.
+    """The samples of a file: how many, and the names of the columns that describe them.
 
-    `columns` holds all of them by name: text is a column of bytes, UTF-8, one after the other, and one of where each
-    begins, [count + 1]. `carried` are tensors that came with the samples, `texts` captions.
+    `columns` holds all of them by name: a text is a column of concatenated UTF-8 bytes, and one of start positions,
+    [count + 1]. `carried` are tensors that came with the samples, `texts` captions.
     """
 
     count: int
@@ -238,10 +240,10 @@ class Samples:
 
 @dataclass(frozen=True)
 class CodesHeader:
-    """What a codes file says of itself. `quantizer` is the config without weights.
+    """The header of a codes file. `quantizer` is the config without weights.
 
-    `assumed` are facts that nobody told, with the values taken for them. Those that decide bits stand in `quantizer`
-    too; the others do not: decode may still be told otherwise.
+    `assumed` are facts that were not stated, with the values assumed. Those that decide bits are also in `quantizer`;
+    the others are not, so decoding may still override them.
     """
 
     quantizer: dict[str, Any]
@@ -254,20 +256,20 @@ class CodesHeader:
 
     @property
     def is_part(self) -> bool:
-        """Whether the tensors are parts of larger ones: all of them are, or none."""
+        """Whether the tensors are parts of larger ones: either all or none are."""
         return any(tensor.part is not None for tensor in self.tensors.values())
 
     @property
     def version(self) -> int:
-        """The lowest version of the format that can say it."""
+        """The lowest version of the format that can express it."""
         plain = self.made_from is None and self.samples is None
         return 1 if plain and all(tensor.source.layout for tensor in self.tensors.values()) else 2
 
     @property
     def stored(self) -> dict[str, tuple[str, tuple[int, ...]]]:
-        """Name -> dtype and shape of every tensor in the container, in its order.
+        """Name -> dtype and shape of every tensor in the container, in order.
 
-        Beside columns the widest items come first, so that each is aligned: readers that map the file need that.
+        Among columns the widest items come first, so each is aligned: readers that map the file need that.
         """
         codes = {name: (tensor.dtype, tensor.stored_shape) for name, tensor in self.tensors.items()}
         if self.samples is None:
@@ -289,7 +291,7 @@ class CodesHeader:
         return sum(tensor_bytes(dtype, shape) for dtype, shape in self.stored.values())
 
     def with_digests(self, digests: Mapping[str, str], made_from: MadeFrom | None) -> CodesHeader:
-        """The header once all is written: name of a stored tensor -> sha256."""
+        """The complete header: name of a stored tensor -> sha256."""
         tensors = {name: replace(tensor, sha256=digests[name]) for name, tensor in self.tensors.items()}
         samples = self.samples
         if samples is not None:
@@ -298,14 +300,14 @@ class CodesHeader:
         return replace(self, tensors=tensors, samples=samples, made_from=made_from)
 
     def without_digests(self, *, keep_origin: bool = False) -> CodesHeader:
-        """The header as it is before any value is read; keep_origin: but for what its source turned out to be."""
+        """The header before any value is read; keep_origin: with what reading revealed of its source."""
         origin = self.made_from
         if origin is not None and not keep_origin:
             origin = replace(origin, zeroed=0, fingerprint=NO_DIGEST)
         return self.with_digests(dict.fromkeys(self.stored, NO_DIGEST), origin)
 
     def longest(self) -> CodesHeader:
-        """The header with the longest numbers that may still come into it."""
+        """The header with the longest numbers that it may still receive."""
         if self.made_from is None or self.made_from.nan == "error":
             return self
         return replace(self, made_from=replace(self.made_from, zeroed=MOST_VALUES))

@@ -1,4 +1,4 @@
-"""The checks that a reader makes of what a codes file says of itself. It trusts nothing."""
+"""A reader's checks of a codes file's header. It trusts nothing."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ _KEYS = {1: _KEYS_OF_1 | {HEADER_DIGEST}, 2: _KEYS_OF_1 | {HEADER_DIGEST, "made_
 
 
 def parse_header(container: Header, path: Path) -> CodesHeader:
-    """The codes header in a container's; raises CodesFileError where it is missing, wrong or of another version."""
+    """The codes header in a container's; raises CodesFileError where it is missing, invalid or of an unknown
+    version.
+    """
     try:
         value = json.loads(container.metadata["lfq"], object_pairs_hook=no_duplicates)
     except KeyError:
@@ -51,7 +53,7 @@ def parse_header(container: Header, path: Path) -> CodesHeader:
 
 
 class _InvalidError(Exception):
-    """A header that contradicts itself or the file; the text says how."""
+    """A header that contradicts itself or the file; the text explains how."""
 
 
 def _header_of(value: Any, container: Header) -> CodesHeader:
@@ -170,7 +172,7 @@ def _part_of(name: str, value: Any, version: int) -> PartRows:
 
 
 def _check_part(tensor: CodesTensor) -> None:
-    """Raises unless the tensor has the rows that it says it has of a larger one, cut where no feature is."""
+    """Raises unless the tensor has the rows of a larger one that it claims, cut on an axis without features."""
     part, name = tensor.part, tensor.name
     if part is None:
         return
@@ -183,14 +185,14 @@ def _check_part(tensor: CodesTensor) -> None:
 
 
 def _check_parts(tensors: dict[str, CodesTensor], made_from: MadeFrom | None) -> None:
-    """Raises unless all tensors are parts, or none, and parts say which file they come from."""
+    """Raises unless all tensors are parts, or none, and parts name their file."""
     parts = [tensor.part is not None for tensor in tensors.values()]
     _need(all(parts) or not any(parts), "some of its tensors are parts of larger ones, and some are not")
     _need(made_from is not None or not any(parts), "it holds parts and does not say what they were made from")
 
 
 def _samples_of(value: dict[str, Any], container: Header) -> Samples:
-    """The samples of a header that speaks of some; whether keys and offsets make sense is seen when they are read."""
+    """The samples of a header that has some; the content of keys and offsets is checked when they are read."""
     _need(set(value) >= _KEYS_OF_SAMPLES, "it says something of samples, and not all")
     count, keys = value["samples"], value["keys"]
     carried, texts, columns = value["carried"], value["carried_text"], value["columns"]
@@ -217,20 +219,20 @@ def _column_of(name: str, value: Any, container: Header) -> Column:
 
 
 def _check_samples_of(tensor: CodesTensor, samples: Samples | None) -> None:
-    """Raises unless the tensor has the file's samples: as many, and offsets where it needs them."""
+    """Raises unless the tensor has as many samples as the file, and offsets where it needs them."""
     count = None if samples is None else samples.count
     _need(tensor.samples == count, f"{tensor.name!r} has {tensor.samples} samples, the file {count}")
     if tensor.offsets is not None:
         column = None if samples is None else samples.columns.get(tensor.offsets)
-        told = None if column is None else (column.dtype, column.shape)
-        _need(told == ("I64", ((count or 0) + 1,)), f"{tensor.name!r}: its sample_offsets are no such column")
+        stored = None if column is None else (column.dtype, column.shape)
+        _need(stored == ("I64", ((count or 0) + 1,)), f"{tensor.name!r}: its sample_offsets are no such column")
 
 
 def _source_of(name: str, value: dict[str, Any], version: int) -> SourceInfo:
     shape, dtype = tuple(value["shape"]), value["dtype"]
     if version == 1:
         _need(value.get("layout") in get_args(Layout), f"{name!r}: layout is {value.get('layout')!r}")
-        # with one axis version 1 calls its only one either
+        # with one axis, version 1 names it the only one too
         return SourceInfo(shape, dtype, axis_of(len(shape), value["layout"] if len(shape) > 1 else "channel-last"))
     axis: Any = value.get("channel_axis")
     assumed = value.get("axis_is_assumed", False)

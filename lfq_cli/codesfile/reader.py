@@ -1,4 +1,4 @@
-"""Reading codes files: the header checked whole, the codes by position."""
+"""Reading codes files: the header is checked in full, the codes are read by position."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _LEAST_GAP = 1 << 14
 
 @dataclass(frozen=True)
 class Stored:
-    """The bytes of a tensor's codes, or of a column; `start` counts from the beginning of the file."""
+    """The bytes of a tensor's codes, or of a column; `start` counts from the start of the file."""
 
     start: int
     nbytes: int
@@ -76,7 +76,7 @@ class CodesFile(Mapping[str, "TensorCodes"]):
 
     @property
     def state(self) -> tuple[int, ...]:
-        """What changes when the file is written to or replaced."""
+        """The state that changes when the file is written to or replaced."""
         return self._file.state
 
     def region(self, name: str) -> FileRegion:
@@ -85,7 +85,7 @@ class CodesFile(Mapping[str, "TensorCodes"]):
 
     @property
     def stored(self) -> dict[str, Stored]:
-        """Where everything lies that the file stores, in the order of the header."""
+        """The position of everything that the file stores, in header order."""
         digests = self.header.digests
         sizes = {name: tensor_bytes(dtype, shape) for name, (dtype, shape) in self.header.stored.items()}
         return {name: Stored(self._starts[name], size, digests[name]) for name, size in sizes.items()}
@@ -103,7 +103,7 @@ class CodesFile(Mapping[str, "TensorCodes"]):
     def keys_of_samples(self) -> list[str]:
         """The keys of the file's samples, in order; none where it holds no samples.
 
-        Raises CodesFileError unless they are UTF-8 without control characters, and no two are the same.
+        Raises CodesFileError unless they are UTF-8 without control characters, and unique.
         """
         samples = self.header.samples
         if samples is None:
@@ -115,12 +115,12 @@ class CodesFile(Mapping[str, "TensorCodes"]):
         return keys
 
     def texts(self, name: str) -> list[str]:
-        """A text for each sample. Raises CodesFileError where they are damaged."""
+        """One text for each sample. Raises CodesFileError where they are damaged."""
         where = f"{self.path}: {name!r}"
         return texts_of(self.column(name).tobytes(), self.column(name + OFFSETS), where)
 
     def column(self, name: str) -> NDArray[Any]:
-        """A tensor that is stored beside the codes, a row for each sample; bytes for a dtype that numpy lacks."""
+        """A tensor stored beside the codes, a row for each sample; bytes for a dtype that numpy lacks."""
         samples = self.header.samples
         if samples is None or name not in samples.columns:
             raise CodesUnreadableError(f"{self.path}: has no column {name!r}")
@@ -142,7 +142,7 @@ class CodesFile(Mapping[str, "TensorCodes"]):
             )
 
     def bounds(self, name: str) -> NDArray[np.int64]:
-        """Where each sample of a tensor begins, and where the last ends, in vectors: I64 [samples + 1]."""
+        """The start of each sample of a tensor, and the end of the last, in vectors: I64 [samples + 1]."""
         info = self.header.tensors[name]
         if info.samples is None:
             raise CodesUnreadableError(f"{self.path}: {name!r} holds no samples")
@@ -153,7 +153,7 @@ class CodesFile(Mapping[str, "TensorCodes"]):
         return offsets
 
     def matching(self, patterns: Sequence[str]) -> list[str]:
-        """The names that match one of the glob patterns; all if there are none. Raises CodesFileError for no name."""
+        """The names that match one of the globs; all if there are none. Raises CodesFileError where nothing matches."""
         names = [name for name in self if not patterns or any(fnmatchcase(name, pattern) for pattern in patterns)]
         if not names and patterns:
             raise CodesUnreadableError(f"{self.path}: no tensor matches", f"it holds {', '.join(map(repr, self))}")
@@ -163,7 +163,7 @@ class CodesFile(Mapping[str, "TensorCodes"]):
         return _file_again, (self.path, self.state)
 
     def close(self) -> None:
-        """Gives the file back."""
+        """Closes the file."""
         self._file.close()
 
     def __enter__(self) -> CodesFile:
@@ -179,7 +179,7 @@ def open_codes(path: str | Path) -> CodesFile:
 
 
 class _Reading(NamedTuple):
-    """What reading asks of the header, worked out once: random access would spend most of its time on it."""
+    """What reading needs of the header, computed once: random access would spend most of its time on it."""
 
     is_stream: bool
     items: int
@@ -193,9 +193,9 @@ class _Reading(NamedTuple):
 
 
 class TensorCodes:
-    """One tensor's indices, read where they are asked for: `codes[i:j]` reads the bytes of i to j and no others.
+    """One tensor's indices, read on demand: `codes[i:j]` reads only the bytes of i to j.
 
-    Picklable: it is opened again where it is used, and a file that changed is an error.
+    Picklable: it is opened again where it is used, and a changed file is an error.
     """
 
     def __init__(self, info: CodesTensor, file: InputFile, start: int) -> None:
@@ -206,7 +206,7 @@ class TensorCodes:
         self._start = start
 
     def cut(self, dims: Sequence[int] | None = None, order: BitOrder | None = None) -> TensorCodes:
-        """The same codes as other indices: a vector's bits cut into `dims`, "msb" or "lsb" first. Nothing is converted.
+        """The same codes as other indices: a vector's bits grouped into `dims`, "msb" or "lsb" first. Converts nothing.
 
         Raises OptionError unless dims use every bit of a vector once.
         """
@@ -221,7 +221,7 @@ class TensorCodes:
         return found
 
     def close(self) -> None:
-        """Gives the file back: needed of codes that were pickled, which have it to themselves."""
+        """Closes the file: for unpickled codes, which own theirs."""
         self._file.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -261,10 +261,10 @@ class TensorCodes:
         return self[...] if dtype is None else self[...].astype(dtype)
 
     def __getitem__(self, key: Any) -> Indices:
-        """Indices by position along the first axis: an integer, a slice, a list or array of integers, a mask; or a
-        tuple that begins with one. Only what is asked for is read.
+        """Indices by position on the first axis: an integer, a slice, a list or array of integers, a mask; or a tuple
+        that begins with one. Only the requested items are read.
         """
-        if isinstance(key, slice) and self.shape:  # the shortest way for what is asked for most
+        if isinstance(key, slice) and self.shape:  # a shortcut for the most frequent request
             first_item, last_item, step = key.indices(self._reading.items)
             if step == 1 and first_item < last_item and self.info.positions:
                 return self._items(first_item, last_item)
@@ -288,7 +288,9 @@ class TensorCodes:
         return item
 
     def _position(self, key: Any) -> int:
-        """An integer of either sign as a position on the first axis. Raises TypeError and IndexError as an array's."""
+        """An integer of either sign as a position on the first axis. Raises TypeError and IndexError as an array
+        would.
+        """
         try:
             return range(self.shape[0])[operator.index(key)]
         except TypeError:
@@ -300,7 +302,7 @@ class TensorCodes:
             raise IndexError(f"{key} is outside the {self.shape[0]} positions of {self.info.name!r}") from None
 
     def _spread(self, span: range) -> Indices:
-        """Items at even distances: each by itself where that is less to read."""
+        """Evenly spaced items: one by one where that reads less."""
         if not span:
             return self._items(0, 0)
         per_item = prod(self.info.positions[1:]) * self.info.bits_per_vector // 8
@@ -310,7 +312,7 @@ class TensorCodes:
         return self._items(low, high)[:: span.step]
 
     def _chosen(self, key: NDArray[Any]) -> Indices:
-        """Items by number, or by a mask of the first axis; neighbours that follow each other are read together."""
+        """Items by number, or by a mask of the first axis; adjacent items are read together."""
         if key.dtype == np.bool_:
             if key.shape != self.shape[:1]:
                 raise IndexError(f"a mask of {key.shape} does not fit {self.shape[0]} items of {self.info.name!r}")
@@ -327,7 +329,7 @@ class TensorCodes:
         return items.reshape(*key.shape, *self.shape[1:])
 
     def packed(self, start: int, stop: int) -> Packed:
-        """The bits of items `start` to `stop` of the first axis, as a stream of their own: its tail is zero."""
+        """The bits of items `start` to `stop` of the first axis, as a stream of their own with a zero tail."""
         per_item = prod(self.info.positions[1:])
         first, last, _ = slice(start, stop).indices(self.shape[0] if self.info.positions else 1)
         return self.stream(first * per_item, last * per_item)
@@ -342,7 +344,7 @@ class TensorCodes:
         return bits.view(np.uint8).reshape(max(last - first, 0), *info.positions[1:], info.bits_per_vector)
 
     def indices(self, start: int, stop: int, dtype: np.dtype[Any]) -> Indices:
-        """Indices of vectors `start` to `stop`, in the order of the file: [vectors, codebooks] of `dtype`."""
+        """Indices of vectors `start` to `stop`, in file order: [vectors, codebooks] of `dtype`."""
         info = self.info
         if stop <= start:
             return np.empty((0, len(info.codebook_dims)), dtype)
@@ -353,7 +355,9 @@ class TensorCodes:
         return stream_to_indices(self.stream(start, stop), stop - start, info.codebook_dims, info.bit_order, dtype)
 
     def _short_run(self, start: int, stop: int, dtype: np.dtype[Any]) -> Indices | None:
-        """As `indices`, of few vectors of a stream, by the kernel that begins at any bit; None where it does not."""
+        """As `indices`, for a few vectors of a stream, by the kernel that starts at any bit; None where there is no
+        kernel.
+        """
         reading = self._reading
         first, last = start * reading.bits_per_vector, stop * reading.bits_per_vector
         nbytes = (last + 7 >> 3) - (first >> 3)
@@ -363,7 +367,7 @@ class TensorCodes:
         return kernels.unpack(data, first & 7, stop - start, reading.dims, reading.order, dtype)
 
     def stream(self, start: int, stop: int) -> Packed:
-        """The stream of vectors `start` to `stop`, whatever the packing; its tail is zero."""
+        """The stream of vectors `start` to `stop`, whatever the packing, with a zero tail."""
         info = self._stored
         if stop <= start:
             return np.empty(0, np.uint8)
@@ -424,7 +428,7 @@ def _opened_again(path: Path, state: tuple[int, ...], name: str, dims: tuple[int
 
 
 def _file_again(path: Path, state: tuple[int, ...]) -> CodesFile:
-    """The file as it was. Raises CodesFileError where it is another."""
+    """The open file. Raises CodesFileError where it has changed."""
     codes = open_codes(path)
     if codes.state != state:
         codes.close()
@@ -433,7 +437,7 @@ def _file_again(path: Path, state: tuple[int, ...]) -> CodesFile:
 
 
 def check_cut(dims: tuple[int, ...], bits_per_vector: int) -> tuple[int, ...]:
-    """The cut. Raises OptionError unless it uses every bit of a vector once."""
+    """The grouping. Raises OptionError unless it uses every bit of a vector once."""
     if not dims or min(dims) < 1 or max(dims) > MAX_INDEX_BITS or sum(dims) != bits_per_vector:
         raise OptionError(
             f"{'+'.join(map(str, dims)) or 'no'} bits are not a cut of the {bits_per_vector} bits of a vector",

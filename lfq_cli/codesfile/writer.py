@@ -1,4 +1,4 @@
-"""Writing codes files: bytes go out as they come, the digests last."""
+"""Writing codes files: bytes are written as they come, the digests last."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _HELD_BYTES = 1 << 20
 class Writer:
     """Streams the header's tensors, in the order of `header.stored`, into an open file.
 
-    `made_from` is the header's; what is only known at the end may be set until then. A small file is held in memory and
-    written at the end, with the header that is made once: of 10,000 files of 576 bytes this is a third of the work.
+    `made_from` is the header's; fields known only at the end may be set until then. A small file is held in memory and
+    written at the end, so its header is made once: for 10,000 files of 576 bytes this saves a third of the work.
     """
 
     def __init__(self, file: BinaryIO, header: CodesHeader) -> None:
@@ -39,7 +39,7 @@ class Writer:
             self._begin()
 
     def _begin(self) -> int:
-        """Writes a header without digests, to hold its place; how long it is."""
+        """Writes a header without digests, to reserve its space; returns its length."""
         self._held = None
         head = self._head(self._header)
         write_all(self._file, head)
@@ -47,7 +47,7 @@ class Writer:
 
     @contextmanager
     def tensor(self, name: str) -> Iterator[TensorWriter]:
-        """Takes the bytes of tensor or column `name`; all of them must be there when the block ends."""
+        """Takes the bytes of tensor or column `name`; all of them must have come when the block ends."""
         if name != next(self._order, None):
             raise ValueError(f"{name!r} is written out of order")
         writer = TensorWriter(self._append)
@@ -61,7 +61,7 @@ class Writer:
             self._held += data
 
     def side_by_side(self) -> Mapping[str, TensorWriter]:
-        """Takes the bytes of all tensors and columns in any order; all of them must be there when the file ends."""
+        """Takes the bytes of all tensors and columns in any order; all of them must have come when the file ends."""
         start = self._begin()
         for name in self._order:
             self._side_by_side[name] = TensorWriter(partial(self._put, start))
@@ -78,7 +78,7 @@ class Writer:
         self._digests[name] = writer.digest.hexdigest()
 
     def finish(self) -> CodesHeader:
-        """Writes the digests into the header; the file is complete."""
+        """Writes the digests into the header, which completes the file."""
         for name, writer in self._side_by_side.items():
             self._close(name, writer)
         header = self._header.with_digests(self._digests, self.made_from)
@@ -90,17 +90,17 @@ class Writer:
         return header
 
     def _head(self, header: CodesHeader) -> bytes:
-        """The bytes before the data: of one length, whatever is only known at the end."""
+        """The bytes before the data: always of the same length, whatever is known only at the end."""
         longest = self._header.longest()
         nbytes = 0 if longest is self._header else len(header_bytes(longest.metadata(), self._stored))
         return header_bytes(header.metadata(), self._stored, nbytes=nbytes)
 
 
 class TensorWriter:
-    """The bytes of one tensor on their way to the file."""
+    """Writes the bytes of one tensor to the file."""
 
     def __init__(self, write: Callable[[memoryview, int], None]) -> None:
-        """write: takes some of its bytes, and how many came before."""
+        """write: takes some of its bytes, and the number of bytes before them."""
         self._write = write
         self.digest = hashlib.sha256()
         self.nbytes = 0
@@ -115,7 +115,7 @@ class TensorWriter:
 
 @contextmanager
 def create(path: Path, header: CodesHeader, *, overwrite: bool = False, durable: bool = True) -> Iterator[Writer]:
-    """A Writer whose file appears at `path` when the block ends well; `finish` is called for you."""
+    """A Writer whose file appears at `path` when the block ends without error; calls `finish`."""
     with atomic_output(path, overwrite=overwrite, durable=durable, nbytes=header.stored_bytes) as file:
         writer = Writer(file, header)
         yield writer

@@ -4,7 +4,7 @@
     CodesBatches("tokens/", 64, seed=0)    ready batches, a new order every epoch, for any number of ranks and workers
     codes_of(packed, quantizer)            packed bits to code vectors, on the device
 
-All but CodesBatches and codes_of do without torch.
+Only CodesBatches and codes_of need torch.
 """
 
 from __future__ import annotations

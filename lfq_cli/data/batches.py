@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     _Base = object
 else:
     try:
-        from torch.utils.data import IterableDataset as _Base  # a DataLoader asks for its own class
+        from torch.utils.data import IterableDataset as _Base  # a DataLoader requires its own class
     except ImportError:
         _Base = object
 
@@ -28,12 +28,12 @@ _PLACES_AT_ONCE = 1 << 12
 
 
 class CodesBatches(_Base):
-    """Batches of a data set, each a dict as `CodesDataset.batch` gives it; an iteration is an epoch.
+    """Batches of a data set, each a dict as from `CodesDataset.batch`; an iteration is an epoch.
 
-    The batches of an epoch are one list: batch j holds the items at places j * batch_size and following of the epoch's
-    order. Rank r of W takes batches r, r + W, ..., each rank as many; what fills no batch for every rank is left out of
-    the epoch. Workers of a DataLoader share the batches of their rank, in the same order. Every iteration begins the
-    next epoch, in a new order. A DataLoader takes it with `batch_size=None`.
+    The batches of an epoch are one list: batch j holds batch_size items of the epoch's order, from place j * batch_size
+    on. Rank r of W takes batches r, r + W, ..., as many as every other rank; items that do not fill a batch for every
+    rank are left out of the epoch. Workers of a DataLoader share the batches of their rank, in the same order. Every
+    iteration begins the next epoch, in a new order. Give it to a DataLoader with `batch_size=None`.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class CodesBatches(_Base):
         world_size: int = 1,
         **options: Any,
     ) -> None:
-        """dataset: a CodesDataset, or what makes one together with `options`. rank, world_size: which batches are ours.
+        """dataset: a CodesDataset, or what to make one of, with `options`. rank, world_size: which batches to take.
 
         Raises OptionError where there is no batch for every rank.
         """
@@ -74,7 +74,7 @@ class CodesBatches(_Base):
             )
 
     def __len__(self) -> int:
-        """Batches of an epoch for this rank."""
+        """The number of batches in an epoch for this rank."""
         return len(self.dataset) // self.batch_size // self.world_size
 
     def __repr__(self) -> str:
@@ -82,17 +82,17 @@ class CodesBatches(_Base):
 
     @property
     def fingerprint(self) -> str:
-        """What decides the batches beside seed, epoch and step; a state goes with data of the same."""
+        """What decides the batches besides seed, epoch and step; a state fits only data with the same fingerprint."""
         facts = (self.dataset.checkpoint_sha256, len(self.dataset), self.batch_size, self.world_size, self.shuffle)
         return hashlib.sha256(repr(facts).encode() + self.dataset.catalog.starts.tobytes()).hexdigest()[:16]
 
     def state_dict(self, step: int | None = None) -> dict[str, Any]:
-        """Where this rank is, `{seed, epoch, step, fingerprint}`: to go on from, with any number of workers.
+        """This rank's position, `{seed, epoch, step, fingerprint}`: to resume from, with any number of workers.
 
-        step: batches of the epoch under way that were used. It has to be given where workers of a DataLoader read, who
-        are ahead of the one that trains. In a worker the state is that worker's own, and goes on in one of as many.
+        step: batches used so far in this epoch. Required where a DataLoader's workers read, since they are ahead of
+        training. In a worker the state is that worker's own, and resumes in one of as many workers.
 
-        Raises OptionError where workers read and no step is given.
+        Raises OptionError where workers read and step is missing.
         """
         worker = _worker()
         place = self._at or self._resume
@@ -108,7 +108,7 @@ class CodesBatches(_Base):
         return state | {"workers": place.workers} if place.workers else state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Lets the next iteration go on behind the state. Raises OptionError for the state of other batches."""
+        """The next iteration resumes after the state. Raises OptionError for the state of other batches."""
         if state.get("fingerprint") != self.fingerprint:
             raise OptionError(
                 "the state belongs to other data, or to other batches", "the same files, batch_size and world_size"
@@ -142,7 +142,7 @@ class CodesBatches(_Base):
         return places if order is None else order(places.reshape(-1)).reshape(places.shape)
 
     def _first(self, epoch: int, number: int, workers: int) -> int:
-        """The first step of an iteration by worker `number`."""
+        """The first step of worker `number` in an iteration."""
         place = self._resume
         if place is None or place.epoch != epoch:
             return number
@@ -157,7 +157,9 @@ class CodesBatches(_Base):
 
 
 class _Place(NamedTuple):
-    """So many steps of an epoch are done; `workers`: by one of so many, whose next step it is; 0: by all together."""
+    """A place in an epoch. `step`: the next of one worker among so many `workers`; with 0 workers, the next of all
+    together.
+    """
 
     epoch: int
     step: int
@@ -165,7 +167,7 @@ class _Place(NamedTuple):
 
 
 def _worker() -> Any:
-    """What torch says of the worker that this process is; None where it is none."""
+    """torch's information on this worker process; None where it is not one."""
     try:
         from torch.utils.data import get_worker_info
     except ImportError:

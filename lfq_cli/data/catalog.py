@@ -1,4 +1,4 @@
-"""What is in the files of a data set: one kind of samples in all of them, and where each lies."""
+"""What the files of a data set hold: samples of one kind in all of them, and where each lies."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ Bounds = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class TensorKind:
-    """A tensor that every file has. `positions` of a sample: None where samples differ, along their first axis."""
+    """A tensor that every file has. `positions` of a sample: None where samples differ in length on their first
+    axis.
+    """
 
     name: str
     dims: tuple[int, ...]
@@ -37,16 +39,17 @@ class TensorKind:
 
     @property
     def vectors(self) -> int | None:
-        """Of a sample; None where samples differ."""
+        """Vectors of a sample; None where samples differ."""
         return None if self.positions is None else prod(self.positions)
 
 
 @dataclass(frozen=True)
 class Catalog:
-    """kinds: by name, as in every file. starts: number of the first sample of each file, and of all, [files + 1].
+    """kinds: by name, equal in all files. starts: number of the first sample of each file, and the total, [files + 1].
 
-    bounds: of tensors whose samples differ where each sample's vectors begin within its file, file after file, each
-    with its end: sample i of file f is bounds[i + f] to bounds[i + f + 1]. carried: names of columns and texts.
+    bounds: for tensors whose samples differ in length, where each sample's vectors begin within its file, file after
+    file, each followed by its end: sample i of file f is bounds[i + f] to bounds[i + f + 1]. carried: names of columns
+    and texts.
     """
 
     checkpoint_sha256: str
@@ -62,7 +65,7 @@ class Catalog:
         return files, samples - self.starts[files]
 
     def ranges(self, name: str, samples: NDArray[np.int64]) -> tuple[Bounds, Bounds]:
-        """(first, last) vector of each sample within its file."""
+        """(first, last) vector of each sample, within its file."""
         files, rows = self.locate(samples)
         vectors = self.kinds[name].vectors
         if vectors is not None:
@@ -72,7 +75,7 @@ class Catalog:
 
 
 def catalog_of(shelf: Shelf, tensors: Sequence[str]) -> Catalog:
-    """Looks into every file. Raises CodesUnreadableError for files that are not a data set together, naming both."""
+    """Reads every header. Raises CodesUnreadableError, naming both, for files that do not form a data set together."""
     facts: list[tuple[Path, dict[str, Any]]] = []
     counts: list[int] = []
     bounds: dict[str, list[Bounds]] = {}
@@ -101,7 +104,7 @@ def catalog_of(shelf: Shelf, tensors: Sequence[str]) -> Catalog:
 
 
 def _facts(codes: CodesFile, names: Sequence[str]) -> Iterator[tuple[str, Any]]:
-    """What has to be the same in all files, named as in a message."""
+    """What must be the same in all files, named as in a message."""
     samples = codes.header.samples
     yield "checkpoint_sha256", codes.header.checkpoint_sha256
     yield "tensors", tuple(names)
@@ -128,21 +131,21 @@ def _require_alike(first_path: Path, first: dict[str, Any], path: Path, found: d
 
 
 def _count(codes: CodesFile, names: Sequence[str]) -> int:
-    """The samples of a file: as it says, else the items of axis 0."""
+    """The number of samples in a file: as recorded, else the items of axis 0."""
     if codes.header.samples is not None:
         return codes.header.samples.count
     lengths = {name: codes.header.tensors[name].positions[:1] for name in names}
     if () in lengths.values() or len(set(lengths.values())) > 1:
-        told = ", ".join(f"{name!r} {list(codes.header.tensors[name].shape)}" for name in names)
+        shapes = ", ".join(f"{name!r} {list(codes.header.tensors[name].shape)}" for name in names)
         raise CodesUnreadableError(
-            f"{codes.path}: axis 0 of its tensors does not count samples: {told}",
+            f"{codes.path}: axis 0 of its tensors does not count samples: {shapes}",
             "tensors=(...) (--tensor) chooses among them",
         )
     return next(iter(lengths.values()))[0] if lengths else 0
 
 
 def key_hashes(shelf: Shelf, catalog: Catalog, *, stored_only: bool = False) -> NDArray[np.uint64]:
-    """A hash of the key of each sample, in the order of samples: [samples]. stored_only: 0 for one that has none."""
+    """A hash of the key of each sample, in sample order: [samples]. stored_only: 0 for a sample without a key."""
     parts = []
     for number in range(len(shelf.paths)):
         codes = shelf.get(number)
@@ -158,5 +161,5 @@ def key_hashes(shelf: Shelf, catalog: Catalog, *, stored_only: bool = False) -> 
 
 
 def key_of_row(path: Path, row: int) -> str:
-    """What a sample without a key is called: its file's name and its row."""
+    """The name of a sample without a key: its file's name and its row."""
     return f"{path.name.removesuffix('.safetensors').removesuffix('.codes')}/{row}"

@@ -34,7 +34,7 @@ Where = str | os.PathLike[str]
 
 
 def open_codes(path: Where | Sequence[Where]) -> CodesFile | CodesDataset:
-    """A codes file open for reading; of a folder, a glob or several files the data set of their samples.
+    """A codes file open for reading; for a folder, a glob or several files, the data set of their samples.
 
     Raises CodesFileError where a file is damaged or something else.
     """
@@ -48,10 +48,10 @@ def _is_glob(path: Where) -> bool:
 
 
 class CodesDataset(Sequence[dict[str, Any]]):
-    """Samples by number, as dicts: of each tensor its codes, of each carried column its value, the key.
+    """Samples by number, as dicts: the codes of each tensor, the value of each carried column, the key.
 
-    Samples have the order of their files, sorted by name, and of the samples in them. Of a file without samples axis 0
-    counts them. Picklable; files are opened in the process that reads.
+    Samples are in the order of their files, sorted by name, and within a file in its order. In a file without samples
+    axis 0 counts them. Picklable; files are opened in the process that reads.
     """
 
     def __init__(
@@ -68,17 +68,17 @@ class CodesDataset(Sequence[dict[str, Any]]):
         stride: int | None = None,
         keys: bool = True,
     ) -> None:
-        """paths: folders, globs, files. tensors: names; all if there are none.
+        """paths: folders, globs, files. tensors: names; all if empty.
 
-        dims, order: how a vector's bits are cut into indices ("msb" or "lsb" first), as the files say if not given.
+        dims, order: how a vector's bits are grouped into indices ("msb" or "lsb" first); by default as in the files.
         format: "indices" [positions, codebooks] of `dtype` (without the last axis if there is one codebook), "bits"
-        [positions, B] uint8, or "packed" [bytes] uint8. memory: whether packed bits are held in memory; "auto" where
-        they take at most a quarter of what is free. window, stride: items are so many vectors of a sample, which count
-        in C order, every `stride` (window); what is left at a sample's end is in no window. keys: whether items have
-        one.
+        [positions, B] uint8, or "packed" [bytes] uint8. memory: whether packed bits are held in memory; "auto": if they
+        take at most a quarter of the free memory. window, stride: an item is `window` vectors of a sample, in C order,
+        one every `stride` (default: window); the rest at a sample's end is in no window. keys: whether items include
+        their key.
 
-        Raises CodesUnreadableError for files of different checkpoints, cuts or shapes, OptionError for a cut that does
-        not fit.
+        Raises CodesUnreadableError for files of different checkpoints, groupings or shapes, OptionError for dims that
+        do not fit.
         """
         if format not in ("indices", "bits", "packed"):
             raise OptionError(f"format {format!r} is unknown", 'expected "indices", "bits" or "packed"')
@@ -114,21 +114,21 @@ class CodesDataset(Sequence[dict[str, Any]]):
 
     @property
     def checkpoint_sha256(self) -> str:
-        """The checkpoint that made the codes."""
+        """The checkpoint that made the codes, as recorded."""
         return self.catalog.checkpoint_sha256
 
     @property
     def samples(self) -> int:
-        """How many samples there are; `len` counts windows, if those are what is asked for."""
+        """The number of samples; `len` counts windows, if there are any."""
         return int(self.catalog.starts[-1])
 
     def vocabulary(self, name: str | None = None) -> tuple[int, ...]:
-        """How many values each index of a vector may have, in the cut that is given."""
+        """How many values each index of a vector may have, with the given dims."""
         cut, *_ = self._cuts[next(iter(self._cuts)) if name is None else name]
         return tuple(2**bits for bits in cut)
 
     def dims(self, name: str) -> tuple[int, ...]:
-        """How the bits of a vector are cut into indices."""
+        """How a vector's bits are grouped into indices."""
         return self._cuts[name][0]
 
     def order(self, name: str) -> BitOrder:
@@ -140,11 +140,11 @@ class CodesDataset(Sequence[dict[str, Any]]):
         return self._shelf.paths[int(np.searchsorted(self.catalog.starts, sample, side="right")) - 1]
 
     def key_hashes(self, *, stored_only: bool = False) -> NDArray[np.uint64]:
-        """A hash of each sample's key: [samples]. stored_only: 0 for one whose file stores no keys."""
+        """A hash of each sample's key: [samples]. stored_only: 0 where the file stores no keys."""
         return key_hashes(self._shelf, self.catalog, stored_only=stored_only)
 
     def check_file(self, number: int, *, keys: bool) -> None:
-        """Raises CodesFileError unless the codes of a file, and its keys if asked for, have the header's digests."""
+        """Raises CodesFileError unless the codes of a file, and its keys if requested, have the header's digests."""
         codes = self._shelf.get(number)
         for name in self.catalog.kinds:
             codes[name].check_digest()
@@ -161,7 +161,7 @@ class CodesDataset(Sequence[dict[str, Any]]):
             self._shelf.get(number).check_column(name)
 
     def digests(self) -> list[dict[str, str]]:
-        """Of each file the sha256 of everything that it stores, by name."""
+        """For each file, the sha256 of everything it stores, by name."""
         return [self._shelf.get(number).header.digests for number in range(len(self._shelf.paths))]
 
     def __len__(self) -> int:
@@ -175,7 +175,7 @@ class CodesDataset(Sequence[dict[str, Any]]):
         return f"<CodesDataset: {len(self):,} items of {len(self._shelf.paths):,} files, {kinds}>"
 
     def __getitem__(self, index: Any) -> Any:
-        """The item of a number; of a slice, list or array of numbers a list of items."""
+        """The item of a number; a list of items for a slice, list or array of numbers."""
         if isinstance(index, slice):
             return self.__getitems__(range(*index.indices(len(self))))
         items = self.__getitems__(index)
@@ -186,15 +186,15 @@ class CodesDataset(Sequence[dict[str, Any]]):
             yield from self.__getitems__(range(first, min(first + 64, len(self))))
 
     def __getitems__(self, indices: Sequence[int] | NDArray[Any]) -> list[dict[str, Any]]:
-        """Items of several numbers, read together: what a DataLoader asks for."""
+        """Items of several numbers, read together: a DataLoader calls this."""
         batch = self.batch(indices)
         names = list(batch)
         return [dict(zip(names, values, strict=True)) for values in zip(*batch.values(), strict=True)]
 
     def batch(self, indices: Sequence[int] | NDArray[Any], *, keys: bool | None = None) -> dict[str, Any]:
-        """Items of several numbers as one dict: codes stacked [n, ...], of samples of different lengths a list.
+        """Items of several numbers as one dict: codes stacked [n, ...]; a list where samples differ in length.
 
-        The fastest way: nothing is done for each sample by itself. keys: whether it has them, as the data set if None.
+        The fastest way: no work per sample. keys: whether to include them; None: as for the data set.
         """
         numbers = self._numbers(indices)
         starts = None
@@ -256,7 +256,7 @@ class CodesDataset(Sequence[dict[str, Any]]):
         tail = () if len(cut) == 1 else (len(cut),)
         return to_indices(rows, vectors, cut, order, dtype).reshape(len(rows), *positions, *tail)
 
-    # what is carried
+    # carried columns
 
     def column(self, name: str) -> NDArray[Any]:
         """A carried column of all samples: [samples, ...]. Raises KeyError for another name."""
@@ -268,18 +268,18 @@ class CodesDataset(Sequence[dict[str, Any]]):
         return self._columns[name]
 
     def key(self, index: int) -> str:
-        """The key of a sample: of one without a key its file's name and its row."""
+        """The key of a sample; without one, its file's name and its row."""
         return self._key(int(self._numbers([index])[0]) if self._windows is None else range(self.samples)[index])
 
     def _key(self, sample: int) -> str:
         return self.keys_of(np.array([sample]))[0]
 
     def keys_of(self, samples: NDArray[np.int64]) -> list[str]:
-        """The keys of several samples, as `key` gives that of one."""
+        """The keys of several samples, as from `key`."""
         return self._texts_of(None, samples)
 
     def _texts_of(self, name: str | None, samples: NDArray[np.int64]) -> list[str]:
-        """A text of each of several samples; of no name its key."""
+        """One text for each of several samples; without a name, the key."""
         files, rows = self.catalog.locate(samples)
         if len(files) and files[0] == files[-1] and (files == files[0]).all():
             return self._texts_in(int(files[0]), name, rows)
@@ -293,7 +293,7 @@ class CodesDataset(Sequence[dict[str, Any]]):
         return texts
 
     def _texts_in(self, file: int, name: str | None, rows: NDArray[np.int64]) -> list[str]:
-        """The same of samples of one file."""
+        """The same for samples of one file."""
         codes = self._shelf.get(file)
         if name is None:
             if codes.header.samples is None:
@@ -323,7 +323,7 @@ class CodesDataset(Sequence[dict[str, Any]]):
         raise KeyError(key)
 
     def close(self) -> None:
-        """Gives all descriptors back; reading opens files again."""
+        """Closes all files; reading opens them again."""
         self._shelf.close()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -331,7 +331,7 @@ class CodesDataset(Sequence[dict[str, Any]]):
 
 
 def _files(paths: Where | Sequence[Where]) -> list[Path]:
-    """The codes files that are named, in order."""
+    """The codes files that the paths name, in order."""
     arguments = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     found, missed = sorted_out(find_inputs([os.fspath(path) for path in arguments], is_codes_file, CodesFileError))
     for error in missed.values():

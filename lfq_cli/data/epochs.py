@@ -14,10 +14,10 @@ _FIRST = 1 << 30
 
 
 class EpochCounter:
-    """Counts how often a data set was begun, in whatever processes: all workers of one epoch get one number.
+    """Counts how often a data set was begun, across processes: all workers of one epoch get the same number.
 
-    Workers of an epoch have in common torch's seed of it and, where they live longer, how often they began. The number
-    and what it belongs to are one word in memory that processes share, so that it is never read half written.
+    Workers of an epoch share torch's seed and, if they are persistent, the number of times they began. The epoch and
+    its identifier are one word in shared memory, so it is never read half written.
     """
 
     def __init__(self) -> None:
@@ -26,23 +26,23 @@ class EpochCounter:
         self.set(0)
 
     def set(self, epoch: int) -> None:
-        """The next that begins is `epoch`."""
+        """Sets the next epoch to begin to `epoch`."""
         self._word[0] = self._own = _FIRST + epoch - 1
         self._set_to = epoch
         self._begun = os.getpid(), 0
 
     @property
     def current(self) -> int:
-        """The epoch that began last in any process; before any has begun the one that will."""
+        """The epoch that began last in any process; before the first, the one that will begin."""
         return max(int(self._word[0]) % _EPOCHS - _FIRST, self._set_to)
 
     @property
     def has_begun_elsewhere(self) -> bool:
-        """Whether other processes have begun epochs since the last that began here, or was set."""
+        """Whether other processes have begun epochs since this one last began or set one."""
         return int(self._word[0]) != self._own
 
     def begin(self, worker: Any) -> int:
-        """The epoch that begins; worker: what torch.utils.data.get_worker_info() says here."""
+        """Begins an epoch and returns its number; worker: the result of torch.utils.data.get_worker_info()."""
         word = self._next_word(worker)
         self._word[0] = self._own = word
         self._begun = os.getpid(), self._times() + 1
@@ -53,7 +53,7 @@ class EpochCounter:
         return self._next_word(worker) % _EPOCHS - _FIRST
 
     def _times(self) -> int:
-        """How often this process has begun one."""
+        """How often this process has begun an epoch."""
         pid, times = self._begun
         return times if pid == os.getpid() else 0
 
@@ -67,7 +67,7 @@ class EpochCounter:
 
 
 def _shared_word() -> Any:
-    """An int64 that forked and spawned loaders share: a tensor where torch is there, as only then there are any."""
+    """An int64 shared by forked and spawned loaders: a tensor where torch is installed, since loaders need torch."""
     torch = sys.modules.get("torch")
     if torch is None:
         return np.zeros(1, np.int64)

@@ -1,4 +1,4 @@
-"""Packed bits to what a model takes: indices in any cut, bits, code vectors on a device."""
+"""Packed bits to a model's inputs: indices in any grouping, bits, code vectors on a device."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def to_bits(rows: Packed, vectors: int, bits_per_vector: int) -> NDArray[np.uint
 
 
 def narrowest(dims: tuple[int, ...], dtype: str | np.dtype[Any]) -> np.dtype[Any]:
-    """The dtype of indices. Raises OptionError where it does not hold them."""
+    """The dtype of indices. Raises OptionError where it is too narrow."""
     found = np.dtype(dtype)
     if found.kind not in "iu" or np.iinfo(found).max < 2 ** max(dims) - 1:
         raise OptionError(
@@ -44,11 +44,11 @@ def narrowest(dims: tuple[int, ...], dtype: str | np.dtype[Any]) -> np.dtype[Any
 
 
 def codes_of(packed: Any, quantizer: Quantizer, vectors: int | None = None) -> Tensor:
-    """Packed bits -> code vectors, on the device where the bits are: what `indices_to_codes` gives, without indices.
+    """Packed bits -> code vectors, on the bits' device: equal to `indices_to_codes`, without making indices.
 
-    packed: uint8 [..., bytes], a torch tensor or numpy array, as `CodesDataset(format="packed")` gives it; vectors: of
-    each row, all that fit if not given. Returns float32 [..., vectors, D] of codes before project_out: ±scale for a
-    plain quantizer. Raises OptionError for a quantizer whose codes are not constants.
+    packed: uint8 [..., bytes], a torch tensor or numpy array, as from `CodesDataset(format="packed")`; vectors: per
+    row, by default all that fit. Returns float32 [..., vectors, D] of codes before project_out: ±scale for a plain
+    quantizer. Raises OptionError for a quantizer whose codes are not constants.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Many codes files of which few are open at a time, in whatever process reads."""
+"""Many codes files, few of them open at a time, in whichever process reads."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ MOST_OPEN = 64
 
 
 class Shelf:
-    """Opens files where they are read, at most MOST_OPEN at a time.
+    """Opens files on demand, at most MOST_OPEN at a time.
 
-    A file that was written to or replaced since it was first looked at is an error: what was known of it would be
-    wrong, and another process would read another file. A process has its own descriptors: after a fork files are opened
-    again, and pickling leaves them behind.
+    A file that was written to or replaced since it was first read is an error: what is known of it would be wrong, and
+    another process would read another file. Each process has its own descriptors: after a fork files are opened again,
+    and pickling leaves them out.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
@@ -35,7 +35,7 @@ class Shelf:
         self._pid = os.getpid()
 
     def get(self, number: int) -> CodesFile:
-        """The open file. Raises CodesFileError where it is damaged, or another than before."""
+        """The open file. Raises CodesFileError where it is damaged, or has changed."""
         if self._pid != os.getpid():
             self._forget()  # the parent's descriptors: it may close them at any time
         with self._lock:
@@ -58,9 +58,9 @@ class Shelf:
         return codes
 
     def _state_of(self, number: int) -> tuple[int, ...] | None:
-        """The state of what has the file's name now; None where nothing has it. 2 µs, where a read takes 10.
+        """The state of the file that has the name now; None where there is none. 2 µs, where a read takes 10.
 
-        Of an object as it was when it was opened: asking the store for each sample would take longer than to read it.
+        For an object, its state when it was opened: asking the store for each sample would take longer than reading it.
         """
         return version(self.paths[number], known=True)
 
@@ -72,7 +72,7 @@ class Shelf:
             self.close()
 
     def close(self) -> None:
-        """Gives all descriptors back."""
+        """Closes all files."""
         if self._pid == os.getpid():
             for codes in self._open.values():
                 codes.close()

@@ -1,7 +1,7 @@
-"""A shuffled order in constant memory: a permutation that says for each place which item stands there.
+"""A shuffled order in constant memory: a permutation that maps each place to its item.
 
-A Feistel network over pairs of half-words permutes the numbers below a power of 4; places that it sends beyond the
-count are sent on until they are inside (cycle walking). Sources: Luby and Rackoff, "How to construct pseudorandom
+A Feistel network over pairs of half-words permutes the numbers below a power of 4; results beyond the count are
+permuted again until they are inside (cycle walking). Sources: Luby and Rackoff, "How to construct pseudorandom
 permutations from pseudorandom functions", 1988; Black and Rogaway, "Ciphers with arbitrary finite domains", 2002. The
 round function is the finaliser of splitmix64 (Steele, Lea, Flood, 2014).
 """
@@ -26,7 +26,7 @@ class Permutation:
         self._keys = entropy.generate_state(_ROUNDS, np.uint64)
 
     def __call__(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The items that stand at these places."""
+        """The items at these places."""
         items = self._permuted(places.astype(np.uint64))
         outside = items >= self._count
         while outside.any():

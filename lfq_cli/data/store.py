@@ -22,14 +22,14 @@ _GAP_BYTES = 1 << 13
 
 
 class Store(Protocol):
-    """Where the packed bits of one tensor are."""
+    """The packed bits of one tensor."""
 
     def rows(self, samples: NDArray[np.int64]) -> Packed:
-        """Of samples of one length: [samples, bytes], each from its own first byte on, its tail zero."""
+        """For samples of one length: [samples, bytes], each starting at a byte, with a zero tail."""
         ...
 
     def joined(self, samples: NDArray[np.int64]) -> Packed:
-        """All vectors of samples of any lengths as one stream, its tail zero."""
+        """All vectors of samples of any lengths as one stream, with a zero tail."""
         ...
 
     def stream(self, sample: int, first: int, last: int) -> Packed:
@@ -38,7 +38,7 @@ class Store(Protocol):
 
 
 class FileStore:
-    """Reads what is asked for, where it lies: neighbours together."""
+    """Reads on demand, by position: neighbours together."""
 
     def __init__(self, shelf: Shelf, catalog: Catalog, name: str) -> None:
         self._shelf = shelf
@@ -61,7 +61,7 @@ class FileStore:
         return out
 
     def _read_runs(self, files: NDArray[np.int64], rows: NDArray[np.int64], vectors: int, out: Packed) -> None:
-        """All samples of a file at once, with those between them."""
+        """All samples of a file at once, including any between the requested ones."""
         begin = 0
         for end in [*(np.flatnonzero(np.diff(files)) + 1).tolist(), len(files)]:
             low, high = int(rows[begin:end].min()), int(rows[begin:end].max()) + 1
@@ -83,7 +83,7 @@ class FileStore:
         return join_streams(streams, (ends[last] - begins[first]) * self._catalog.kinds[self._name].bits_per_vector)
 
     def _read_rows(self, file: int, rows: NDArray[np.int64], places: NDArray[np.intp], out: Packed) -> None:
-        """Samples `rows` of one file into their places of out [samples, bytes]."""
+        """Reads samples `rows` of one file into their places in out [samples, bytes]."""
         codes, nbytes = self._shelf.get(file), out.shape[1]
         kind = self._catalog.kinds[self._name]
         assert kind.vectors is not None
@@ -109,7 +109,7 @@ class FileStore:
 
 
 def _is_dense(files: NDArray[np.int64], rows: NDArray[np.int64], nbytes: int) -> bool:
-    """Whether samples of so many bytes ascend, in few files, with so little between them that all is read at once."""
+    """Whether samples ascend, in few files, with gaps so small that reading everything at once is best."""
     if not len(files):
         return False
     same_file = np.diff(files) == 0
@@ -120,7 +120,7 @@ def _is_dense(files: NDArray[np.int64], rows: NDArray[np.int64], nbytes: int) ->
 
 
 def _split(stream: Packed, samples: int, bits: int) -> Packed:
-    """A stream of samples of so many bits -> [samples, bytes], each from a byte of its own on."""
+    """A stream of samples of so many bits each -> [samples, bytes], each starting at a byte."""
     if bits % 8 == 0:
         return stream.reshape(samples, bits // 8)
     every = np.unpackbits(stream, count=samples * bits).reshape(samples, bits)
@@ -128,10 +128,10 @@ def _split(stream: Packed, samples: int, bits: int) -> Packed:
 
 
 class MemoryStore:
-    """All of a tensor's samples of one length in memory: [samples, bytes], each from a byte of its own on."""
+    """All of a tensor's samples of one length in memory: [samples, bytes], each starting at a byte."""
 
     def __init__(self, data: Packed, vectors: int, bits_per_vector: int) -> None:
-        """vectors: of a sample."""
+        """vectors: in each sample."""
         self.data = data
         self._vectors = vectors
         self._bits = bits_per_vector
@@ -150,19 +150,19 @@ class MemoryStore:
 
 
 class RaggedStore:
-    """All of a tensor's samples of several lengths in memory, one after the other, each from a byte of its own on."""
+    """All of a tensor's samples of several lengths in memory, one after the other, each starting at a byte."""
 
     def __init__(
         self, data: Packed, starts: NDArray[np.int64], vectors: NDArray[np.int64], bits_per_vector: int
     ) -> None:
-        """starts: the first byte of each sample; vectors: of each."""
+        """starts: the first byte of each sample; vectors: in each."""
         self.data = data
         self._vectors = vectors
         self._starts = starts
         self._bits = bits_per_vector
 
     def rows(self, samples: NDArray[np.int64]) -> Packed:
-        """As in Store; only of samples of one length."""
+        """As in Store, but only for samples of one length."""
         ends = np.append(self._starts, len(self.data))
         sizes = ends[samples + 1] - ends[samples]
         return self.data[self._starts[samples][:, None] + np.arange(sizes[0] if len(sizes) else 0)]
@@ -189,21 +189,21 @@ def memory_needed(catalog: Catalog) -> int:
 
 
 def fits(nbytes: int) -> bool:
-    """Whether "auto" holds so much in memory."""
+    """Whether "auto" holds this many bytes in memory."""
     return nbytes <= _SHARE_OF_MEMORY * _free_memory()
 
 
 def _free_memory() -> int:
     try:
         with open("/proc/meminfo") as file:  # noqa: PTH123
-            told = dict(line.split(":", 1) for line in file)
-        return int(told["MemAvailable"].split()[0]) << 10
+            fields = dict(line.split(":", 1) for line in file)
+        return int(fields["MemAvailable"].split()[0]) << 10
     except (OSError, KeyError, ValueError):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
 def _sizes(catalog: Catalog, name: str) -> NDArray[np.int64]:
-    """Bytes of each sample, from a byte of its own on."""
+    """Bytes of each sample, when each starts at a byte."""
     first, last = catalog.ranges(name, np.arange(int(catalog.starts[-1]), dtype=np.int64))
     sizes: NDArray[np.int64] = -(-(last - first) * catalog.kinds[name].bits_per_vector // 8)
     return sizes
@@ -228,7 +228,7 @@ def load(shelf: Shelf, catalog: Catalog, name: str) -> Store:
 
 
 def _load_file(codes: TensorCodes, catalog: Catalog, number: int, out: Packed) -> None:
-    """The samples of one file, each from a byte of its own on."""
+    """The samples of one file, each starting at a byte."""
     kind = catalog.kinds[codes.info.name]
     samples = np.arange(int(catalog.starts[number]), int(catalog.starts[number + 1]), dtype=np.int64)
     begins, ends = catalog.ranges(kind.name, samples)
@@ -243,7 +243,7 @@ def _load_file(codes: TensorCodes, catalog: Catalog, number: int, out: Packed) -
 
 
 def _copy(codes: TensorCodes, vectors: int, bits: int, out: Packed) -> None:
-    """All vectors, in runs that end at a byte."""
+    """All vectors, in runs that end at a byte boundary."""
     step = max(_RUN_VECTORS // 8 * 8, 8)
     for first in range(0, vectors, step):
         last = min(first + step, vectors)

@@ -1,4 +1,4 @@
-"""Windows over the vectors of samples, none of which reaches into the next sample."""
+"""Windows over the vectors of samples; none extends into the next sample."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Numbers = NDArray[np.int64]
 
 
 class Windows:
-    """So many vectors (`length`) every `stride`, from the first vector of each sample on."""
+    """`length` vectors every `stride`, from the first vector of each sample on."""
 
     def __init__(self, catalog: Catalog, length: int, stride: int) -> None:
         if length < 1 or stride < 1:

@@ -17,5 +17,5 @@ FORMATS = {
 
 
 def format_of(name: str) -> Any:
-    """The Format of a name in FORMATS."""
+    """The Format called `name` in FORMATS."""
     return import_module(FORMATS[name]).FORMAT

@@ -1,7 +1,7 @@
-"""`npy`: a folder of codes and one of labels, a file a sample, as LlamaGen and those after it read them.
+"""`npy`: a folder of codes and one of labels, one file per sample, as LlamaGen and its successors read them.
 
-codes/0.npy is int64 [1, length], labels/0.npy int64 [1]; numbers are those of the samples in the split, whose keys
-stand in keys.txt, a line each. Source: github.com/FoundationVision/LlamaGen, dataset/imagenet.py.
+codes/0.npy is int64 [1, length], labels/0.npy int64 [1], numbered as the samples in the split; keys.txt has one key per
+line. Source: github.com/FoundationVision/LlamaGen, dataset/imagenet.py.
 """
 
 from __future__ import annotations

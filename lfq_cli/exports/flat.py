@@ -26,7 +26,7 @@ def write_bin(part: Part, folder: Path, stem: str) -> None:
 def write_1x(part: Part, folder: Path, stem: str) -> None:
     """STEM/video.bin, uint32 [images, s, s]; STEM/segment_ids.bin, int32 [images]; STEM/metadata.json.
 
-    A sample of three axes is a clip, a segment of its own; of two an image, whose label is its segment.
+    A sample of three axes is a clip and a segment of its own; one of two is an image, whose label is its segment.
     Source: github.com/1x-technologies/1xgpt, data.py (`RawTokenDataset`).
     """
     positions = part.positions
@@ -43,13 +43,13 @@ def write_1x(part: Part, folder: Path, stem: str) -> None:
             numbers = np.arange(segment, segment + len(rows.ids)) if rows.labels is None else rows.labels
             write_all(segments, bytes_of(np.repeat(numbers, frames).astype("<i4")))
             segment += len(rows.ids)
-    told = {
+    metadata = {
         "num_images": part.samples * frames,
         "s": positions[-1],
         "vocab_size": part.vocab_size,
         "token_dtype": part.dtype.name,
     }
-    (folder / stem / "metadata.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    (folder / stem / "metadata.json").write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
 
 
 def check_1x(positions: tuple[int, ...] | None) -> None:

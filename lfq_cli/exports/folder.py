@@ -1,6 +1,6 @@
-"""The folder of an export: parts appear whole, what a killed run finished is kept, lfq.json comes last.
+"""The folder of an export: parts appear whole, parts finished by a killed run are kept, lfq.json is written last.
 
-One run at a time writes into it: it holds a lock on the folder, which ends with the process however it ends.
+One run at a time writes to it: the run holds a lock on the folder, which the system releases when the process ends.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _REPLACES = "--overwrite replaces it; or name another folder"
 
 
 class ExportFolder:
-    """One export into a folder. `fingerprint`: what its bytes depend on. `inputs`: what it is made of, which stays."""
+    """An export into a folder. `fingerprint`: what its bytes depend on. `inputs`: files it reads, never replaced."""
 
     def __init__(self, path: Path, fingerprint: str, *, overwrite: bool, inputs: Collection[Path] = ()) -> None:
-        """Raises ExistsError where the folder holds another export, and not `overwrite`."""
+        """Raises ExistsError where the folder holds another export and `overwrite` is false."""
         self._path = path
         self._fingerprint = fingerprint
         self._overwrite = overwrite
@@ -53,7 +53,7 @@ class ExportFolder:
 
     @contextmanager
     def working(self, *, dry_run: bool) -> Iterator[None]:
-        """Makes the folder, keeps other runs out of it and removes what killed ones left. Raises OutputError."""
+        """Makes the folder, locks it and removes temporary files of killed runs. Raises OutputError."""
         if dry_run:
             yield
             return
@@ -71,12 +71,12 @@ class ExportFolder:
             yield
         finally:
             os.close(descriptor)
-            with suppress(OSError):  # something is in it
+            with suppress(OSError):  # it is not empty
                 for each in missing:
                     each.rmdir()
 
     def _lock(self, descriptor: int) -> bool:
-        """Whether the folder is ours alone; False where its file system cannot say so."""
+        """Whether the folder is locked by this process; False where its file system has no locks."""
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -84,13 +84,13 @@ class ExportFolder:
                 f"{self._path}: another export is writing into it", "wait for it, or name another folder"
             ) from None
         except OSError as reason:
-            if reason.errno in NO_LOCKS or reason.errno == errno.EBADF:  # NFS locks only what is open for writing
+            if reason.errno in NO_LOCKS or reason.errno == errno.EBADF:  # NFS locks only files open for writing
                 return False
             raise output_error(self._path, reason) from reason
         return True
 
     def claim(self, splits: Collection[str], suffix: str, stems: Collection[str]) -> None:
-        """Raises ExistsError for files that a reader would take for parts of these splits, and not `overwrite`."""
+        """Raises ExistsError for files that a reader would mistake for parts of these splits, unless `overwrite`."""
         pattern = re.compile(rf"({'|'.join(map(re.escape, splits))})-\d{{5,}}{re.escape(suffix)}")
         mine = {f"{stem}{suffix}" for stem in stems} | self._ours
         found = sorted(path.name for path in self._entries() if pattern.fullmatch(path.name) and path.name not in mine)
@@ -107,16 +107,16 @@ class ExportFolder:
             raise output_error(self._path, reason) from reason
 
     def finished(self, stem: str) -> Files | None:
-        """The files of a part that is there, whole; None where it has to be made."""
+        """The files of an existing, intact part; None where it must be made."""
         files = self._done.get(stem)
-        if files is None or any(described(self._path / name) != told for name, told in files.items()):
+        if files is None or any(described(self._path / name) != recorded for name, recorded in files.items()):
             return None
         return files
 
     def make(self, stem: str, write: Callable[[Path, str], None], *, durable: bool) -> Files:
-        """Writes a part beside its place, and then gives it its name.
+        """Writes a part under a temporary name, then renames it.
 
-        Raises ExistsError where something has it that no export made, OptionError where that is an input.
+        Raises ExistsError where a file that no export made has its name, OptionError where that file is an input.
         """
         try:
             with _temporary(self._path) as folder:
@@ -140,7 +140,7 @@ class ExportFolder:
         return files
 
     def _refuse_others(self, names: list[str]) -> None:
-        """Raises where something that is not of an export has one of the names, or an input would be lost."""
+        """Raises where a file that belongs to no export has one of the names, or an input would be lost."""
         for name in names:
             path = self._path / name
             self._refuse_inputs(path)
@@ -152,7 +152,7 @@ class ExportFolder:
                 raise ExistsError(f"{path}: exists", _REPLACES)
 
     def _refuse_inputs(self, path: Path) -> None:
-        """Raises OptionError where an input is at `path`, or in the folder there."""
+        """Raises OptionError where an input is at `path`, or in that folder."""
         real = os.path.realpath(path)
         lost = next((each for each in self._inputs if each == real or each.startswith(real + os.sep)), None)
         if lost is not None:
@@ -164,13 +164,13 @@ class ExportFolder:
         made.rename(path)
 
     def _note(self) -> None:
-        """Writes down what is whole, and what may be lying there that is not."""
+        """Records which parts are intact, and which files may be incomplete."""
         notes = Notes(self._fingerprint, self._done, frozenset(self._ours))
         with atomic_output(self._path / PROGRESS, overwrite=True, durable=False) as file:
             write_all(file, json.dumps(notes.as_json()).encode())
 
     def finish(self, entry: dict[str, Any], *, durable: bool) -> None:
-        """Removes what is left of exports that this one replaces, and writes lfq.json: the export is whole.
+        """Removes the rest of exports that this one replaces, and writes lfq.json: the export is complete.
 
         entry: the object of lfq.json, with its "parts".
         """
@@ -186,7 +186,7 @@ class ExportFolder:
 
 
 def _remove(path: Path) -> None:
-    """A file, a link or a folder with all that is in it; nothing where nothing is."""
+    """Removes a file, a link or a folder with its content; does nothing where there is none."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -195,7 +195,7 @@ def _remove(path: Path) -> None:
 
 @contextmanager
 def _temporary(parent: Path) -> Iterator[Path]:
-    """An empty folder that is gone at the end."""
+    """An empty folder that is removed at the end."""
     folder = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=parent))
     try:
         folder.chmod(0o777 & ~_umask())
@@ -205,14 +205,14 @@ def _temporary(parent: Path) -> Iterator[Path]:
 
 
 def _umask() -> int:
-    """The process's, which cannot be read without being set."""
+    """The process's umask, which can only be read by setting it."""
     mask = os.umask(0o022)
     os.umask(mask)
     return mask
 
 
 def _sync(paths: list[Path]) -> None:
-    """Waits for the disk."""
+    """Flushes to the disk."""
     for path in paths:
         for each in [*path.rglob("*"), path] if path.is_dir() else [path]:
             descriptor = os.open(each, os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""What an export format has to say of itself, and what it is given."""
+"""What an export format declares, and what it receives."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 
 class Rows(NamedTuple):
-    """Some samples: keys, the ids of each, of the export's dtype (one array where all have as many), labels if any."""
+    """Some samples: keys, the ids of each, in the export's dtype (one array where all have the same length), labels
+    if any.
+    """
 
     keys: list[str]
     ids: Sequence[NDArray[Any]] | NDArray[Any]
@@ -21,7 +23,7 @@ class Rows(NamedTuple):
 
 @dataclass(frozen=True)
 class Part:
-    """A part of an export: the samples that go into it, some at a time. `positions`: the axes of a sample's codes."""
+    """A part of an export: its samples, some at a time. `positions`: the axes of a sample's codes."""
 
     rows: Callable[[], Iterator[Rows]]
     samples: int
@@ -36,9 +38,9 @@ class Part:
 
 @dataclass(frozen=True)
 class Format:
-    """One format. write: makes the files of a part, whose names begin with `stem`, in an empty folder.
+    """One format. write: makes the files of a part, with names starting with `stem`, in an empty folder.
 
-    dtypes: of ids, the first that holds them if none is asked for.
+    dtypes: of ids; the default is the first that holds them.
     """
 
     write: Callable[[Part, Path, str], None]
@@ -54,7 +56,7 @@ class Format:
     readers: str = ""
     """Who reads it, for a message about dtypes."""
     samples_per_file: int | None = None
-    """In each part of a split that is several, unless told otherwise."""
+    """The number of samples in each part of a split in several parts, by default."""
     writes_keys: bool = True
     takes_specials: bool = True
     """Whether there may be ids that are not codes."""
@@ -65,7 +67,7 @@ class Format:
 
 
 def joined(rows: Rows, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """All ids of some samples, one after the other."""
+    """All ids of some samples, concatenated."""
     if isinstance(rows.ids, np.ndarray):
         return rows.ids.reshape(-1)
     return np.concatenate(rows.ids) if rows.ids else np.empty(0, dtype)

@@ -1,4 +1,4 @@
-"""`mds`: shards of mosaicml-streaming (extra `[mds]`), columns key, tokens, label; a folder for each split."""
+"""`mds`: shards of mosaicml-streaming (extra `[mds]`), columns key, tokens, label; a folder per split."""
 
 from __future__ import annotations
 

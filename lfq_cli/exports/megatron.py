@@ -19,7 +19,7 @@ _CODES = {"uint8": 1, "int8": 2, "int16": 3, "int32": 4, "int64": 5, "uint16": 8
 
 
 def write(part: Part, folder: Path, stem: str) -> None:
-    """The ids, and where each sample's begin."""
+    """The ids, and the start of each sample."""
     lengths: list[int] = []
     with (folder / f"{stem}.bin").open("xb", buffering=0) as file:
         for rows in part.rows():

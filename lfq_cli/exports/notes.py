@@ -1,7 +1,7 @@
-"""What an export notes of itself in its folder: which files are of which part, and what is in them.
+"""What an export records in its folder: which files belong to which part, and their sizes and digests.
 
-lfq.json lies beside an export that is whole, .lfq-export.json beside one that is not yet. Both are files of strangers:
-a name in them that is more than a name could lead out of the folder.
+lfq.json lies beside a complete export, .lfq-export.json beside an incomplete one. Neither is trusted: a name in them
+that is a path could lead out of the folder.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ Files: TypeAlias = dict[str, dict[str, Any]]
 
 @dataclass(frozen=True)
 class Notes:
-    """fingerprint: of codes and options. parts: stem -> its files. replaces: names that may be removed, as another
-    export or a killed run made them.
+    """fingerprint: of codes and options. parts: stem -> its files. replaces: names that may be removed, made by another
+    export or a killed run.
     """
 
     fingerprint: str = ""
@@ -34,7 +34,7 @@ class Notes:
 
     @property
     def names(self) -> frozenset[str]:
-        """Everything in the folder that is an export's."""
+        """Every name in the folder that belongs to an export."""
         return self.replaces.union(*self.parts.values())
 
     def as_json(self) -> dict[str, Any]:
@@ -43,31 +43,31 @@ class Notes:
 
 
 def read_notes(path: Path) -> Notes | None:
-    """The notes in a file; None where there is none. What makes no sense is of no export: Notes()."""
+    """The notes in a file; None where there is no file. Invalid content belongs to no export: Notes()."""
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        recorded = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, RecursionError):
         return Notes()
-    return _notes(told) or Notes()
+    return _notes(recorded) or Notes()
 
 
-def _notes(told: Any) -> Notes | None:
-    if not isinstance(told, dict):
+def _notes(recorded: Any) -> Notes | None:
+    if not isinstance(recorded, dict):
         return None
-    parts, replaces = told.get("parts", {}), told.get("replaces", [])
+    parts, replaces = recorded.get("parts", {}), recorded.get("replaces", [])
     if not isinstance(parts, dict) or not isinstance(replaces, list):
         return None
     if not all(isinstance(files, dict) and all(map(_is_name, files)) for files in parts.values()):
         return None
     if not all(map(_is_name, replaces)):
         return None
-    return Notes(str(told.get("fingerprint", "")), parts, frozenset(replaces))
+    return Notes(str(recorded.get("fingerprint", "")), parts, frozenset(replaces))
 
 
 def _is_name(name: Any) -> bool:
-    """Whether it names an entry of the folder, and none of ours that is hidden."""
+    """Whether it names an entry of the folder, and not a hidden one."""
     return isinstance(name, str) and bool(name) and "/" not in name and "\0" not in name and not name.startswith(".")
 
 
@@ -81,11 +81,11 @@ def described(path: Path) -> dict[str, Any] | None:
     lines, total = [], 0
     for each in sorted(path.rglob("*")):
         if each.is_file():
-            told = _described_file(each)
-            if told is None:
+            entry = _described_file(each)
+            if entry is None:
                 return None
-            total += told["bytes"]
-            lines.append(f"{told['sha256']}  {each.relative_to(path).as_posix()}\n")
+            total += entry["bytes"]
+            lines.append(f"{entry['sha256']}  {each.relative_to(path).as_posix()}\n")
     return {"bytes": total, "sha256": hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()}
 
 

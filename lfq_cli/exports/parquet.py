@@ -1,6 +1,6 @@
 """`parquet`: columns key, tokens, label (extra `[parquet]`), as datasets, polars and Spark read them.
 
-Ids are stored with their bytes apart and compressed: near the size of the packed bits.
+Ids are stored byte-split and compressed: about the size of the packed bits.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def write(part: Part, folder: Path, stem: str) -> None:
 
 
 def _row_groups(part: Part) -> Iterator[list[Rows]]:
-    """Rows of the part, as many at a time as go into a row group."""
+    """Rows of the part, a row group at a time."""
     group: list[Rows] = []
     ids = samples = 0
     for rows in part.rows():

@@ -1,4 +1,4 @@
-"""`lfq export`: the samples of codes files as the files of a trainer, part by part."""
+"""`lfq export`: writes the samples of codes files in a trainer's format, part by part."""
 
 from __future__ import annotations
 
@@ -57,18 +57,18 @@ class ExportOptions:
     dry_run: bool = False
 
     def recorded(self) -> dict[str, Any]:
-        """What decides what is in the files."""
-        told = asdict(self)
-        return {name: told[name] for name in told if name not in ("overwrite", "durable", "dry_run")}
+        """The options that decide the files' content."""
+        options = asdict(self)
+        return {name: options[name] for name in options if name not in ("overwrite", "durable", "dry_run")}
 
 
 def export(
     name: str, paths: Sequence[str], out: Path, options: ExportOptions, progress: Progress = lambda _: None
 ) -> Generator[Outcome]:
-    """Writes the samples of the codes files in one of FORMATS into the folder `out`; what became of each part.
+    """Writes the samples of the codes files in one of FORMATS into the folder `out`; yields the outcome of each part.
 
-    A run that is repeated leaves alone what is whole and of the same codes and options, and makes the rest. Raises
-    OptionError where options, codes and format do not go together, ExistsError where the folder holds another export.
+    A repeated run skips parts that are intact and have the same codes and options, and makes the rest. Raises
+    OptionError where options, codes and format do not fit together, ExistsError where the folder holds another export.
     """
     work = _Export(name, paths, options, progress)
     if work.format.library is not None:
@@ -108,7 +108,7 @@ def export(
 
 
 class _Export:
-    """What is exported, and as what."""
+    """What is exported, and how."""
 
     def __init__(self, name: str, paths: Sequence[str], options: ExportOptions, progress: Progress) -> None:
         self._name = name
@@ -207,11 +207,11 @@ class _Export:
         )
 
     def _narrower_cut(self, most: int) -> tuple[int, ...] | None:
-        """The fewest indices of nearly equal bits whose ids, with all others, stay below `most`; None where none do."""
+        """The fewest indices of nearly equal bits with which all ids stay below `most`; None where none do."""
         bits = self._kind.bits_per_vector
         for count in range(len(self.vocabulary.dims) + 1, bits + 1):
             cut = tuple(bits // count + (k < bits % count) for k in range(count))
-            with suppress(OptionError):  # an id that is free now would stand for two things
+            with suppress(OptionError):  # an id that is free now would get two meanings
                 if replace(self.vocabulary, dims=cut).size <= most:
                     return cut
         return None
@@ -220,12 +220,12 @@ class _Export:
 
     @cached_property
     def fingerprint(self) -> str:
-        """What decides the bytes: the stored codes, keys and labels, and the options."""
-        told = {"format": self._name, "options": self._options.recorded(), "codes": self.dataset.digests()}
-        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+        """A digest of what decides the bytes: the stored codes, keys and labels, and the options."""
+        content = {"format": self._name, "options": self._options.recorded(), "codes": self.dataset.digests()}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def parts(self) -> dict[str, NDArray[np.int64]]:
-        """Name -> its samples, of every part, in order."""
+        """Name -> samples of every part, in order."""
         if self.format.shards is None and self._options.samples_per_file:
             raise OptionError(f"--samples-per-file: {self._name} has all samples of a split in one place")
         parts: dict[str, NDArray[np.int64]] = {}
@@ -239,7 +239,7 @@ class _Export:
         return parts
 
     def _splits(self) -> dict[str, NDArray[np.int64]]:
-        """Name -> its samples, of every split."""
+        """Name -> samples of every split."""
         every = np.arange(self.dataset.samples, dtype=np.int64)
         shares = self._options.splits
         if len(shares) == 1:
@@ -248,7 +248,7 @@ class _Export:
         return {name: every[of == number] for number, name in enumerate(shares)}
 
     def part(self, numbers: NDArray[np.int64]) -> Part:
-        """What the format writes of these samples."""
+        """Writes these samples in the format."""
         first, last = self.dataset.catalog.ranges(self._kind.name, numbers)
         row = self._row
         if self._kind.vectors is None:
@@ -278,7 +278,7 @@ class _Export:
         return int((last - first).sum()) * self._kind.bits_per_vector // 8
 
     def _runs(self, numbers: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-        """The samples, as many at a time as are read at once."""
+        """The samples, in batches as they are read."""
         first, last = self.dataset.catalog.ranges(self._kind.name, numbers)
         ends = np.cumsum((last - first) * len(self.vocabulary.dims))
         begin = 0
@@ -290,9 +290,9 @@ class _Export:
             begin = end
 
     def _check(self, samples: NDArray[np.int64]) -> None:
-        """Raises CodesFileError where a file that has some of the samples is damaged.
+        """Raises CodesFileError where a file that holds some of the samples is damaged.
 
-        A file is read twice for it, so that no part is named that has a sample of a damaged file.
+        Each file is read twice for this, so no part gets its final name that has samples of a damaged file.
         """
         files, _ = self.dataset.catalog.locate(samples)
         for number in sorted(set(files.tolist()) - self._checked):
@@ -307,7 +307,9 @@ class _Export:
             labels = None if self._labels is None else self._labels[some]
             codes = batch[name]
             if self._kind.vectors is not None:
-                indices = codes.reshape(len(some), self._kind.vectors, count).view(np.int64)  # as ids are, which fit
+                indices = codes.reshape(len(some), self._kind.vectors, count).view(
+                    np.int64
+                )  # the dtype of ids, which fit
                 every = self.vocabulary.sequences(indices, self._row, labels).astype(self.dtype)
                 yield Rows(batch.get("key", []), every, labels)
             else:
@@ -340,7 +342,7 @@ class _Export:
 
 
 def _equal_pair(hashes: NDArray[np.uint64]) -> tuple[int, int] | None:
-    """The numbers of two samples of one key; a hash of 0 is of none."""
+    """The numbers of two samples with the same key; a hash of 0 stands for no key."""
     order = np.argsort(hashes, kind="stable")
     ordered = hashes[order]
     places = np.flatnonzero((ordered[1:] == ordered[:-1]) & (ordered[1:] != 0))

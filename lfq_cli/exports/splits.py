@@ -1,4 +1,4 @@
-"""Which samples belong to training, which to validation: by a hash of the key, the same on every machine."""
+"""Which samples belong to training and which to validation: by a hash of the key, the same on every machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _STEPS = 1 << 32
 
 
 def parse_splits(value: str) -> dict[str, float]:
-    """ "train=0.99,val=0.01" -> shares. Raises OptionError unless they are shares of 1 with names of their own."""
+    """ "train=0.99,val=0.01" -> shares. Raises OptionError unless they add up to 1 and the names are unique."""
     shares: dict[str, float] = {}
     for part in value.split(","):
         name, _, share = part.partition("=")
@@ -31,7 +31,7 @@ def parse_splits(value: str) -> dict[str, float]:
 
 
 def split(keys: Sequence[str], shares: Mapping[str, float]) -> NDArray[np.int64]:
-    """The number of the split of each key: its sha256 as a fraction of 2^32, against the shares in their order."""
+    """The number of each key's split: its sha256 as a fraction of 2^32, compared with the cumulative shares."""
     ends = np.round(np.cumsum(list(shares.values())) * _STEPS).astype(np.int64)
     ends[-1] = _STEPS
     places = [int.from_bytes(hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()[:4], "big") for key in keys]

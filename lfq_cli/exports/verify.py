@@ -1,4 +1,4 @@
-"""Whether an export's folder holds what its lfq.json says: every part by its digest, and no shard too many."""
+"""Whether an export's folder matches its lfq.json: every part by its digest, and no extra shards."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from lfq_cli.pipeline import Progress
 
 
 def is_export(path: Path) -> bool:
-    """Whether a folder is one of `lfq export`, finished or not."""
+    """Whether a folder is an export by `lfq export`, complete or not."""
     if not path.is_dir():
         return False
     if (path / PROGRESS).is_file():
         return True
     try:
-        told = json.loads((path / DESCRIPTION).read_text(encoding="utf-8"))
+        description = json.loads((path / DESCRIPTION).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return False
-    return isinstance(told, dict) and told.get("format") == FORMAT
+    return isinstance(description, dict) and description.get("format") == FORMAT
 
 
 def size_of(folder: Path) -> int:
-    """Bytes of the parts, as far as they are there: what `verify` reads."""
+    """Bytes of the existing parts: what `verify` reads."""
     notes = read_notes(folder / DESCRIPTION)
     paths = [folder / name for files in notes.parts.values() for name in files] if notes else []
     every = [each for path in paths for each in (path.rglob("*") if path.is_dir() else [path])]
@@ -35,19 +35,19 @@ def size_of(folder: Path) -> int:
 
 
 def verify(folder: Path, progress: Progress = lambda _: None) -> Iterator[Verdict]:
-    """The verdict on every file or folder of every part; on what else a reader would take for a part."""
+    """The verdict on every file or folder of every part, and on files that a reader would mistake for a part."""
     if (folder / PROGRESS).is_file():
         hint = "run the same lfq export again: it makes the rest"
         yield Verdict(folder, "failed", error=OutputError(f"{folder}: the export into it is not finished", hint))
     notes = read_notes(folder / DESCRIPTION)
     if notes is None:
         return
-    for name, told in sorted((name, told) for files in notes.parts.values() for name, told in files.items()):
+    for name, noted in sorted((name, noted) for files in notes.parts.values() for name, noted in files.items()):
         path, found = folder / name, described(folder / name)
         if found is None:
             yield Verdict(path, "damaged", error=OutputError(f"{path}: is not there, or cannot be read"))
-        elif found != told:
-            yield Verdict(path, "damaged", nbytes=found["bytes"], error=_differs(path, told, found))
+        elif found != noted:
+            yield Verdict(path, "damaged", nbytes=found["bytes"], error=_differs(path, noted, found))
         else:
             yield Verdict(path, "whole", nbytes=found["bytes"])
         progress(found["bytes"] if found else 0)
@@ -56,14 +56,14 @@ def verify(folder: Path, progress: Progress = lambda _: None) -> Iterator[Verdic
         yield Verdict(path, "different", error=error)
 
 
-def _differs(path: Path, told: object, found: dict[str, object]) -> OutputError:
-    sizes = told.get("bytes") if isinstance(told, dict) else None, found["bytes"]
+def _differs(path: Path, noted: object, found: dict[str, object]) -> OutputError:
+    sizes = noted.get("bytes") if isinstance(noted, dict) else None, found["bytes"]
     what = f"has {sizes[1]} bytes, expected {sizes[0]}" if sizes[0] != sizes[1] else "has another sha256 than when made"
     return OutputError(f"{path}: is damaged: it {what}", "run the same lfq export again: it makes the part anew")
 
 
 def _strangers(folder: Path, names: frozenset[str]) -> list[Path]:
-    """Files that are called like shards of the export, and are not of it."""
+    """Files with names like the export's shards that do not belong to it."""
     shards = {found[1] for name in names if (found := re.fullmatch(r"(.+-)\d{5,}\.\w+", name))}
     pattern = re.compile(rf"({'|'.join(map(re.escape, shards))})\d{{5,}}\.\w+") if shards else None
     every = sorted(folder.iterdir())

@@ -1,4 +1,4 @@
-"""Codes of a sample -> a sequence of ids in one vocabulary."""
+"""A sample's codes -> a sequence of ids in one vocabulary."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Where codes, specials and labels stand. dims: bits of each index of a vector.
+    """Where the ids of codes, specials and labels begin. dims: bits of each index of a vector.
 
-    `codebook_offset`: by how much ids of the next codebook are higher; None: by the sizes of those before it, so that
-    each has ids of its own.
+    codebook_offset: the distance between the ids of one codebook and the next; None: the sizes of the codebooks before
+    it, so each has ids of its own.
     """
 
     dims: tuple[int, ...]
@@ -48,14 +48,14 @@ class Vocabulary:
 
     @property
     def offsets(self) -> tuple[int, ...]:
-        """What is added to the indices of each codebook."""
+        """What to add to the indices of each codebook."""
         sizes = [2**bits for bits in self.dims]
         step = self.codebook_offset
         return tuple(self.offset + (sum(sizes[:k]) if step is None else k * step) for k in range(len(sizes)))
 
     @property
     def size(self) -> int:
-        """One more than the highest id."""
+        """The highest id plus 1."""
         taken = {**self._codes(), **self._labels(), **self.specials()}
         return 1 + max(last for _, last in taken.values())
 
@@ -76,7 +76,7 @@ class Vocabulary:
         return {"a label": (self.label_offset + self.labels[0], self.label_offset + self.labels[1])}
 
     def length(self, vectors: int, row: int | None) -> int:
-        """Ids of a sample of so many vectors; row: vectors of a row of it."""
+        """The number of ids of a sample of so many vectors; row: vectors in each of its rows."""
         rows = 0 if self.row_end is None or not row else vectors // row
         codes = vectors * len(self.dims)
         per_pass = rows * (len(self.dims) if self.flatten == "codebook" else 1)
@@ -84,7 +84,7 @@ class Vocabulary:
         return codes + per_pass + specials
 
     def sequences(self, indices: Indices, row: int | None, labels: NDArray[Any] | None) -> Indices:
-        """indices [n, vectors, codebooks] -> ids [n, length]; labels [n], where they stand in the sequence."""
+        """indices [n, vectors, codebooks] -> ids [n, length]; labels [n], if the sequence has them."""
         count, vectors, codebooks = indices.shape
         ids = indices + np.array(self.offsets) if any(self.offsets) else indices
         if self.row_end is not None:
@@ -120,7 +120,7 @@ class Vocabulary:
         return _cut(out, sizes)
 
     def _with_row_ends(self, ids: Indices) -> Indices:
-        """ids [n, rows, row, codebooks] with an end behind each row, of every pass over the codebooks."""
+        """ids [n, rows, row, codebooks] with an end-of-row id after each row, in every pass over the codebooks."""
         count, rows, _, codebooks = ids.shape
         if self.flatten == "codebook":
             ids = ids.transpose(0, 3, 1, 2)  # a pass for each codebook
@@ -132,7 +132,7 @@ class Vocabulary:
 
     def entry(self) -> dict[str, Any]:
         """The object in lfq.json."""
-        told: dict[str, Any] = {
+        vocabulary: dict[str, Any] = {
             "size": self.size,
             "codebook_dims": list(self.dims),
             "flatten": self.flatten,
@@ -142,11 +142,11 @@ class Vocabulary:
             "row_end": self.row_end,
         }
         if self._labels():
-            told["label_offset"] = self.label_offset
-        return told
+            vocabulary["label_offset"] = self.label_offset
+        return vocabulary
 
 
 def _cut(values: NDArray[Any], sizes: NDArray[np.int64]) -> list[NDArray[Any]]:
-    """Runs of these sizes, one after the other."""
+    """Runs of these sizes, end to end."""
     ends = np.cumsum(sizes)
     return [values[first:last] for first, last in zip((ends - sizes).tolist(), ends.tolist(), strict=True)]

@@ -1,4 +1,4 @@
-"""Whether samples or parts of several codes files can be in one, and what is different about them."""
+"""Whether samples or parts of several codes files can go into one file, and what differs between them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MOST_LETTERS = 60
 
 
 def require_samples(path: Path, header: CodesHeader) -> None:
-    """Raises CodesFileError unless the file holds samples, and nothing else that would be lost."""
+    """Raises CodesFileError unless the file holds samples and nothing else that would be lost."""
     if header.samples is None or header.made_from is None:
         lacks = "samples" if header.samples is None else "word of what they were made from"
         raise CodesFileError(
@@ -37,15 +37,15 @@ def require_samples(path: Path, header: CodesHeader) -> None:
             raise CodesFileError(f"{path}: the rows of {name!r} cannot be moved: {reason}") from reason
 
 
-def require_alike(path: Path, header: CodesHeader, first_path: Path, first: CodesHeader) -> None:
-    """Raises CodesFileError where the samples of two files cannot be in one; says what is different."""
+def require_compatible(path: Path, header: CodesHeader, first_path: Path, first: CodesHeader) -> None:
+    """Raises CodesFileError, naming the difference, where the samples of two files cannot go into one file."""
     _require_same(path, dict(_facts(header)), first_path, dict(_facts(first)))
 
 
 def require_same_whole(path: Path, header: CodesHeader, first_path: Path, first: CodesHeader) -> None:
-    """Raises CodesFileError where two files are not parts of one whole; says what is different.
+    """Raises CodesFileError, naming the difference, where two files are not parts of one whole.
 
-    A tensor that only one of them holds says nothing: the last parts of a file lack its shorter tensors.
+    A tensor that only one of them holds is no difference: the last parts of a file lack its shorter tensors.
     """
     common = header.tensors.keys() & first.tensors.keys()
     _require_same(path, dict(_facts_of_part(header, common)), first_path, dict(_facts_of_part(first, common)))
@@ -61,7 +61,7 @@ def _require_same(path: Path, found: dict[str, Any], first_path: Path, wanted: d
 
 
 def _facts_of_part(header: CodesHeader, names: Set[str]) -> Iterator[tuple[str, Any]]:
-    """What has to be the same in all parts of a whole."""
+    """What must be the same in all parts of a whole."""
     made_from = header.made_from
     assert made_from is not None
     yield "the size of its source", made_from.nbytes
@@ -98,7 +98,7 @@ def _facts_of_tensor(tensor: CodesTensor) -> Iterator[tuple[str, Any]]:
 
 
 def _facts(header: CodesHeader) -> Iterator[tuple[str, Any]]:
-    """What has to be the same in all files of samples, named as in a message; the most telling first."""
+    """What must be the same in all files of samples, by its name in messages; the most informative first."""
     yield from _facts_of_codes(header)
     yield "the list of tensors", sorted(header.tensors)
     for name, tensor in header.tensors.items():
@@ -120,5 +120,5 @@ def _shown(value: Any) -> str:
         return "not there"
     if isinstance(value, tuple):
         return "[" + ", ".join("any" if size is None else str(size) for size in value) + "]"
-    told = json.dumps(value, ensure_ascii=False)
-    return told if len(told) <= _MOST_LETTERS else told[: _MOST_LETTERS - 1] + "…"
+    shown = json.dumps(value, ensure_ascii=False)
+    return shown if len(shown) <= _MOST_LETTERS else shown[: _MOST_LETTERS - 1] + "…"

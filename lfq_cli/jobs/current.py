@@ -1,4 +1,4 @@
-"""Whether the codes file that is there already is the one that a run would write."""
+"""Whether an existing codes file is the one that a run would write."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _REPLACES = "--overwrite replaces it"
 
 
 def is_current(job: Job, header: CodesHeader, *, by_header: bool = False) -> bool:
-    """Whether the job's output has this header and was made from what its input holds; False where it has none.
+    """Whether the job's output has this header and was made from the current input; False where it does not exist.
 
-    header: as it is before any value is read. by_header: size and age of the input will do, it is not read. Raises
+    header: before any value is read. by_header: compare only size and age of the input, without reading it. Raises
     ExistsError where something else is in the output's place.
     """
     if not exists(job.output):
@@ -50,20 +50,20 @@ def _refuse_other_values(job: Job, made_from: MadeFrom) -> None:
         raise ExistsError(f"{job.output}: exists, made from other content than {job.source} has now", _REPLACES)
     if nbytes > WHOLE_BYTES and not isinstance(
         job.source, UrlPath
-    ):  # written to since, maybe in between the parts that were compared
+    ):  # written to since, perhaps between the blocks that were compared
         _refuse_older(job)
 
 
 def _refuse_older(job: Job) -> None:
     written = job.output.stat().st_mtime_ns
     if isinstance(job.output, UrlPath):
-        written += _SECOND  # stores tell whole seconds
+        written += _SECOND  # stores report whole seconds
     if written < job.source.stat().st_mtime_ns:
         raise ExistsError(f"{job.output}: exists and is older than {job.source}", _REPLACES)
 
 
 def _differences(found: CodesHeader, wanted: CodesHeader) -> Iterator[str]:
-    """In what the codes that are there are not those that the run would make."""
+    """How the existing codes differ from those that the run would make."""
     if found.checkpoint_sha256 != wanted.checkpoint_sha256:
         yield "made by another checkpoint, or with other options for what it does not say"
     if found.compute_dtype != wanted.compute_dtype:

@@ -54,9 +54,9 @@ def decode(
     progress: Progress = lambda _: None,
     tell: Callable[[Quantizer], None] = lambda _: None,
 ) -> Generator[Outcome]:
-    """Decodes every job's codes into float tensors; an input that cannot be is an Outcome with its error.
+    """Decodes every job's codes into float tensors; an input that cannot be decoded is an Outcome with its error.
 
-    `tell` is called with the quantizer that a file's codes are decoded with, before they are.
+    `tell` is called with the quantizer that decodes a file, before it is decoded.
     """
     backends.tell_unused(options.compute_dtype, quantizer)
     if options.tidy and not options.dry_run:
@@ -75,7 +75,7 @@ def decode(
 
 
 class Backends:
-    """The backend of a quantizer, made anew only where the quantizer is another than the last file's."""
+    """The backend of a quantizer, rebuilt only where the quantizer differs from the last file's."""
 
     def __init__(self, options: DecodeOptions) -> None:
         self._options = options
@@ -83,7 +83,7 @@ class Backends:
 
     def __call__(self, quantizer: Quantizer) -> Backend:
         """The backend that decodes the quantizer's codes."""
-        config = quantizer.full_config()  # of one checkpoint: the weights are the same
+        config = quantizer.full_config()  # of one checkpoint, so the weights are the same
         if self._made is None or self._made[0] != config:
             options = self._options
             self._made = config, backends.select(options.device, quantizer, options.compute_dtype, decoding=True)
@@ -162,7 +162,7 @@ def _write(plan: _Plan, run: _Run) -> None:
         for task in _tasks(plan, options, backend):
             intact = run.workers.start(task.codes.check_digest)
             write_decoded(task, file, run.workers, run.progress)
-            intact()  # the file gets its name only if this does not raise
+            intact()  # the file is renamed to its final name only if this does not raise
 
 
 def _tasks(plan: _Plan, options: DecodeOptions, backend: Backend) -> Iterator[DecodeTask]:
@@ -179,7 +179,7 @@ def _tasks(plan: _Plan, options: DecodeOptions, backend: Backend) -> Iterator[De
 
 
 def matching_quantizer(codes: CodesFile, quantizer: Quantizer) -> Quantizer:
-    """The quantizer that decodes `codes`: `quantizer`, with facts it only assumes taken from the file's header.
+    """The quantizer that decodes `codes`: `quantizer`, with the facts it only assumes taken from the file's header.
 
     Raises CodesFileError where the codes were made by another checkpoint.
     """
@@ -188,9 +188,9 @@ def matching_quantizer(codes: CodesFile, quantizer: Quantizer) -> Quantizer:
     if type(levels) is int and quantizer.is_residual and 1 <= levels <= (quantizer.num_quantizers or 1):
         quantizer = quantizer.first_levels(levels)
     quantizer = _cut_as_stored(codes.header, quantizer)
-    told = quantizer.assumed - set(header.assumed)
-    stated: dict[str, Any] = {fact: header.quantizer.get(fact) for fact in told - {"factorized_bits"}}
-    quantizer = replace(quantizer, **stated, assumed=quantizer.assumed - told)
+    stated_facts = quantizer.assumed - set(header.assumed)
+    stated: dict[str, Any] = {fact: header.quantizer.get(fact) for fact in stated_facts - {"factorized_bits"}}
+    quantizer = replace(quantizer, **stated, assumed=quantizer.assumed - stated_facts)
     agreed = quantizer.assuming(set(header.assumed) & set(OPTIONS))
     digest = agreed.digest
     if digest != header.checkpoint_sha256:
@@ -204,9 +204,10 @@ def matching_quantizer(codes: CodesFile, quantizer: Quantizer) -> Quantizer:
 
 
 def _cut_as_stored(header: CodesHeader, quantizer: Quantizer) -> Quantizer:
-    """The quantizer with its bits cut as the codes are, since any cut of them decodes the same; itself if it cannot be.
+    """The quantizer with bits grouped as in the codes, since any grouping decodes the same; unchanged if that is
+    impossible.
 
-    Then its digest is another.
+    Regrouping changes its digest.
     """
     if quantizer.is_residual:
         return quantizer
@@ -223,9 +224,9 @@ def _cut_as_stored(header: CodesHeader, quantizer: Quantizer) -> Quantizer:
 
 
 def _check_header(codes: CodesFile, quantizer: Quantizer) -> None:
-    """Raises CodesFileError where the header says other things than the checkpoint whose digest it names."""
-    told, known = codes.header.quantizer, quantizer.config()
-    differing = {key for key in {*told, *known} - set(LAYOUT_KEYS) if told.get(key) != known.get(key)}
+    """Raises CodesFileError where the header contradicts the checkpoint whose digest it names."""
+    recorded, known = codes.header.quantizer, quantizer.config()
+    differing = {key for key in {*recorded, *known} - set(LAYOUT_KEYS) if recorded.get(key) != known.get(key)}
     for info in codes.header.tensors.values():
         if info.codebook_dims != quantizer.codebook_dims:
             differing.add(f"codebook_dims of {info.name!r}")
@@ -241,7 +242,7 @@ def _check_header(codes: CodesFile, quantizer: Quantizer) -> None:
 
 
 def made_of(codes: CodesFile, infos: Sequence[CodesTensor], quantizer: Quantizer, options: DecodeOptions) -> str:
-    """Where decoded tensors come from, for their file's metadata: tells an output that is current from any other."""
+    """The origin of decoded tensors, for their file's metadata: it shows whether an output is current."""
     value: dict[str, Any] = {
         "format": "lfq-decoded",
         "version": 1,
@@ -265,13 +266,13 @@ def _is_current(job: Job, head: Head) -> bool:
 
 
 def begins_with(path: Path, head: Head) -> bool:
-    """Whether a whole file is there that begins with the head."""
+    """Whether a complete file exists that begins with the head."""
     try:
         file = open_input(path, TensorError)
     except TensorError:
         return False
     try:
-        read_header(file, TensorError)  # a whole file, not one that was cut off
+        read_header(file, TensorError)  # a complete file, not a truncated one
         return file.size >= len(head.data) and file.read(0, len(head.data)) == head.data
     except TensorError:
         return False

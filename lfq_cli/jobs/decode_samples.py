@@ -37,10 +37,10 @@ def decode_samples(
     progress: Progress = lambda _: None,
     tell: Callable[[Quantizer], None] = lambda _: None,
 ) -> Generator[Outcome]:
-    """Decodes every sample of the jobs' codes files into `folder`/KEY`suffix`; an outcome for each codes file.
+    """Decodes every sample of the jobs' codes files into `folder`/KEY`suffix`; yields an outcome for each codes file.
 
     A sample that cannot be written is named in its file's error, and the others are written. `tell` is called with the
-    quantizer that a file's codes are decoded with.
+    quantizer that decodes a file.
     """
     select = Backends(options)
     backends.tell_unused(options.compute_dtype, quantizer)
@@ -53,14 +53,14 @@ def decode_samples(
 
 @dataclass(frozen=True)
 class _Tensor:
-    """One tensor of a file: where each sample begins, in vectors, and what is decoded of it."""
+    """One tensor of a file: where each sample begins, in vectors, and what is decoded from it."""
 
     info: CodesTensor
     bounds: list[int]
     channels: int
 
     def shape(self, sample: int) -> tuple[int, ...]:
-        """The shape of a decoded sample; raises CodesFileError where its vectors make no whole one."""
+        """The shape of a decoded sample; raises CodesFileError where its vectors do not fill one."""
         rest = [size for size in self.info.source.positions if size is not None]
         count = self.bounds[sample + 1] - self.bounds[sample]
         positions = tuple(self.info.source.positions)
@@ -98,7 +98,7 @@ class _Decoder:
             if self.kept_bits is not None:
                 stream = pack(unpack(stream, outer * inner, len(self.kept_bits))[:, self.kept_bits])
             raw = self.backend.decode(stream, outer, inner, self.spec, project_out=self.project_out)
-            data = memoryview(bytes(bytes_of(raw)))  # its buffer is the next call's, maybe of another tensor
+            data = memoryview(bytes(bytes_of(raw)))  # the buffer is reused by the next call, perhaps for another tensor
             place = 0
             for geometry in geometries[begin - first : end - first]:
                 nbytes = geometry.outer * geometry.channels * geometry.inner * self.spec.itemsize
@@ -157,7 +157,7 @@ def _write_all(
     options: DecodeOptions,
     progress: Progress,
 ) -> tuple[dict[str, int], list[LfqError]]:
-    """Writes every sample; how many were written and were there, and why others were not."""
+    """Writes every sample; returns how many were written, how many existed, and why others failed."""
     counts, errors = {"written": 0, "current": 0}, []
     keys = decoder.codes.keys_of_samples
     cleared: set[Path] = set()
@@ -193,7 +193,7 @@ def _write(path: Path, head: Head, values: Sequence[memoryview], options: Decode
 
 
 def _runs(tensors: Sequence[_Tensor], count: int, block_values: int) -> Iterator[tuple[int, int]]:
-    """Runs of samples that are decoded together, of about so many values."""
+    """Runs of samples to decode together, of about so many values."""
     first = 0
     while first < count:
         last = first + 1
@@ -210,7 +210,7 @@ def _values(tensors: Sequence[_Tensor], first: int, last: int) -> int:
 
 
 def path_of_key(key: str, folder: Path, suffix: str) -> Path:
-    """Where the sample of a key goes: below `folder`, whatever a stranger called it. Raises LfqError for other keys."""
+    """The path of a key's sample: always below `folder`, though keys are untrusted. Raises LfqError for other keys."""
     parts = key.split("/")
     wrong = None
     if any(part in ("", ".", "..") for part in parts):

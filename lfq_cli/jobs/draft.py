@@ -1,4 +1,4 @@
-"""A codes file of samples under way: takes samples until it is full, and is written if all of them were good."""
+"""A codes file of samples in the making: takes samples until it is full, and is written if all were good."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from lfq_cli.storage.outputs import room_for
 
 @dataclass(frozen=True)
 class Limits:
-    """When a file is full: so many samples, good or bad; so many bytes, which one sample may exceed."""
+    """When a file is full: so many samples, good or bad; so many bytes, which a single sample may exceed."""
 
     samples: int | None = None
     nbytes: int | None = None
 
 
 class Draft:
-    """One file under way. `bad`: the samples that could not be taken; `zeroed`: values that were NaN and count as zero.
+    """One file in the making. `bad`: samples that could not be encoded; `zeroed`: NaN values encoded as zero.
 
-    keys: those of all samples so far, in this file and those before it.
+    keys: of all samples so far, in this file and those before it.
     """
 
     def __init__(self, coding: Coding, path: Path, source: Path, limits: Limits, keys: KeySet) -> None:
@@ -58,11 +58,11 @@ class Draft:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing came that could be in the file."""
+        """Whether it is empty: no sample, good or bad, has come."""
         return not self._taken and not self._broken
 
     def fill(self, stream: Stream, inputs: Sequence[SampleInput], begin: Cursor, progress: Progress) -> Cursor:
-        """Takes what comes until the file is full or nothing is left; where the next file begins."""
+        """Takes samples until the file is full or none are left; returns where the next file begins."""
         place = begin
         while (message := stream.next()) is not None:
             if isinstance(message, Ended):
@@ -82,7 +82,7 @@ class Draft:
         return Cursor(len(inputs))
 
     def finish(self, made_from: MadeFrom, *, skip_bad: bool, overwrite: bool, durable: bool, dry_run: bool) -> Outcome:
-        """Writes the file, unless a sample was bad and may not be left out; what became of it."""
+        """Writes the file, unless it has a bad sample that may not be skipped; returns the outcome."""
         errors = self._broken or ([] if skip_bad else self.bad)
         outcome = Outcome(
             self._source,
@@ -104,7 +104,7 @@ class Draft:
         return outcome
 
     def _room(self, piece: Piece) -> int:
-        """How many samples of the piece the file has room for; a file that is empty has room for one."""
+        """How many samples of the piece fit in the file; an empty file always takes one."""
         count = len(piece.origins)
         if self._limits.samples is not None:
             count = min(count, self._limits.samples - self._taken)
@@ -118,7 +118,7 @@ class Draft:
         return count
 
     def _sizes(self, batch: Batch) -> list[int]:
-        """The bytes that each sample of the batch takes in a file, about."""
+        """About how many bytes each sample of the batch takes in a file."""
         sizes = []
         for k, key in enumerate(batch.keys):
             bits = sum(lengths[k] for lengths in batch.lengths.values()) * self._coding.stored_bits_per_vector
@@ -141,7 +141,7 @@ class Draft:
         self.bad += [TensorError(f"{content.wheres[k]}: {reason}") for k, reason in enumerate(reasons) if reason]
 
     def _reasons_against(self, keys: Sequence[str]) -> list[str | None]:
-        """Of each key why a sample of it cannot be in the file; None if it can."""
+        """For each key, why its sample cannot be in the file; None if it can."""
         wrong = [None if (reason := bad_key(key)) is None else f"its key {reason}" for key in keys]
         twice = iter(self._keys.add([key for key, reason in zip(keys, wrong, strict=True) if reason is None]))
         return [reason or ("a sample with the same key came before" if next(twice) else None) for reason in wrong]
@@ -170,7 +170,7 @@ class Draft:
 
 
 def _behind(place: Cursor, origins: Sequence[int], inputs: Sequence[SampleInput]) -> Cursor:
-    """The place behind samples that come from these inputs."""
+    """The position after samples from these inputs."""
     last = origins[-1]
     if not inputs[last].many:
         return Cursor(last + 1)
@@ -178,7 +178,7 @@ def _behind(place: Cursor, origins: Sequence[int], inputs: Sequence[SampleInput]
 
 
 def _runs_of_good(reasons: Sequence[str | None]) -> list[tuple[int, int]]:
-    """(first, last) of each run of samples against which there is no reason."""
+    """(first, last) of each run of samples without a reason to leave them out."""
     runs, first = [], None
     for k, reason in enumerate([*reasons, "end"]):
         if reason is None and first is None:
@@ -190,15 +190,15 @@ def _runs_of_good(reasons: Sequence[str | None]) -> list[tuple[int, int]]:
 
 
 def _difference(plan: Plan, wanted: Plan) -> str:
-    """In what a sample is not like those before it."""
+    """How a sample differs from those before it."""
     for name, found in wanted.encoded.items():
         other = plan.encoded.get(name)
         if other is None:
             return f"has no {name!r} to encode, which the samples before it have"
         if (other.shape, other.dtype) != (found.shape, found.dtype):
-            told, before = (f"{each.dtype} {_shown(each.shape)}" for each in (other, found))
+            this, before = (f"{each.dtype} {_shown(each.shape)}" for each in (other, found))
             hint = "" if None in found.shape else "; --ragged lets samples differ in their first axis"
-            return f"{name!r} is {told}, of the samples before it {before}{hint}"
+            return f"{name!r} is {this}, of the samples before it {before}{hint}"
     surplus = sorted(set(plan.encoded) - set(wanted.encoded))
     if surplus:
         return f"has {surplus[0]!r} to encode, which the samples before it have not"

@@ -58,12 +58,12 @@ class EncodeOptions:
 
     @property
     def nan_policy(self) -> str:
-        """What is done about NaN, as a codes file says it."""
+        """The NaN policy, as a codes file records it."""
         return "zero" if self.zero_nan else "error"
 
 
 def require_certain_bits(quantizer: Quantizer) -> None:
-    """Raises CheckpointError where a rotation may follow a soft clamp of unknown strength: every bit depends on it."""
+    """Raises CheckpointError where a rotation may follow a soft clamp of unknown strength: all bits depend on it."""
     if quantizer.has_rotation:
         quantizer.require("soft_clamp_input_value")
         if quantizer.soft_clamp_input_value is not None:
@@ -73,7 +73,7 @@ def require_certain_bits(quantizer: Quantizer) -> None:
 def encode(
     quantizer: Quantizer, jobs: Sequence[Job], options: EncodeOptions, progress: Progress = lambda _: None
 ) -> Generator[Outcome]:
-    """Encodes every job's tensors into a codes file; an input that cannot be is an Outcome with its error.
+    """Encodes every job's tensors into a codes file; an input that cannot be encoded is an Outcome with its error.
 
     Raises CheckpointError as `require_certain_bits` does.
     """
@@ -113,7 +113,7 @@ def _encode(backend: Backend, jobs: Sequence[Job], options: EncodeOptions, progr
 
 
 class _Input:
-    """An input as it is read: a small one whole, a large one in parts, so that it may change meanwhile."""
+    """An open input: a small one is read whole, a large one in blocks, so it may change meanwhile."""
 
     def __init__(self, path: Path, workers: Workers) -> None:
         self._path = path
@@ -129,7 +129,7 @@ class _Input:
         return open_source(self._path) if self._data is None else open_bytes(self._path, self._data)
 
     def origin(self) -> Callable[[], tuple[int, str]]:
-        """A call for when all of it was read: size and fingerprint. Raises TensorError where it changed since."""
+        """A function to call when all was read: size and fingerprint. Raises TensorError where it changed since."""
         if isinstance(self._path, UrlPath):
             return self._object_as_it_was
         if self._data is not None:
@@ -139,16 +139,16 @@ class _Input:
 
         def unchanged() -> tuple[int, str]:
             self._refuse_change()
-            told = found()
-            self._refuse_change()  # while the fingerprint was taken
-            return told
+            size_and_fingerprint = found()
+            self._refuse_change()  # it may have changed during the fingerprint
+            return size_and_fingerprint
 
         return unchanged
 
     def _object_as_it_was(self) -> tuple[int, str]:
-        told = fingerprint(self._path, TensorError)  # asks the store for it again
+        origin = fingerprint(self._path, TensorError)  # asks the store again
         self._refuse_change(known=True)
-        return told
+        return origin
 
     def _refuse_change(self, *, known: bool = False) -> None:
         if version(self._path, known=known) != self._state:
@@ -216,12 +216,12 @@ def _size_of(path: Path) -> int:
     try:
         return path.stat().st_size
     except OSError:
-        return 0  # opening it says why
+        return 0  # opening it reports why
 
 
 def _prepare_reading(tasks: Sequence[EncodeTask]) -> None:
-    """Objects are fetched from the first tensor on, or staged, where each block would be read in many small runs that
-    lie far apart.
+    """Starts fetching objects: ahead from the first tensor, or staged where each block would be read in many small runs
+    that lie far apart.
     """
     for task in tasks:
         item_bytes = task.geometry.channels * task.geometry.inner * task.spec.itemsize
@@ -232,7 +232,7 @@ def _prepare_reading(tasks: Sequence[EncodeTask]) -> None:
 
 
 def _header(backend: Backend, cuts: Sequence[Cut], options: EncodeOptions, source_bytes: int) -> CodesHeader:
-    """The header as it is before any value is read: without digests, fingerprint and number of NaN."""
+    """The header before any value is read: without digests, fingerprint and count of NaN."""
     quantizer = backend.quantizer
     dims = quantizer.codebook_dims
     dtype = codesfile.stored_dtype(options.packing, dims, options.index_dtype)

@@ -41,7 +41,7 @@ class Table:
 
 @dataclass(frozen=True)
 class ExportPlan:
-    """Tables to write, by name. `rows` are the indices that were asked for: a table holds those of them that it has."""
+    """Tables to write, by name. `rows` are the requested indices: a table holds those of them that it has."""
 
     output: Path
     tables: dict[str, Table]
@@ -54,7 +54,7 @@ class ExportPlan:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name -> shape of everything that is written: tables [rows, features], and the bias."""
+        """Name -> shape of everything to write: tables [rows, features], and the bias."""
         return _shapes(self.tables, self.bias)
 
 
@@ -67,7 +67,7 @@ def plan_export(
     project_out: bool = True,
     overwrite: bool = False,
 ) -> ExportPlan:
-    """What an export would write. Raises OptionError for rows that are not there or a format that cannot hold it."""
+    """What an export would write. Raises OptionError for rows that do not exist or a format that cannot hold them."""
     widest = max(quantizer.codebook_dims)
     asked = _row_range(rows, 2**widest)
     tables = _with_rows(_tables(quantizer, project_out=project_out), asked)
@@ -84,7 +84,7 @@ def plan_export(
 
 
 def require_room(plan: ExportPlan) -> None:
-    """Raises OutputError where the disk has less room than the plan needs."""
+    """Raises OutputError where the disk lacks the room."""
     free = shutil.disk_usage(room_for(plan.output)).free
     if plan.nbytes + len(plan.head.data) > free:
         raise OutputError(
@@ -112,7 +112,7 @@ def _shapes(tables: dict[str, Table], bias: floats.Floats | None) -> dict[str, t
 
 
 def _with_rows(parts: dict[str, Quantizer], asked: range) -> dict[str, Table]:
-    """The tables that have some of the rows."""
+    """The tables that have any of the rows."""
     rows = {name: range(asked.start, min(asked.stop, part.codebook_size)) for name, part in parts.items()}
     return {name: Table(part, rows[name]) for name, part in parts.items() if rows[name]}
 
@@ -126,10 +126,10 @@ def _row_range(rows: tuple[int | None, int | None], size: int) -> range:
 
 
 def _tables(quantizer: Quantizer, *, project_out: bool) -> dict[str, Quantizer]:
-    """Without projection every codebook has the same codes: one table. With it each has its columns of project_out.
+    """Without a projection every codebook has the same codes: one table. With one, each has its columns of project_out.
 
-    The levels of a residual quantizer have a table each, those of a group over the group's features; so do indices that
-    are cut otherwise than by codebooks.
+    Each level of a residual quantizer has a table; in a group, over the group's features. So does each index where bits
+    are not grouped by codebook.
     """
     if quantizer.is_residual:
         return _level_tables(quantizer, project_out=project_out)
@@ -153,7 +153,7 @@ def _level_tables(quantizer: Quantizer, *, project_out: bool) -> dict[str, Quant
 
 
 def _index_tables(quantizer: Quantizer, *, project_out: bool) -> dict[str, Quantizer]:
-    """A table for each index of cut bits: the vector's coordinates that are its bits, or what they are projected to."""
+    """A table for each index of regrouped bits: the vector's coordinates for its bits, or their projection."""
     magnitude, matrix = _magnitude(quantizer), _matrix(quantizer, project_out=project_out)
     tables, first = {}, 0
     for place, bits in enumerate(quantizer.codebook_dims):
@@ -173,7 +173,7 @@ def _index_tables(quantizer: Quantizer, *, project_out: bool) -> dict[str, Quant
 
 
 def _magnitude(quantizer: Quantizer) -> float:
-    """|coordinate| of a whole code, before rotation and projection, as it is decoded."""
+    """|coordinate| of a whole code, before rotation and projection, as decoded."""
     known = quantizer.code_magnitude()
     if known is not None:
         return float(known)
@@ -186,7 +186,7 @@ def _magnitude(quantizer: Quantizer) -> float:
 
 
 def _matrix(quantizer: Quantizer, *, project_out: bool) -> NDArray[np.float64] | None:
-    """What turns a vector's code [B] into what is decoded [dim or B], but for the bias; None where nothing does."""
+    """The matrix from a vector's code [B] to its decoded value [dim or B], without the bias; None for the identity."""
     matrix: NDArray[np.float64] | None = None
     if quantizer.has_rotation:
         rotation = quantizer.weights["orthogonal_rot"].astype(np.float64)
@@ -198,7 +198,7 @@ def _matrix(quantizer: Quantizer, *, project_out: bool) -> NDArray[np.float64] |
 
 
 def _bias(quantizer: Quantizer) -> floats.Floats | None:
-    """project_out's bias [dim]; that of all groups, one after the other; the sum over stacked levels."""
+    """project_out's bias [dim]; the biases of all groups, concatenated; the sum over stacked levels."""
     names = [f"{prefix}project_out.bias" for prefix in quantizer.projection_prefixes]
     found = [quantizer.weights[name] for name in names if name in quantizer.weights]
     if quantizer.stacked:

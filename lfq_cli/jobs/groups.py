@@ -1,4 +1,4 @@
-"""Counts of samples by the value of a column that is carried beside them: a label, a flag, a text."""
+"""Counts of samples by the value of a carried column: a label, a flag, a text."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Group:
 
 
 class _BrokenFileError(Exception):
-    """A file that could not be read to its end, and why."""
+    """A file that could not be read to the end, and why."""
 
     def __init__(self, path: Path, error: LfqError) -> None:
         super().__init__(path)
@@ -54,13 +54,13 @@ def counts_by(
     workers: Workers,
     progress: Progress,
 ) -> tuple[list[tuple[Group, TokenCounts]], dict[Path, LfqError]]:
-    """The counts of every group over all files, by tensor and rising value; and the files that are not in them."""
+    """The counts of every group over all files, by tensor and rising value; and the files left out."""
     counting = _Counting(by, patterns, options, workers, progress)
     rows, failed = counting.rows(paths)
     while True:
         try:
             counted = list(counting.groups(rows))
-        except _BrokenFileError as broken:  # nothing of it counts, so all begins anew
+        except _BrokenFileError as broken:  # nothing of it counts: start again without it
             failed[broken.path] = broken.error
             del rows[broken.path]
         else:
@@ -76,7 +76,7 @@ class _Counting:
     progress: Progress
 
     def rows(self, paths: Sequence[Path]) -> tuple[dict[Path, _Rows], dict[Path, LfqError]]:
-        """The samples of each value in each file, and the files that do not tell."""
+        """The samples of each value in each file, and the files that do not say."""
         found, failed = {}, {}
         for path in paths:
             try:
@@ -88,7 +88,7 @@ class _Counting:
         return found, failed
 
     def groups(self, rows: Mapping[Path, _Rows]) -> Iterator[tuple[Group, TokenCounts]]:
-        """The counts of all groups: of so many values at a time as there is memory for, in a pass over all files."""
+        """The counts of all groups: for as many values at a time as fit in memory, in one pass over all files each."""
         left = sorted({value for found in rows.values() for value in found}, key=_order)
         while left:
             counters: _Counters = {}
@@ -109,7 +109,7 @@ class _Counting:
             left = left[at_once:]
 
     def _values_at_once(self, codes: CodesFile) -> int:
-        """For how many values tables of this file's codebooks fit in memory."""
+        """For how many values the tables of this file's codebooks fit in memory."""
         names = codes.matching(self.patterns)
         dims = [dim for name in names for dim in codes[name].cut(self.options.dims).info.codebook_dims]
         return max(1, self.options.memory_bytes // sum(8 << min(dim, _TABLE_BITS) for dim in dims))
@@ -127,7 +127,7 @@ class _Counting:
 
 
 def _rows_by_value(codes: CodesFile, by: str) -> _Rows:
-    """Value -> the samples that have it. Raises CodesUnreadableError where there is no single value for each sample."""
+    """Value -> its samples. Raises CodesUnreadableError unless there is a single value for each sample."""
     samples = codes.header.samples
     if samples is None or by not in (*samples.carried, *samples.texts):
         held = ", ".join(map(repr, () if samples is None else (*samples.carried, *samples.texts)))
@@ -145,12 +145,12 @@ def _rows_by_value(codes: CodesFile, by: str) -> _Rows:
 
 
 def _order(value: Value) -> tuple[bool, Any]:
-    """Numbers rise, texts follow in the order of their letters."""
+    """Numbers in rising order, texts in alphabetical order."""
     return isinstance(value, str), value
 
 
 def _ranges(samples: NDArray[np.int64], bounds: NDArray[np.int64]) -> list[range]:
-    """The vectors of these samples, which rise; those of neighbours together."""
+    """The vectors of these samples, which are in rising order; adjacent samples are read together."""
     if not len(samples):
         return []
     breaks = np.flatnonzero(np.diff(samples) != 1) + 1

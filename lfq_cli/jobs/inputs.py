@@ -1,8 +1,8 @@
-"""Which files a command's arguments name: files, folders with all that lies below, and globs.
+"""Which files a command's arguments name: files, folders with everything below them, and globs.
 
-A folder's files are sorted by name. Names that begin with a dot are passed over, of files and folders alike. A link to
-a folder is followed, but no folder is read twice: a link that leads back adds nothing. A folder that the system does
-not let us read is an input with an error, so that nothing is missed without a word.
+A folder's files are sorted by name. Files and folders whose names begin with a dot are skipped. Links to folders are
+followed, but no folder is read twice: a link that leads back adds nothing. A folder without read permission is an
+input with an error, so nothing is skipped silently.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ Accepts = Callable[[str], bool]
 
 
 class Input(NamedTuple):
-    """A file, and where it lies: `below` the folder `root`, from which its mirrored path starts ("" for `root` itself).
+    """A file, and its place: `below` the folder `root`, where its mirrored path starts ("" for `root` itself).
 
-    error: why it, a folder, cannot be read.
+    error: why it cannot be read, if it is a folder.
     """
 
     path: Path
@@ -42,7 +42,7 @@ class Input(NamedTuple):
 
 
 class Folder(NamedTuple):
-    """Inputs that lie in one folder, as in Input. A name is all that is kept of each: there may be millions."""
+    """Inputs in one folder, with the fields of Input. Only their names are kept: there may be millions."""
 
     path: Path
     root: Path
@@ -53,7 +53,7 @@ class Folder(NamedTuple):
 
 
 class Inputs(Sequence[Input]):
-    """Inputs in order, kept by folder; an Input is made of one where it is asked for."""
+    """Inputs in order, kept by folder; an Input is made on demand."""
 
     def __init__(self, folders: Sequence[Folder]) -> None:
         self.folders = folders
@@ -76,16 +76,16 @@ class Inputs(Sequence[Input]):
         return Input(folder.path / folder.names[place], folder.root, folder.below, folder.named, folder.error)
 
     def locate(self, index: int) -> tuple[int, int]:
-        """(number of its folder, place among the folder's names) of an input."""
+        """(index of its folder, index among the folder's names) of an input."""
         index = range(len(self))[index]
         number = bisect_right(self._ends, index)
         return number, index - (self._ends[number - 1] if number else 0)
 
 
 def find_inputs(arguments: Sequence[str], accepts: Accepts, error: type[LfqError]) -> Inputs:
-    """The files that the arguments name, in order, each once. `accepts` chooses among the files of a folder.
+    """The files that the arguments name, in order, each once. `accepts` chooses among a folder's files.
 
-    Raises `error` where an argument names a folder or glob without any such file.
+    Raises `error` where an argument names a folder or glob without any accepted file.
     """
     folders: list[Folder] = []
     seen: dict[str, set[str]] = {}
@@ -105,7 +105,7 @@ def find_inputs(arguments: Sequence[str], accepts: Accepts, error: type[LfqError
 
 
 def sorted_out(found: Sequence[Input]) -> tuple[list[Path], dict[Path, LfqError]]:
-    """The files among the inputs, and the folders that could not be read with the reason why."""
+    """The files among the inputs, and the folders that could not be read, with the reason."""
     paths = [item.path for item in found if item.error is None]
     return paths, {item.path: item.error for item in found if item.error is not None}
 
@@ -123,7 +123,7 @@ def _expand(argument: str, accepts: Accepts, error: type[LfqError]) -> Iterator[
         walk = _Walk(error)
         found = walk.folders(path)
     elif os.path.lexists(argument) or not glob.has_magic(argument):
-        yield Folder(path.parent, path.parent, [path.name], named=True)  # if it is not there, its own job says so
+        yield Folder(path.parent, path.parent, [path.name], named=True)  # if it does not exist, its own job reports it
         return
     else:
         root, nothing = _static_part(path), error(f"{argument}: no file matches")
@@ -133,7 +133,7 @@ def _expand(argument: str, accepts: Accepts, error: type[LfqError]) -> Iterator[
 
 
 def _expand_url(path: UrlPath, accepts: Accepts, error: type[LfqError]) -> Iterator[Folder]:
-    """The prefixes under which a URL names objects."""
+    """The prefixes of the objects that a URL names."""
     try:
         if path.store.scheme.lists and glob.has_magic(str(path)) and not path.is_file():
             root, nothing = _static_part(path), error(f"{path}: no object matches")
@@ -151,7 +151,7 @@ def _expand_url(path: UrlPath, accepts: Accepts, error: type[LfqError]) -> Itera
 
 
 def _objects(root: UrlPath, pattern: Sequence[str]) -> Iterator[tuple[Path, list[str]]]:
-    """Every prefix below `root`, with the names of the objects in it whose path matches the parts of a glob."""
+    """Every prefix below `root`, with the names of its objects whose path matches the parts of a glob."""
     folders: dict[tuple[str, ...], list[str]] = {}
     for *folder, name in root.store.below(str(root)):
         if _matches((*folder, name), pattern) and all(part not in ("", ".", "..") for part in (*folder, name)):
@@ -161,7 +161,7 @@ def _objects(root: UrlPath, pattern: Sequence[str]) -> Iterator[tuple[Path, list
 
 
 def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
-    """Whether a path matches the parts of a glob, as `_Walk.matching` has it."""
+    """Whether a path matches the parts of a glob, as in `_Walk.matching`."""
     if not pattern:
         return False
     if pattern[0] == "**":
@@ -179,7 +179,7 @@ def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
 def _accepted(
     root: Path, found: Iterable[tuple[Path, list[str]]], walk: _Walk, accepts: Accepts, nothing: LfqError
 ) -> Iterator[Folder]:
-    """Of each folder the files that are accepted; raises `nothing` where there is none."""
+    """The accepted files of each folder; raises `nothing` where there are none."""
     any_found = False
     for folder, files in found:
         prefix = "" if folder == Path() else os.path.join(folder, "")  # noqa: PTH118
@@ -201,7 +201,7 @@ class _Walk:
         self.unread: dict[Path, LfqError] = {} if unread is None else unread
 
     def folders(self, top: Path) -> Iterator[tuple[Path, list[str]]]:
-        """`top` and every folder below, with the names of its files; links are followed once all others were walked."""
+        """`top` and every folder below it, with the names of its files; links are followed after all real folders."""
         links = [top]
         while links:
             pending = [links.pop(0)]
@@ -215,9 +215,9 @@ class _Walk:
                 links += [each for each in below if each.is_symlink()]
 
     def matching(self, folder: Path, pattern: Sequence[str]) -> Iterator[tuple[Path, list[str]]]:
-        """The folders below `folder`, and the names of the files in them whose path matches the parts of a glob.
+        """The folders below `folder`, with the names of their files whose path matches the parts of a glob.
 
-        `**` stands for any folders, or none.
+        `**` stands for any number of folders, including none.
         """
         part, rest = pattern[0], pattern[1:]
         if part == "**":
@@ -237,17 +237,19 @@ class _Walk:
 
     def _is_new(self, folder: Path) -> bool:
         try:
-            told = folder.stat()
+            status = folder.stat()
         except OSError as reason:
             self._miss(folder, reason)
             return False
-        key = told.st_dev, told.st_ino
+        key = status.st_dev, status.st_ino
         new = key not in self._seen
         self._seen.add(key)
         return new
 
     def _split(self, folder: Path, *, hidden: bool = False) -> tuple[list[Path], list[str]]:
-        """(folders, names of files) in a folder, sorted; those that begin with a dot if they are `hidden` files."""
+        """(folders, names of files) in a folder, sorted; with `hidden`, files whose names begin with a dot are
+        included.
+        """
         folders: list[str] = []
         files: list[str] = []
         try:
@@ -257,9 +259,9 @@ class _Walk:
                         continue
                     try:
                         (folders if entry.is_dir() else files).append(entry.name)
-                    except OSError as reason:  # a link to where we may not look
+                    except OSError as reason:  # a link to a folder without permission
                         self._miss(folder / entry.name, reason)
-        except (FileNotFoundError, NotADirectoryError):  # nothing there, so nothing missed
+        except (FileNotFoundError, NotADirectoryError):  # it does not exist, so nothing is missed
             return [], []
         except OSError as reason:
             self._miss(folder, reason)

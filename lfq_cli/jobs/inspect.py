@@ -1,4 +1,4 @@
-"""What files hold: quantizers, tensors, codes, from their headers. Of a folder: what its codes files hold."""
+"""What files hold, from their headers: quantizers, tensors, codes. Of a folder: what its codes files hold."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _FIRST_KEYS = 3
 
 @dataclass(frozen=True)
 class QuantizerView:
-    """One quantizer of a checkpoint, or why it cannot be used as it is."""
+    """One quantizer of a checkpoint, or why it cannot be used without more facts."""
 
     found: checkpoints.Found
     quantizer: Quantizer | None
@@ -43,7 +43,7 @@ class CheckpointView:
 
 @dataclass(frozen=True)
 class TensorView:
-    """One tensor of a file; `encodes` says whether the given checkpoint would encode it, or why not."""
+    """One tensor of a file; `encodes` says whether the given checkpoint can encode it, or why not."""
 
     name: str
     dtype: str
@@ -53,7 +53,7 @@ class TensorView:
 
 @dataclass(frozen=True)
 class TensorsView:
-    """A tensor file. `no_quantizer` says why it is not a checkpoint either, where it could have been one."""
+    """A tensor file. `no_quantizer` says why it is not a checkpoint either, if it could have been one."""
 
     path: Path
     tensors: list[TensorView]
@@ -63,7 +63,7 @@ class TensorsView:
 
 @dataclass(frozen=True)
 class SamplesView:
-    """The samples of a codes file; what is carried: name -> dtype and shape of all."""
+    """The samples of a codes file; carried: name -> dtype and shape of all."""
 
     count: int
     first_keys: list[str]
@@ -87,28 +87,28 @@ View = CheckpointView | TensorsView | CodesView
 
 
 def paths_in(path: Path) -> list[Path]:
-    """The codes files of a folder that has some and is not a checkpoint's; else the path itself."""
+    """The codes files of a folder that has some and is not a checkpoint; else the path itself."""
     if not path.is_dir() or is_checkpoint_folder(path):
         return [path]
     try:
         found, missed = sorted_out(find_inputs([str(path)], is_codes_file, CodesFileError))
-    except CodesFileError:  # there are none
+    except CodesFileError:  # it has none
         return [path]
     return [*found, *missed]
 
 
 def inspect(path: Path, facts: Facts, checkpoint: Quantizer | None = None) -> View:
-    """What `path` is and holds. `checkpoint`: a quantizer to hold a tensor file's tensors against."""
+    """What `path` is and holds. `checkpoint`: a quantizer to check a tensor file's tensors against."""
     if path.is_dir():
         return _checkpoint(path, facts)
     suffix = path.suffix.lower()
     if suffix == ".safetensors":
-        told = described_format(path)
-        if told == codesfile.FORMAT:
+        format_name = described_format(path)
+        if format_name == codesfile.FORMAT:
             return _codes(path)
-        if told == native.FORMAT:
+        if format_name == native.FORMAT:
             return _checkpoint(path, facts)
-        if told == countsfile.FORMAT:
+        if format_name == countsfile.FORMAT:
             with open_source(path) as source:
                 return _tensors(source, None, TensorError("counts of codes", "lfq stats shows what they say"))
     reason = None
@@ -187,33 +187,33 @@ def _encodes(source: Source, name: str, checkpoint: Quantizer | None) -> str | N
 def as_json(view: View) -> dict[str, Any]:
     """The JSON object of `lfq inspect --json`."""
     if isinstance(view, CodesView):
-        told = {"path": str(view.path), "kind": "codes", "bytes": view.nbytes, **view.header.as_json()}
-        return told if view.samples is None else told | {"first_keys": view.samples.first_keys}
+        fields = {"path": str(view.path), "kind": "codes", "bytes": view.nbytes, **view.header.as_json()}
+        return fields if view.samples is None else fields | {"first_keys": view.samples.first_keys}
     if isinstance(view, TensorsView):
         tensors = {
             tensor.name: {"dtype": tensor.dtype, "shape": list(tensor.shape)}
             | ({} if tensor.encodes is None else {"encodes": tensor.encodes})
             for tensor in view.tensors
         }
-        told = {"path": str(view.path), "kind": "tensors", "tensors": tensors, "left_alone": view.left_alone}
-        return told if view.no_quantizer is None else told | {"no_quantizer": _error_json(view.no_quantizer)}
+        fields = {"path": str(view.path), "kind": "tensors", "tensors": tensors, "left_alone": view.left_alone}
+        return fields if view.no_quantizer is None else fields | {"no_quantizer": _error_json(view.no_quantizer)}
     quantizers = [_quantizer_json(item) for item in view.quantizers]
-    told = {"path": str(view.path), "kind": "checkpoint", "quantizers": quantizers}
+    fields = {"path": str(view.path), "kind": "checkpoint", "quantizers": quantizers}
     if view.training is None:
-        return told
-    return told | {"training": _error_json(view.training) if isinstance(view.training, LfqError) else view.training}
+        return fields
+    return fields | {"training": _error_json(view.training) if isinstance(view.training, LfqError) else view.training}
 
 
 def _quantizer_json(view: QuantizerView) -> dict[str, Any]:
-    told: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "module": view.found.module,
         "family": view.found.family,
         "shown_by": list(view.found.shown_by),
     }
     if view.error is not None:
-        return told | _error_json(view.error)
+        return fields | _error_json(view.error)
     assert view.quantizer is not None
-    return told | {
+    return fields | {
         "config": view.quantizer.full_config(),
         "codebook_dims": list(view.quantizer.codebook_dims),
         "assumed": view.quantizer.assumptions(),

@@ -11,17 +11,17 @@ _Hashes = NDArray[np.int64]
 
 
 class KeySet:
-    """Knows the keys that were added by Python's hash of them: 64 bits, within this process only.
+    """Recognises added keys by Python's hash of them: 64 bits, within this process only.
 
-    A million keys take 8 MB, in a set of Python's 70 MB. Two different keys of a million have the same hash once in
-    37 million data sets.
+    A million keys take 8 MB; in a Python set, 70 MB. Two different keys of a million collide once in 37 million data
+    sets.
     """
 
     def __init__(self) -> None:
         self._runs: list[_Hashes] = []
 
     def add(self, keys: Sequence[str]) -> list[bool]:
-        """Adds the keys; of each whether it was there, or stands among these before."""
+        """Adds the keys; says for each whether it was added before, or occurs earlier among these."""
         if not keys:
             return []
         hashes = np.fromiter(map(hash, keys), np.int64, len(keys))
@@ -38,7 +38,7 @@ class KeySet:
         return any(bool(_are_in(hashes, run)[0]) for run in self._runs)
 
     def _append(self, hashes: _Hashes) -> None:
-        """Keeps the runs sorted, each at least twice as long as the next: there are few of them to look in."""
+        """Keeps the runs sorted, each at least twice as long as the next, so there are few to search."""
         while self._runs and len(self._runs[-1]) < 2 * len(hashes):
             hashes = np.union1d(self._runs.pop(), hashes)
         self._runs.append(hashes)

@@ -1,4 +1,4 @@
-"""What a file is, by its name and header: how a folder's files are sorted out."""
+"""What a file is, by its name and header: how a folder's files are chosen."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ _TRAINING = "lfq-training"
 
 
 def is_tensor_file(path: str) -> bool:
-    """Whether a folder's file is one to encode: a container lfq knows that calls itself nothing else of lfq's."""
+    """Whether a file in a folder is to be encoded: a container lfq reads that is not another kind of lfq file."""
     name = path.lower()
     suffix = name[max(name.rfind("."), 0) :]
     if suffix != ".safetensors":
         return suffix in FORMATS or container_of(name) is not None
     if path.endswith(codesfile.SUFFIX):
         return False
-    from lfq_cli import countsfile  # late, as below: with it come all statistics
+    from lfq_cli import countsfile  # late, as below: it imports all statistics
 
     return described_format(path_of(path)) not in (codesfile.FORMAT, native.FORMAT, countsfile.FORMAT, _TRAINING)
 
 
 def is_codes_file(path: str) -> bool:
-    """Whether a folder's file is one to decode or count. A damaged one is, if its name says so."""
+    """Whether a file in a folder is to be decoded or counted. A damaged one is, judged by its name."""
     if path.endswith(codesfile.SUFFIX):
         return True
     return path.endswith(".safetensors") and described_format(path_of(path)) == codesfile.FORMAT
 
 
 def is_counted_file(path: str) -> bool:
-    """Whether a folder's file is one to take statistics of: codes, or counts that were saved."""
+    """Whether a file in a folder is to be counted: codes, or saved counts."""
     if is_codes_file(path):
         return True
     from lfq_cli import countsfile
@@ -46,7 +46,7 @@ def is_counted_file(path: str) -> bool:
 
 
 def described_format(path: Path) -> str | None:
-    """What a safetensors file's metadata calls it ("lfq-codes", "lfq-checkpoint", ...); None where it says nothing."""
+    """The format in a safetensors file's metadata ("lfq-codes", "lfq-checkpoint", ...); None where it has none."""
     try:
         value: Any = json.loads(metadata_entry(path, "lfq") or "null")
     except (ValueError, RecursionError):

@@ -1,7 +1,7 @@
-"""Codes files of parts -> the codes file of the whole, bit for bit the one that one run makes.
+"""Codes files of parts -> the codes file of the whole, bit for bit what a single run makes.
 
-Parts are one whole where they say that they were made from one source, by one checkpoint, with the same options; their
-rows must be all of it, each once. What differs between them is added up: the numbers of NaN that count as zero.
+Parts belong to one whole if their headers name the same source, checkpoint and options. Together they must hold every
+row exactly once. Only the counts of NaN encoded as zero differ between parts; they are added up.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _REPLACES = "--overwrite replaces it"
 
 @dataclass(frozen=True)
 class PartFile:
-    """A part: its tensors, where their bytes lie, and how many NaN in it count as zero."""
+    """A part: its tensors, where their bytes lie, and how many NaN in it were encoded as zero."""
 
     path: Path
     state: tuple[int, ...]
@@ -48,16 +48,16 @@ def holds_parts(path: Path) -> bool:
 
 
 def name_wholes(arguments: Sequence[str], output: Path) -> list[Job]:
-    """A job for every part that the arguments name: the part, and the whole that it goes into.
+    """A job for every part that the arguments name: the part, and the whole it goes into.
 
-    `output` is the name of the only whole, or a folder, in which the tree of the parts is mirrored, and parts belong
-    together that differ in their number only. Raises OptionError and CodesFileError as `plan_jobs` does.
+    `output` is the name of the only whole, or a folder in which the tree of the parts is mirrored. Parts belong
+    together if their names differ only in the part number. Raises OptionError and CodesFileError as `plan_jobs` does.
     """
     return plan_wholes(arguments, output, lambda name: (whole_path(Path(name)) or Path(name)).name)
 
 
 def merge_parts(jobs: Sequence[Job], options: MergeOptions, progress: Progress = lambda _: None) -> Generator[Outcome]:
-    """Makes the wholes one after the other; what became of each. One whose parts are damaged or not all there fails."""
+    """Makes the wholes one after the other; yields their outcomes. A whole with damaged or missing parts fails."""
     groups: dict[Path, list[Path]] = {}
     for job in jobs:
         groups.setdefault(job.output, []).append(job.source)
@@ -79,7 +79,7 @@ class _Merger:
         self._progress = progress
 
     def make(self, job: Job, paths: Sequence[Path]) -> Outcome:
-        """Makes the job's output of the parts. Raises LfqError where it cannot be made."""
+        """Makes the job's output from the parts. Raises LfqError where it cannot be made."""
         header, parts = read_parts(paths)
         infos = header.tensors.values()
         outcome = Outcome(
@@ -113,10 +113,10 @@ class _Merger:
 
 
 def read_parts(paths: Iterable[Path]) -> tuple[CodesHeader, list[PartFile]]:
-    """The header of the whole, but for its digests, and its parts, from their headers.
+    """The header of the whole, without its digests, and its parts, from their headers.
 
-    Raises CodesFileError where one of them is not part, or a part of something else, and where rows are missing or
-    stand twice.
+    Raises CodesFileError where a file is not a part, or is a part of something else, and where rows are missing or
+    occur twice.
     """
     parts: list[PartFile] = []
     like: CodesHeader | None = None
@@ -139,7 +139,7 @@ def read_parts(paths: Iterable[Path]) -> tuple[CodesHeader, list[PartFile]]:
 
 
 def require_all_rows(parts: Sequence[PartFile], name: str) -> None:
-    """Raises CodesFileError unless the parts, in order, have all rows of a tensor, each once."""
+    """Raises CodesFileError unless the parts, in order, hold all rows of a tensor, each once."""
     end, before = 0, parts[0]
     of = parts[0].tensors[name].part
     for part in parts:
@@ -179,7 +179,7 @@ def _part_of(codes: CodesFile) -> PartFile:
 
 
 def _all_tensors(parts: Sequence[PartFile]) -> dict[str, CodesTensor]:
-    """The tensors of the whole, in its order: that of the first part, which has them all."""
+    """The tensors of the whole, in order: those of the first part, which has all of them."""
     first = min(parts, key=lambda part: min(_first(info) for info in part.tensors.values()))
     for part in parts:
         for name in part.tensors:
@@ -209,7 +209,7 @@ def _whole(info: CodesTensor) -> CodesTensor:
 
 
 def _is_current(path: Path, header: CodesHeader) -> bool:
-    """Whether the whole is there, whoever made it. Raises ExistsError where something else is in its place."""
+    """Whether the whole already exists, whoever made it. Raises ExistsError where something else is in its place."""
     if not exists(path):
         return False
     try:

@@ -1,4 +1,4 @@
-"""What became of the inputs of a run, one by one: a bad one does not stop the rest."""
+"""The outcomes of a run's inputs, one by one: a failing input does not stop the rest."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lfq_cli.storage.outputs import work_folder
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one input. Bytes count the tensors' data, not headers."""
+    """What happened to one input. Byte counts are of the tensors' data, without headers."""
 
     source: Path
     output: Path
@@ -42,7 +42,7 @@ class Outcome:
 
 
 def each(jobs: Sequence[Job], work: Callable[[Job], Outcome], *, fail_fast: bool) -> Iterator[Outcome]:
-    """The outcome of every job, in order, as soon as it is there; `fail_fast`: up to the first that fails."""
+    """The outcome of every job, in order, as soon as it is known; `fail_fast`: up to the first that fails."""
     yield from until_failure((outcome_of(job, work) for job in jobs), fail_fast=fail_fast)
 
 
@@ -61,7 +61,7 @@ def lost(job: Job) -> Outcome:
 
 
 def outcome_of(job: Job, work: Callable[[Job], Outcome]) -> Outcome:
-    """What becomes of the job when it is worked on; an error is its outcome, unless it is our mistake."""
+    """The outcome of working on the job; a user's error becomes the outcome, a bug is raised."""
     if job.error is not None:
         status: Literal["refused", "failed"] = "refused" if isinstance(job.error, ExistsError) else "failed"
         return Outcome(job.source, job.output, status, part=job.part, error=job.error)
@@ -71,7 +71,7 @@ def outcome_of(job: Job, work: Callable[[Job], Outcome]) -> Outcome:
         return Outcome(job.source, job.output, "refused", part=job.part, error=error)
     except LfqError as error:
         return Outcome(job.source, job.output, "failed", part=job.part, error=error)
-    except OSError as reason:  # a name too long, a folder that may not be entered
+    except OSError as reason:  # a name too long, a folder without permission
         refused = LfqError(f"{reason.filename or job.source}: {reason.strerror or reason}")
         return Outcome(job.source, job.output, "failed", part=job.part, error=refused)
 
@@ -85,9 +85,10 @@ def settle_output(
     write: Callable[[], None],
     progress: Progress,
 ) -> Outcome:
-    """The outcome once its output is written, unless it is there already or only planned.
+    """The outcome of writing the output, unless it is current already or this is a dry run.
 
-    `is_current` raises ExistsError where something else is in its place; so does `write` where something appeared.
+    `is_current` raises ExistsError where something else is in its place; so does `write` where something appeared
+    since.
     """
     if not overwrite and is_current():
         progress(outcome.bytes_in)
@@ -97,14 +98,14 @@ def settle_output(
     try:
         write()
     except ExistsError:
-        if not is_current():  # another run made the same meanwhile
+        if not is_current():  # another run made the same in the meantime
             raise
         return replace(outcome, status="up to date")
     return outcome
 
 
 def clear_leftovers(jobs: Sequence[Job]) -> None:
-    """Removes what runs that were killed left where the outputs go, and notes it."""
+    """Removes temporary files of killed runs from the output folders, and reports it."""
     count = remove_leftovers(sorted({work_folder(job.output) for job in jobs}))
     if count:
         warnings.warn(f"removed {count} unfinished file(s) of runs that were killed", LfqNote, stacklevel=2)

@@ -1,7 +1,7 @@
 """Samples of many inputs -> codes files that hold many samples each.
 
-A file's place in the data set decides what is in it: so many samples from where the file before ended, good or bad.
-Each says which inputs it was made from; a run that is repeated skips those that are whole and made from the same.
+A file's position in the data set decides its content: a fixed number of samples, good or bad, from where the previous
+file ended. Each file records its inputs; a repeated run skips files that are intact and made from the same inputs.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _NAMES_AT_ONCE = 1 << 12
 
 @dataclass(frozen=True)
 class PackOptions:
-    """How to pack; the defaults are the command line's. One of samples_per_file and file_bytes may be given."""
+    """How to pack; the defaults are the command line's. Give at most one of samples_per_file and file_bytes."""
 
     samples: SampleOptions = field(default_factory=SampleOptions)
     samples_per_file: int | None = None
@@ -61,14 +61,14 @@ class PackOptions:
 
     @property
     def nan_policy(self) -> str:
-        """What is done about NaN, as a codes file says it."""
+        """The NaN policy, as a codes file records it."""
         return "zero" if self.samples.zero_nan else "error"
 
     def recorded(self) -> dict[str, Any]:
-        """What decides what is in a file, for its header: equal inputs and equal options give equal files."""
-        told = {name: getattr(self.samples, name) for name in ("tensors", "layout", "carry", "carry_text", "ragged")}
-        told |= {name: getattr(self, name) for name in ("samples_per_file", "file_bytes", "stacked", "skip_bad")}
-        given = {name: value for name, value in told.items() if value not in ((), None, False) or type(value) is int}
+        """What decides a file's content, for its header: equal inputs and equal options give equal files."""
+        options = {name: getattr(self.samples, name) for name in ("tensors", "layout", "carry", "carry_text", "ragged")}
+        options |= {name: getattr(self, name) for name in ("samples_per_file", "file_bytes", "stacked", "skip_bad")}
+        given = {name: value for name, value in options.items() if value not in ((), None, False) or type(value) is int}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
 
 
@@ -80,11 +80,11 @@ def pack(
     progress: Progress = lambda _: None,
     missed: Sequence[Job] = (),
 ) -> Generator[Outcome]:
-    """Packs the samples of all inputs into files of `folder`, 00000.codes.safetensors, ...; an outcome for each.
+    """Packs the samples of all inputs into files of `folder`, 00000.codes.safetensors, ...; yields an outcome for each.
 
-    What was `missed` on the way to the inputs has failed.
+    Inputs in `missed` could not be listed and count as failed.
 
-    Raises OptionError where two inputs have one name, ExistsError where files cannot be appended to.
+    Raises OptionError where two inputs have the same name, ExistsError where files cannot be appended to.
     """
     _refuse_equal_names(inputs)
     for job in missed:
@@ -102,9 +102,9 @@ def pack(
 
 
 def _files_of(shard: Shard, inputs: Sequence[SampleInput], options: PackOptions) -> tuple[int, int]:
-    """(number of the first file, how many) that a shard makes: those of the data set, with the samples that they have.
+    """(number of the first file, number of files) that a shard makes: each file as it is without shards.
 
-    Raises OptionError where it is unknown before reading which samples are in which file.
+    Raises OptionError where the samples of each file are known only after reading.
     """
     each = options.samples_per_file
     if each is None or options.append or any(item.many for item in inputs):
@@ -125,7 +125,7 @@ def encode_each(
     packed: PackOptions,
     progress: Progress = lambda _: None,
 ) -> Generator[Outcome]:
-    """Makes a codes file of every input: of samples where it holds many, else of its tensors as they are."""
+    """Makes a codes file of every input: of samples where it holds many, else of its tensors unchanged."""
     many = [job for job in jobs if _holds_many(job, packed)]
     rest = [job for job in jobs if job not in many]
     if rest:
@@ -145,10 +145,10 @@ def encode_each(
 
 
 def refuse_idle_options(jobs: Sequence[Job], packed: PackOptions) -> None:
-    """Raises OptionError where options of samples are given and no input holds many."""
-    told = packed.recorded().keys() & {"carry", "carry_text", "ragged", "skip_bad"}
-    if told and not any(_holds_many(job, packed) for job in jobs):
-        option = f"--{min(told).replace('_', '-')}"
+    """Raises OptionError where options for samples are given and no input holds many."""
+    given = packed.recorded().keys() & {"carry", "carry_text", "ragged", "skip_bad"}
+    if given and not any(_holds_many(job, packed) for job in jobs):
+        option = f"--{min(given).replace('_', '-')}"
         raise OptionError(f"{option} belongs to samples", "add --samples-per-file N, --file-size SIZE or --stacked")
 
 
@@ -161,7 +161,7 @@ def _always(path: Path) -> Callable[[int], Path]:
 
 
 def _refuse_equal_names(inputs: Sequence[SampleInput]) -> None:
-    """Raises OptionError for two files of one sample whose keys would be the same."""
+    """Raises OptionError where two files of one sample would have the same key."""
     seen = KeySet()
     items = (item for item in inputs if not item.many)
     while some := list(islice(items, _NAMES_AT_ONCE)):
@@ -175,7 +175,7 @@ def _refuse_equal_names(inputs: Sequence[SampleInput]) -> None:
 
 
 class _Packer:
-    """One run over all inputs: passes over the files that are current, makes the others."""
+    """One run over all inputs: skips the files that are current, makes the others."""
 
     def __init__(
         self, quantizer: Quantizer, inputs: Sequence[SampleInput], options: PackOptions, progress: Progress
@@ -203,9 +203,9 @@ class _Packer:
         )
 
     def append_to(self, folder: Path) -> int:
-        """Leaves out the samples that are in the folder's files; the number of the first file to add.
+        """Skips the samples already in the folder's files; returns the number of the first file to add.
 
-        Raises ExistsError where a file that is there was made otherwise.
+        Raises ExistsError where an existing file was made differently.
         """
         number = 0
         for path in sorted(folder.glob(f"*{codesfile.SUFFIX}")):
@@ -220,8 +220,8 @@ class _Packer:
         return number
 
     def run(self, path_of: Callable[[int], Path], *, begin: int = 0, files: int | None = None) -> Generator[Outcome]:
-        """The files one after the other; path_of: number -> where it goes. begin: the first input of the first file;
-        files: how many are made, None for all.
+        """Makes the files one after the other; path_of: number -> output path. begin: the first input of the first
+        file; files: how many to make, None for all.
         """
         cursor, number = Cursor(begin), 0
         with ExitStack() as block:
@@ -237,7 +237,9 @@ class _Packer:
                     return
 
     def _next(self, path: Path, cursor: Cursor) -> tuple[Outcome | None, Cursor]:
-        """What became of the file that begins at the cursor, and where the next begins; None where nothing is left."""
+        """The outcome of the file that begins at the cursor, and where the next begins; None at the end of the data
+        set.
+        """
         if exists(path) and not self.options.overwrite:
             self._stop()
             return self._there_already(path, cursor)
@@ -285,7 +287,7 @@ class _Packer:
         )
 
     def _digest(self, indices: range, known: Known) -> tuple[int, str]:
-        """(bytes, digest) of the inputs: sha256 of a line for each with its name, size and fingerprint."""
+        """(bytes, digest) of the inputs: sha256 of a line with the name, size and fingerprint of each."""
         total, digest = 0, hashlib.sha256()
         for index in indices:
             item = self.inputs[index]
@@ -297,10 +299,10 @@ class _Packer:
             digest.update(f"{item.name}\0{nbytes}\0{own}\n".encode("utf-8", "surrogateescape"))
         return total, digest.hexdigest()
 
-    # what is there already
+    # files that exist already
 
     def _there_already(self, path: Path, cursor: Cursor) -> tuple[Outcome, Cursor]:
-        """The outcome of a file that exists: up to date, and the next begins behind it; or refused, and all ends."""
+        """The outcome of an existing file: up to date, and the next begins after it; or refused, which ends the run."""
         first = self.inputs[cursor.index].path
         try:
             header, after = self._current(path, cursor)
@@ -324,7 +326,9 @@ class _Packer:
         return outcome, after
 
     def _current(self, path: Path, cursor: Cursor) -> tuple[CodesHeader, Cursor]:
-        """The header of a file that is what this run would write, and where the next begins. Raises ExistsError."""
+        """The header of an existing file if this run would write the same, and where the next begins. Raises
+        ExistsError.
+        """
         header = _header_at(path)
         made_from, difference = header.made_from, self.difference(header)
         if difference is None and made_from is not None:
@@ -340,16 +344,16 @@ class _Packer:
         return header, Cursor(last) if made_from.end is None else Cursor(last - 1, made_from.end)
 
     def _could_hold_more(self, header: CodesHeader) -> bool:
-        """Whether a file ends where the data set did, and not because it was full."""
+        """Whether a file ended with the data set, and not because it was full."""
         assert header.samples is not None
         assert header.made_from is not None
         each = self.options.samples_per_file
         return each is not None and header.samples.count + header.made_from.skipped < each
 
     def difference(self, header: CodesHeader, *, beside: bool = False) -> str | None:
-        """In what a file is not one that this run would write, whatever is in it; None for nothing.
+        """How a file's making differs from this run's, whatever its content; None where it does not.
 
-        beside: it stays, and others are added to it: it may be larger or smaller, or have been merged.
+        beside: the file stays and others are added to it, so it may have another size, or have been merged.
         """
         coding, made_from = self.coding, header.made_from
         if made_from is None or header.samples is None:
@@ -376,7 +380,7 @@ class _Packer:
 
 
 def _of_samples(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that say what becomes of a sample, without those that say how many are in a file."""
+    """The options that decide how a sample is encoded, without those that decide how many are in a file."""
     return {name: value for name, value in options.items() if name not in ("samples_per_file", "file_bytes")}
 
 

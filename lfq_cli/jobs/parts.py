@@ -1,8 +1,7 @@
-"""Large inputs in parts: a codes file for every N rows of axis 0, cut at multiples of N whoever makes which of them.
+"""Large inputs in parts: a codes file for every N rows of axis 0, always cut at multiples of N.
 
 The part files of `a.npy` are `a.00000.codes.safetensors`, `a.00001.codes.safetensors`, ... Part k holds rows k * N up
-to (k + 1) * N of every tensor that has them; part 0 holds every tensor, if only none of its rows, and so tells which
-there are.
+to (k + 1) * N of every tensor that has them. Part 0 holds every tensor, even those without rows, and so lists all.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ _NUMBERED = re.compile(r"(.+)\.\d{5,}" + re.escape(SUFFIX), re.DOTALL)
 
 @dataclass(frozen=True)
 class Cut:
-    """A tensor to encode, or some rows of it; `part` says which."""
+    """A tensor to encode, or some rows of it, as `part` says."""
 
     tensor: StoredTensor
     axis: ChannelAxis
@@ -37,7 +36,7 @@ class Cut:
 
     @property
     def first_row(self) -> int:
-        """The row of the whole tensor with which it begins."""
+        """Its first row, counted in the whole tensor."""
         return 0 if self.part is None else self.part.first
 
 
@@ -48,7 +47,7 @@ def part_path(output: Path, number: int) -> Path:
 
 
 def whole_path(path: Path) -> Path | None:
-    """The codes file of which a file is a part by its name; None where the name has no number."""
+    """The codes file that a file is a part of, judged by its name; None where the name has no number."""
     found = _NUMBERED.fullmatch(path.name)
     return None if found is None else path.with_name(found[1] + SUFFIX)
 
@@ -61,9 +60,9 @@ def cut_jobs(
     tensors: Sequence[str] = (),
     layout: Layout | int | None = None,
 ) -> list[Job]:
-    """The jobs of all parts; an input that cannot be cut is one job with its error. Reads the headers of all inputs.
+    """The jobs of all parts; an input that cannot be cut is one failed job. Reads the headers of all inputs.
 
-    `tensors` and `layout` as `select_tensors` takes them.
+    `tensors` and `layout` are as in `select_tensors`.
     """
     cut: list[Job] = []
     for job in jobs:
@@ -77,9 +76,9 @@ def cut_jobs(
 def cuts_of(
     path: Path, chosen: Sequence[tuple[StoredTensor, ChannelAxis]], number: int | None, rows: int | None
 ) -> list[Cut]:
-    """What part `number` holds of the tensors of the file at `path`; without a number all of them.
+    """What part `number` holds of the tensors in the file at `path`; without a number, all of them.
 
-    Raises TensorError where a tensor cannot be cut, and where there is no such part (any more).
+    Raises TensorError where a tensor cannot be cut, and where there is no such part, or no longer.
     """
     if number is None or rows is None:
         return [Cut(tensor, axis) for tensor, axis in chosen]
@@ -113,7 +112,7 @@ def _parts_of(
 
 
 def _require_rows(path: Path, chosen: Sequence[tuple[StoredTensor, ChannelAxis]]) -> None:
-    """Raises TensorError where axis 0 is that of the features: no vector is cut in two."""
+    """Raises TensorError where axis 0 holds the features: a vector is never cut in two."""
     for tensor, axis in chosen:
         if axis.number == 0:
             raise TensorError(

@@ -1,4 +1,4 @@
-"""Which output belongs to which input: a name of its own, or a tree that is mirrored under a folder."""
+"""Which output belongs to which input: a given name, or a tree mirrored under a folder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lfq_cli.tensors import FORMATS
 
 @dataclass(frozen=True)
 class Job:
-    """One input and the output made from it; `error`: why the input cannot be read, if that is known already."""
+    """One input and its output; `error`: why the input cannot be read, if already known."""
 
     source: Path
     output: Path
@@ -45,10 +45,10 @@ def plan_jobs(
 ) -> list[Job]:
     """Pairs every input with its output.
 
-    One file with an `output` that ends in one of `file_suffixes` is written there. Otherwise `output` is a folder, and
-    the inputs' tree is mirrored in it, from the deepest folder that holds all of them: from a folder that was named,
-    from the part of a glob before its first wildcard. Raises OptionError where two inputs would write one output,
-    and where an output would replace an input or one of `inputs_kept`.
+    One file with an `output` that ends in one of `file_suffixes` is written there. Otherwise `output` is a folder in
+    which the inputs' tree is mirrored, starting at the deepest folder that holds all their roots: a named folder, or
+    the part of a glob before its first wildcard. Raises OptionError where two inputs would write the same output, and
+    where an output would replace an input or one of `inputs_kept`.
     """
     refuse_read_only(output)
     found = find_inputs(arguments, accepts, error)
@@ -73,11 +73,11 @@ def plan_encoding(arguments: Sequence[str], output: Path, *, inputs_kept: Sequen
 def name_samples(
     arguments: Sequence[str], output: Path, *, stacked: bool, inputs_kept: Sequence[Path]
 ) -> tuple[SampleInputs, list[Job]]:
-    """The files with samples that the arguments name, each with its place in the tree as its name, to be packed in the
-    folder `output`; and what cannot be read, as jobs that have failed.
+    """The files with samples that the arguments name, each named by its place in the tree, to be packed in the folder
+    `output`; and the unreadable ones, as failed jobs.
 
-    Raises OptionError where `output` is not a folder, or one of the inputs or of `inputs_kept` lies where it would be
-    written to.
+    Raises OptionError where `output` is not a folder, or where one of the inputs or of `inputs_kept` would be
+    overwritten.
     """
     refuse_read_only(output)
     if is_taken(output) and not is_folder(output):
@@ -95,8 +95,8 @@ def name_samples(
 
 
 def sample_inputs(arguments: Sequence[str], *, stacked: bool) -> tuple[SampleInputs, list[Job]]:
-    """The files with samples that the arguments name, each with its place in the tree as its name; and what cannot be
-    read, as jobs that have failed.
+    """The files with samples that the arguments name, each named by its place in the tree; and the unreadable ones, as
+    failed jobs.
     """
     folders = find_inputs(arguments, is_tensor_file, TensorError).folders
     found, missed = [], []
@@ -109,8 +109,8 @@ def sample_inputs(arguments: Sequence[str], *, stacked: bool) -> tuple[SampleInp
 
 
 def plan_wholes(arguments: Sequence[str], output: Path, whole: Callable[[str], str]) -> list[Job]:
-    """Pairs every codes file with the one that it is a part of: the file `output`, or `whole(name)` in the tree that is
-    mirrored under the folder `output`.
+    """Pairs every codes file with the one it is a part of: the file `output`, or `whole(name)` in the tree mirrored
+    under the folder `output`.
 
     Raises OptionError where `output` is neither or would replace an input, CodesFileError where a folder cannot be
     read: parts would be missed.
@@ -131,10 +131,10 @@ def plan_wholes(arguments: Sequence[str], output: Path, whole: Callable[[str], s
 
 
 def source_jobs(sources: Sequence[str], arguments: Sequence[str], codes: Sequence[Path], accepts: Accepts) -> list[Job]:
-    """The jobs that would encode `sources` into `codes`, which `arguments` named; outputs as `real_path` has them.
+    """The jobs that would encode `sources` into `codes`, the files that `arguments` named; outputs as in `real_path`.
 
-    One source and one codes file belong together. Otherwise the codes lie where `lfq encode SOURCES -o FOLDER` puts
-    them, FOLDER being the folder that was named, or the deepest that holds all codes files.
+    A single source belongs to a single codes file. Otherwise the codes lie where `lfq encode SOURCES -o FOLDER` puts
+    them; FOLDER is the folder that was named, or the deepest that holds all codes files.
     """
     found = find_inputs(sources, accepts, TensorError)
     if len(found) == 1 and found[0].named and len(codes) == 1:
@@ -148,8 +148,8 @@ def source_jobs(sources: Sequence[str], arguments: Sequence[str], codes: Sequenc
 
 
 def refuse_to_replace(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
-    """Raises OptionError where an output is one of the files that are read."""
-    folder_of = cache(real_folder)  # for 10,000 files, of a few folders each
+    """Raises OptionError where an output is one of the files to read."""
+    folder_of = cache(real_folder)  # for 10,000 files in few folders
 
     def real(path: Path) -> str:
         return os.path.realpath(path) if path.is_symlink() else os.path.join(folder_of(path.parent), path.name)  # noqa: PTH118
@@ -176,7 +176,7 @@ def _one_job(found: Inputs, output: Path, file_suffixes: Sequence[str]) -> list[
 
 
 def _mirrored(found: Inputs, output: Path, rename: Callable[[str], str]) -> list[Job]:
-    """Jobs whose outputs lie under `output` as their inputs lie under the deepest folder that holds all roots."""
+    """Jobs whose outputs mirror, under `output`, the inputs' tree under the deepest folder that holds all roots."""
     jobs = []
     for folder, place in zip(found.folders, _places(found.folders), strict=True):
         mirrored = output / place
@@ -185,7 +185,7 @@ def _mirrored(found: Inputs, output: Path, rename: Callable[[str], str]) -> list
 
 
 def _places(folders: Sequence[Folder]) -> list[str]:
-    """Each folder, seen from the deepest that holds all roots; "" for that itself."""
+    """Each folder, relative to the deepest that holds all roots; "" for that folder itself."""
     if not folders:
         return []
     top = deepest([folder.root for folder in folders])

@@ -1,5 +1,5 @@
-"""Many small files in several processes: opening, naming and describing a file is Python's work, which one process does
-on one core only.
+"""Many small files in several processes: opening, naming and describing a file is Python code, which one process runs
+on a single core.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ Working = Callable[[], AbstractContextManager[Callable[[T], Iterable[R]]]]
 
 
 def are_many_and_small(count: int, some: Sequence[Path]) -> bool:
-    """Whether several processes would be faster for `count` files of which `some` are looked at: on Linux, where a fork
-    shares what is loaded already.
+    """Whether several processes would be faster for `count` files, judged by the sample `some`: only on Linux, where a
+    fork shares the modules already loaded.
     """
     if sys.platform != "linux" or threads() < 2 or count < MANY_JOBS:
         return False
-    if any(isinstance(path, UrlPath) for path in some):  # they wait for the network, for which threads will do
+    if any(isinstance(path, UrlPath) for path in some):  # they wait for the network: threads suffice
         return False
     sizes = []
     for path in some:
@@ -50,11 +50,11 @@ def are_many_and_small(count: int, some: Sequence[Path]) -> bool:
 
 
 def in_processes(items: Sequence[T], working: Working[T, R], lost: Callable[[T], R], *, waits: bool) -> Generator[R]:
-    """What the work yields for each item, in the order of the items; every process has its share of them.
+    """What the work yields for each item, in the order of the items, which are divided among the processes.
 
-    lost: the result for an item whose process was killed. waits: whether the work waits for the disk, where others can
-    go on meanwhile. Processes end with the caller: when it is interrupted or wants no more they are told to, and when
-    it is killed they find nobody to report to.
+    lost: the result for an item whose process was killed. waits: whether the work waits for the disk, so more processes
+    than cores help. Processes end with the caller: they are stopped when it is interrupted or wants no more, and stop
+    at their next report if it was killed.
     """
     processes = threads() * (PROCESSES_THAT_WAIT if waits else 1)
     children: list[_Child] = []
@@ -70,13 +70,13 @@ def in_processes(items: Sequence[T], working: Working[T, R], lost: Callable[[T],
 
 @dataclass
 class _Child:
-    """A process at work, and the pipe on which it reports."""
+    """A worker process, and the pipe for its reports."""
 
     pid: int
     reports: BinaryIO
 
     def results(self, item: T, lost: Callable[[T], R]) -> Iterator[R]:
-        """What it reports of its next item."""
+        """The result for its next item."""
         while True:
             try:
                 kind, value = pickle.load(self.reports)  # our own process wrote it
@@ -103,11 +103,11 @@ _RESULT, _DONE, _BUG = "result", "done", "bug"
 
 def _start(items: Sequence[T], working: Working[T, R]) -> _Child:
     reading, writing = os.pipe()
-    # signals wait: in the calls that Python makes around a fork an exception is printed and lost
+    # signals wait: Python prints and drops an exception raised in its hooks around a fork
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of the thread that draws the progress bar
+            warnings.simplefilter("ignore", DeprecationWarning)  # about the thread that draws the progress bar
             pid = os.fork()
     except BaseException:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -119,16 +119,16 @@ def _start(items: Sequence[T], working: Working[T, R]) -> _Child:
         return child
     try:
         os.close(reading)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C reaches all; the parent then tells the others
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C reaches all processes; the parent ends the others
         signal.signal(signal.SIGTERM, _stop)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         _report_all(items, working, writing)
     finally:
-        os._exit(0)  # nothing of the parent's is flushed or finished here
+        os._exit(0)  # nothing of the parent's is flushed or cleaned up here
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:
-    """Ends the process after its clean-up, which another signal does not disturb."""
+    """Ends the process after its clean-up, which further signals do not interrupt."""
     signal.signal(signum, signal.SIG_IGN)
     raise SystemExit
 

@@ -1,4 +1,4 @@
-"""Reading the samples of many inputs in order: what is read and encoded, piece by piece, from any sample on."""
+"""Reads the samples of many inputs in order: encoded piece by piece, from any sample on."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ _RUN_INPUTS = 256
 
 @dataclass(frozen=True)
 class Cursor:
-    """A place in the data set: so many samples of input `index` lie before it, and all of the inputs before."""
+    """A position in the data set: after `index` whole inputs and so many samples of input `index`."""
 
     index: int
     offset: int = 0
 
 
 class _Read(NamedTuple):
-    """Input number `place` is being read; its size in bytes and fingerprint."""
+    """Input number `place` is being read; its size in bytes and its fingerprint."""
 
     place: int
     nbytes: int
@@ -46,7 +46,7 @@ class _Read(NamedTuple):
 
 @dataclass(frozen=True)
 class Ended:
-    """Input `index`, of many samples, has no more; `error`: or could not be read to its end."""
+    """Input `index`, of many samples, has no more; `error`: why it could not be read to the end, if so."""
 
     index: int
     error: LfqError | None = None
@@ -71,7 +71,7 @@ _Message = _Read | Ended | Piece
 
 
 class Known:
-    """Sizes and fingerprints of inputs, in 40 bytes each. Those of inputs before `forget` are not kept."""
+    """Sizes and fingerprints of inputs, in 40 bytes each. Those of inputs before `forget` are dropped."""
 
     def __init__(self) -> None:
         self._first = 0
@@ -79,7 +79,7 @@ class Known:
         self._digests = bytearray()
 
     def add(self, index: int, nbytes: int, digest: str) -> None:
-        """Of an input that follows all that were added."""
+        """Adds an input, which follows all that were added."""
         gap = index - self._first - len(self._sizes)
         self._sizes.extend([-1] * gap + [nbytes])
         self._digests += bytes(_DIGEST_BYTES * gap) + bytes.fromhex(digest)
@@ -92,7 +92,7 @@ class Known:
         return self._sizes[place], self._digests[_DIGEST_BYTES * place : _DIGEST_BYTES * (place + 1)].hex()
 
     def forget(self, index: int) -> None:
-        """Those before this input are not asked for any more."""
+        """Drops those before this input."""
         count = min(max(index - self._first, 0), len(self._sizes))
         del self._sizes[:count]
         del self._digests[: _DIGEST_BYTES * count]
@@ -100,7 +100,7 @@ class Known:
 
 
 class Stream:
-    """The samples from a place of the data set on. `known`: what the inputs were that were read."""
+    """The samples from a position in the data set on. `known`: sizes and fingerprints of the inputs read."""
 
     def __init__(
         self,
@@ -112,8 +112,8 @@ class Stream:
         each: int | None,
         passed_over: KeySet | None = None,
     ) -> None:
-        """each: after so many inputs of one sample a file ends, so that none is read in vain. passed_over: keys of
-        samples in inputs of many that are as if they were not there.
+        """each: a file ends after so many inputs of one sample, so no further input is read needlessly. passed_over:
+        keys of samples to leave out, in inputs of many.
         """
         self.known = Known()
         self._to_skip = begin.offset
@@ -129,7 +129,7 @@ class Stream:
             self._messages = _in_this_process(runs, reading)
 
     def next(self) -> Ended | Piece | None:
-        """What comes next; None at the end of the data set."""
+        """The next message; None at the end of the data set."""
         if self._ahead:
             return self._ahead.popleft()
         for message in self._messages:
@@ -144,15 +144,15 @@ class Stream:
         return None
 
     def put_back(self, message: Ended | Piece) -> None:
-        """Lets `message` come next again."""
+        """Puts `message` back, to be returned next."""
         self._ahead.appendleft(message)
 
     def close(self) -> None:
-        """Ends what reads ahead."""
+        """Stops reading ahead."""
         self._messages.close()
 
     def _behind_begin(self, piece: Piece) -> Piece | None:
-        """What of the piece does not lie before the place where the stream begins."""
+        """The piece without the samples before the position where the stream begins."""
         count = min(self._to_skip, len(piece.origins))
         self._to_skip -= count
         if count == len(piece.origins):
@@ -161,7 +161,7 @@ class Stream:
 
 
 def _runs(first: int, many: Sequence[int], each: int | None) -> Iterator[range]:
-    """Runs of inputs that are read together: those of many samples alone, others some at a time."""
+    """Runs of inputs to read together: inputs of many samples alone, others several at a time."""
     begin = first
     for index in range(first, len(many)):
         if many[index] and begin < index:
@@ -221,7 +221,7 @@ def _read_many(
 
 
 def _read_single(inputs: Sequence[SampleInput], run: range, encoder: SampleEncoder) -> Iterator[_Message]:
-    """The samples of inputs that have one each."""
+    """The samples of inputs with one sample each."""
     reads: list[_Read] = []
     origins = iter(run)
     for content in encoder.batches(_samples_of(inputs, run, reads)):
@@ -231,7 +231,7 @@ def _read_single(inputs: Sequence[SampleInput], run: range, encoder: SampleEncod
 
 
 def _samples_of(inputs: Sequence[SampleInput], run: range, reads: list[_Read]) -> Iterator[Sample | BadSample]:
-    """The inputs' samples; adds to `reads` what each was read from, before it is given."""
+    """The inputs' samples; adds the origin of each to `reads` before yielding it."""
 
     def read(index: int) -> tuple[Sample | BadSample, list[_Read]]:
         found: list[_Read] = []
@@ -244,7 +244,7 @@ def _samples_of(inputs: Sequence[SampleInput], run: range, reads: list[_Read]) -
 
 
 def _sample_of(item: SampleInput, index: int, reads: list[_Read]) -> Sample | BadSample:
-    """The input's sample; adds to `reads` what it was read from."""
+    """The input's sample; adds its origin to `reads`."""
     try:
         data = None if is_url(item.where) else read_small(item.where, WHOLE_BYTES, TensorError)
         if data is not None:

@@ -1,4 +1,4 @@
-"""Which samples of which codes files go into which output: in order, into the next as soon as one is full."""
+"""Which samples of which codes files go into which output: in order, starting the next output when one is full."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lfq_cli.codesfile import CodesFile, CodesHeader, MadeFrom
 from lfq_cli.codesfile.header import HEADER_DIGEST
 from lfq_cli.codesfile.reader import Stored
 from lfq_cli.errors import CodesFileError, CodesUnreadableError
-from lfq_cli.jobs.agreement import require_alike, require_samples
+from lfq_cli.jobs.agreement import require_compatible, require_samples
 from lfq_cli.jobs.draft import Limits
 from lfq_cli.pipeline import Part, StoredFile, key_at, sizes_of, survey
 from lfq_cli.regions import InputFile
@@ -24,7 +24,7 @@ from lfq_cli.storage.remote import open_input
 
 @dataclass(frozen=True)
 class Member:
-    """An input. digest: of its header, and so of all that is in it."""
+    """An input. digest: of its header, which covers all its content."""
 
     path: Path
     state: tuple[int, ...]
@@ -45,22 +45,21 @@ class Piece:
 
 @dataclass
 class Group:
-    """What one output holds. like: the header of an input, which differs from the output's in numbers only."""
+    """What one output holds. like: the header of an input, which differs from the output's only in counts."""
 
     like: CodesHeader
     pieces: list[Piece] = field(default_factory=list)
 
     @property
     def count(self) -> int:
-        """How many samples these are."""
+        """The number of samples."""
         return sum(piece.part.last - piece.part.first for piece in self.pieces)
 
 
 def regroup(paths: Sequence[Path], limits: Limits) -> list[Group]:
-    """Reads headers, keys and offsets of all inputs, and tells which samples go where.
+    """Reads headers, keys and offsets of all inputs, and decides which samples go where.
 
-    Raises CodesFileError where an input cannot be read, is of another kind than the first, or holds a key for the
-    second time.
+    Raises CodesFileError where an input cannot be read, is of another kind than the first, or repeats a key.
     """
     members: list[Member] = []
     hashes: list[NDArray[np.uint64]] = []
@@ -73,7 +72,7 @@ def regroup(paths: Sequence[Path], limits: Limits) -> list[Group]:
             if like is None:
                 like = codes.header.without_digests()
             else:
-                require_alike(path, codes.header, paths[0], like)
+                require_compatible(path, codes.header, paths[0], like)
             member = _member_of(codes)
             found = survey(codes)
             sizes = None if limits.nbytes is None else sizes_of(codes, found.offsets)
@@ -97,7 +96,7 @@ def _member_of(codes: CodesFile) -> Member:
 
 
 class _Cutter:
-    """Tells which samples begin a new output: one that is full takes no more, an empty one takes any."""
+    """Decides which samples begin a new output: a full one takes no more, an empty one takes any."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -106,7 +105,9 @@ class _Cutter:
         self._nbytes = 0
 
     def cut(self, count: int, sizes: NDArray[np.int64] | None) -> Iterator[tuple[int, int, bool]]:
-        """(first, last, whether they begin an output) of the runs of an input's samples. sizes: of each, in bytes."""
+        """(first, last, whether they begin an output) for each run of an input's samples. sizes: of each sample, in
+        bytes.
+        """
         ends = np.zeros(count + 1, np.int64) if sizes is None else np.concatenate(([0], np.cumsum(sizes)))
         first, is_new = 0, not self._has_begun
         while True:
@@ -122,7 +123,7 @@ class _Cutter:
             self._taken = self._nbytes = 0
 
     def _room(self, count: int, ends: NDArray[np.int64]) -> int:
-        """How many of the next samples go into the output that was begun."""
+        """How many of the next samples go into the output under way."""
         room = count
         if self._limits.samples is not None:
             room = min(room, self._limits.samples - self._taken)
@@ -146,7 +147,7 @@ def _refuse_equal_keys(members: Sequence[Member], hashes: Sequence[NDArray[np.ui
         other, key = _key_of(members, starts, int(order[k + 1]))
         for index in order[np.searchsorted(ascending, ascending[k]) : k + 1]:
             one, first_key = _key_of(members, starts, int(index))
-            if first_key == key:  # and not two keys of one hash
+            if first_key == key:  # and not two keys with the same hash
                 raise _equal_keys(one, other, key, len(same) - 1)
 
 
@@ -167,7 +168,7 @@ def _key_of(members: Sequence[Member], starts: NDArray[np.int64], index: int) ->
 
 @contextmanager
 def reopened(path: Path, state: tuple[int, ...], stored: Mapping[str, Stored]) -> Iterator[StoredFile]:
-    """A codes file, open again. Raises CodesFileError where it is another than before, then or at the end."""
+    """A codes file, opened again. Raises CodesFileError where it has changed, at opening or by the end."""
     file = open_input(path, CodesFileError, CodesUnreadableError)
     try:
         refuse_change(file, state)
@@ -178,6 +179,6 @@ def reopened(path: Path, state: tuple[int, ...], stored: Mapping[str, Stored]) -
 
 
 def refuse_change(file: InputFile | CodesFile, state: tuple[int, ...]) -> None:
-    """Raises CodesFileError where the input was written to since it was first read, or replaced."""
+    """Raises CodesFileError where the input was written to or replaced since it was first read."""
     if file.state != state:
         raise CodesFileError(f"{file.path}: changed while it was read", "run again when nothing writes to it")

@@ -15,7 +15,7 @@ from lfq_cli.storage.urlpath import path_of
 
 
 class SampleInput(NamedTuple):
-    """A file with one sample, whose key is `name`; or with `many`, whose keys may begin with it."""
+    """A file with one sample, whose key is `name`; or with `many`, whose keys may start with `name`."""
 
     where: str
     name: str
@@ -23,12 +23,12 @@ class SampleInput(NamedTuple):
 
     @property
     def path(self) -> Path:
-        """Where it lies."""
+        """Its path."""
         return path_of(self.where)
 
 
 class Names(Sequence[str]):
-    """Names of files, in their letters and 8 bytes each, a third of what a list of them takes."""
+    """Names of files, as their bytes and 8 more each: a third of the memory of a list."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self._letters = "".join(names)
@@ -54,7 +54,7 @@ class SampleInputs(Sequence[SampleInput]):
     """Inputs of samples in order, folder by folder."""
 
     def __init__(self, folders: Iterable[tuple[str, str, Sequence[str]]], *, stacked: bool) -> None:
-        """folders: (where it lies, what its names are prefixed with as keys, names of files)."""
+        """folders: (path, prefix of its keys, names of its files)."""
         self._folders = [("" if folder == "." else folder, place, Names(names)) for folder, place, names in folders]
         self._stacked = stacked
         self._ends = list(accumulate(len(names) for *_, names in self._folders))
@@ -85,10 +85,10 @@ class SampleInputs(Sequence[SampleInput]):
         return SampleInput(os.path.join(folder, file), f"{place}/{name}" if place else name, many)  # noqa: PTH118
 
     def paths(self) -> Iterator[Path]:
-        """Where they lie."""
+        """Their paths."""
         return (item.path for item in self)
 
     def named(self, suffix: str) -> Iterator[Path]:
-        """The paths of those whose names end in `suffix`."""
+        """The paths of files whose names end in `suffix`."""
         for folder, _, names in self._folders:
             yield from (path_of(folder) / name for name in names if name.endswith(suffix))

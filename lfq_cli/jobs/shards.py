@@ -1,7 +1,7 @@
-"""Which part of the work is ours, where several processes share it without talking to each other.
+"""This process's share of the work, where several processes divide it without communicating.
 
-All of them plan the same list, sorted and whatever is done already, and each takes one run of it. So any number of
-them may end, be killed, be started again or overlap: outputs are whole or absent.
+All of them plan the same sorted list, including what is done already, and each takes one run of it. So any number of
+them may end, be killed, be restarted or overlap: outputs are complete or absent.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class Shard:
     count: int
 
     def of(self, items: Sequence[T], sizes: Sequence[int]) -> Sequence[T]:
-        """Our run of the items; runs are of about one size together."""
+        """This shard's run of the items; all runs have about the same size."""
         return items[self.run(sizes)]
 
     def run(self, sizes: Sequence[int]) -> slice:
-        """Where our run begins and ends: an item belongs to the part that its middle lies in."""
+        """Where this shard's run begins and ends: an item belongs to the shard that holds its middle."""
         weights = [size + 1 for size in sizes]  # empty files are some work too
         total = sum(weights)
         middles = [2 * end - weight for end, weight in zip(accumulate(weights), weights, strict=True)]
@@ -42,7 +42,7 @@ class Shard:
 
 
 def parse_shard(value: str, environment: Mapping[str, str] | None = None) -> Shard:
-    """ "2/8" -> part 2 of 0 to 7; "auto": as torchrun or SLURM say in the environment. Raises OptionError else."""
+    """ "2/8" -> part 2 of 0 to 7; "auto": from the environment of torchrun or SLURM. Raises OptionError otherwise."""
     if value == "auto":
         return _from_environment(os.environ if environment is None else environment)
     index, slash, count = value.partition("/")
@@ -54,7 +54,7 @@ def parse_shard(value: str, environment: Mapping[str, str] | None = None) -> Sha
 
 
 def sizes_of(jobs: Sequence[Job]) -> list[int]:
-    """Bytes that each job reads: of its part, or of its file; 0 for one that is not there."""
+    """Bytes that each job reads: of its part, or of its file; 0 for a file that does not exist."""
     sizes = []
     for job in jobs:
         size = job.nbytes or 0
@@ -84,7 +84,7 @@ def _torchrun(environment: Mapping[str, str]) -> Shard | None:
 def _slurm_step(environment: Mapping[str, str]) -> Shard | None:
     """The task of a step that srun started.
 
-    A script of `sbatch -n 2` has SLURM_PROCID 0 and SLURM_NTASKS 2 and is alone: half of the work would be left out.
+    A script of `sbatch -n 2` has SLURM_PROCID 0 and SLURM_NTASKS 2 but runs alone: half of the work would be left out.
     """
     if "SLURM_STEP_NUM_TASKS" in environment and "SLURM_PROCID" in environment:
         count = _number(environment, "SLURM_STEP_NUM_TASKS")
@@ -99,22 +99,22 @@ def _slurm_step(environment: Mapping[str, str]) -> Shard | None:
 
 
 def _refuse_inherited(environment: Mapping[str, str], count: int) -> None:
-    """Raises OptionError where SLURM's variables are partly those of a step in which this job was submitted.
+    """Raises OptionError where some of SLURM's variables come from the step in which this job was submitted.
 
-    sbatch hands its environment on, and the script's job replaces some of it: it has its own SLURM_PROCID, which is 0,
-    beside the SLURM_STEP_NUM_TASKS of the step. The tasks of a real step are as many in all that SLURM says of them.
-    Not seen is a script for as many machines as the step has, with one task on each (seen with SLURM 22.05).
+    sbatch passes its environment on, and the script's job replaces only some of it: it has its own SLURM_PROCID, which
+    is 0, beside the SLURM_STEP_NUM_TASKS of the step. In a real step SLURM's variables agree on the number of tasks.
+    Not detected: a script for as many machines as the step has, with one task on each (seen with SLURM 22.05).
     """
     node = _number(environment, "SLURM_NODEID") if "SLURM_NODEID" in environment else 0
     per_node = _tasks_per_node(environment.get("SLURM_STEP_TASKS_PER_NODE", ""))
-    told = {
+    expected = {
         "SLURM_NTASKS": environment.get("SLURM_NTASKS", str(count)),
         "SLURM_TASKS_PER_NODE": str(sum(_tasks_per_node(environment.get("SLURM_TASKS_PER_NODE", "")) or [count])),
     }
     if node < len(per_node) and "SLURM_GTIDS" in environment:
         here = len(environment["SLURM_GTIDS"].split(","))
-        told["SLURM_GTIDS"] = str(count if here == per_node[node] else here)
-    for name, found in told.items():
+        expected["SLURM_GTIDS"] = str(count if here == per_node[node] else here)
+    for name, found in expected.items():
         if found != str(count):
             raise OptionError(
                 f"--shard auto: SLURM_STEP_NUM_TASKS is {count}, and {name} is {environment[name]}: this job was"
@@ -124,7 +124,7 @@ def _refuse_inherited(environment: Mapping[str, str], count: int) -> None:
 
 
 def _tasks_per_node(value: str) -> list[int]:
-    """ "2(x3),1" -> [2, 2, 2, 1]; nothing for what is no such list."""
+    """ "2(x3),1" -> [2, 2, 2, 1]; an empty list for anything else."""
     found = [re.fullmatch(r"(\d+)(?:\(x(\d{1,6})\))?", each) for each in value.split(",")]
     return [int(each[1]) for each in found if each is not None for _ in range(int(each[2] or 1))]
 

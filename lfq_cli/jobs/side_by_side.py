@@ -1,4 +1,4 @@
-"""Small objects many at once: each of them waits for the network several times, whatever the processor does."""
+"""Small objects read concurrently: each waits for the network several times, however fast the processor is."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ R = TypeVar("R")
 
 
 def are_small_objects(jobs: Sequence[Job]) -> bool:
-    """Whether the jobs are about objects in a store, and their inputs small ones."""
+    """Whether the jobs read small objects in a store."""
     some = jobs[:: max(1, len(jobs) // _LOOKED_AT)]
     if len(jobs) < 2 or not any(isinstance(path, UrlPath) for job in some for path in (job.source, job.output)):
         return False
@@ -35,6 +35,6 @@ def _size_of(job: Job) -> int:
 
 
 def at_once(work: Callable[[T], R], items: Iterable[T]) -> Generator[R]:
-    """work(item) for every item, in order; some are under way while the caller has the first."""
+    """work(item) for every item, in order; later items are worked on while the caller uses the first."""
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="lfq-objects") as pool:
         yield from Workers(pool, AT_ONCE).in_order(work, items)

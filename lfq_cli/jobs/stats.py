@@ -1,4 +1,4 @@
-"""Codes files, and counts that were saved -> how each codebook is used."""
+"""Codes files and saved counts -> how each codebook is used."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _CSV_ROWS = 1 << 16
 
 @dataclass(frozen=True)
 class TensorUsage:
-    """How one tensor of one file uses its codes. Saved counts are one tensor, called as their file says."""
+    """How one tensor of one file uses its codes. Saved counts are one tensor, named in their file."""
 
     file: Path
     name: str
@@ -55,7 +55,7 @@ class Report:
 
 @dataclass(frozen=True)
 class ComparisonReport:
-    """Two reports, and what they say of each other; None where their codebooks differ."""
+    """Two reports and their comparison; None where their codebooks differ."""
 
     a: Report
     b: Report
@@ -69,9 +69,9 @@ def stats(
     progress: Progress = lambda _: None,
     missed: Mapping[Path, LfqError] = MappingProxyType({}),
 ) -> Report:
-    """Counts the indices of every tensor of the files (those that match `patterns`, if there are any).
+    """Counts the indices of every tensor of the files (if there are `patterns`, of those that match).
 
-    What was `missed` on the way to them has failed.
+    Inputs in `missed` could not be listed and count as failed.
     """
     tensors: list[TensorUsage] = []
     totals: list[TokenCounts] = []
@@ -95,7 +95,7 @@ def stats_by(
     progress: Progress = lambda _: None,
     missed: Mapping[Path, LfqError] = MappingProxyType({}),
 ) -> Report:
-    """As `stats`, with the samples counted apart by their value in the carried column `by`, over all files."""
+    """As `stats`, with the samples grouped by their value in the carried column `by`, over all files."""
     with start_workers() as workers:
         groups, failed = counts_by(by, paths, patterns, options, workers, progress)
     counted = [path for path in paths if path not in failed]
@@ -111,17 +111,17 @@ def stats_by(
 def with_counts(
     outcomes: Generator[Outcome], path: Path, expected: int | None, *, overwrite: bool = False
 ) -> Generator[Outcome]:
-    """The same outcomes of an encode, of which there should be `expected`; the codes of each output are counted, and
-    the counts saved at the end.
+    """Passes on the outcomes of an encode, of which there should be `expected`; counts the codes of each output and
+    saves the counts at the end.
 
-    Codes that were there already count as well: a run that was interrupted and goes on saves the counts of all. Where
-    an input failed nothing is saved, and a note says so. Raises OutputError where other counts stand at `path`.
+    Existing codes count as well: an interrupted run that continues saves the counts of all. If an input failed, nothing
+    is saved and a note says so. Raises OutputError where other counts exist at `path`.
     """
     totals: list[TokenCounts] = []
     counted = seen = 0
     with start_workers() as workers, closing(outcomes):
         for outcome in outcomes:
-            told = outcome
+            passed_on = outcome
             seen += 1
             if outcome.status in ("written", "up to date"):
                 try:
@@ -129,9 +129,9 @@ def with_counts(
                         _add(totals, counts)
                     counted += 1
                 except LfqError as error:
-                    told = replace(outcome, status="failed", error=error)
+                    passed_on = replace(outcome, status="failed", error=error)
             counted += outcome.status == "empty"
-            yield told
+            yield passed_on
     left = (seen if expected is None else expected) - counted
     if not left:
         countsfile.write(totals, path, overwrite=overwrite)
@@ -140,21 +140,21 @@ def with_counts(
 
 
 def refuse_other_file(path: Path, files: Iterable[Path], *, overwrite: bool) -> None:
-    """Raises where counts cannot be saved at `path`: the name of something else, or one of the `files` of the run."""
+    """Raises where counts cannot be saved at `path`: it holds something else, or is one of the `files` of the run."""
     if path.suffix != ".safetensors":
         raise OptionError(f"{path}: expected a name that ends in .safetensors")
-    if described_format(path) != countsfile.FORMAT:  # the same counts may be there from a run before
+    if described_format(path) != countsfile.FORMAT:  # the same counts may exist from an earlier run
         refuse_existing(path, overwrite=overwrite)
     refuse_to_replace([path], files)
 
 
 def save_counts(report: Report, path: Path, *, overwrite: bool = False) -> None:
-    """Writes what was counted into a counts file."""
+    """Writes the counts into a counts file."""
     countsfile.write(report.counts, path, overwrite=overwrite)
 
 
 def write_csv(report: Report, path: Path, *, overwrite: bool = False) -> None:
-    """Writes a row for every code that is used: set (of tensors with the same codebooks), codebook, bits, code, count.
+    """Writes a row for every used code: set (of tensors with the same codebooks), codebook, bits, code, count.
 
     Raises OutputError where not every code was counted.
     """
@@ -174,7 +174,7 @@ def write_csv(report: Report, path: Path, *, overwrite: bool = False) -> None:
 
 def _csv_rows(counter: Counter, key: str) -> Iterator[bytes]:
     pairs = counter.exact_pairs()
-    assert pairs is not None  # write_csv asked before it began
+    assert pairs is not None  # write_csv checked before it began
     codes, counts = pairs
     for first in range(0, codes.size, _CSV_ROWS):
         part = zip(codes[first : first + _CSV_ROWS].tolist(), counts[first : first + _CSV_ROWS].tolist(), strict=True)
@@ -182,7 +182,7 @@ def _csv_rows(counter: Counter, key: str) -> Iterator[bytes]:
 
 
 def compare_stats(a: Report, b: Report) -> ComparisonReport:
-    """What two reports say of each other."""
+    """The comparison of two reports."""
     if a.overall is None or b.overall is None:
         return ComparisonReport(a, b, None)
     (of_a,), (of_b,) = a.counts, b.counts
@@ -207,7 +207,7 @@ def _counts_of(
             )
             count(cut, counts, workers, progress)
             found.append((name, counts))
-    yield from found  # of a file that is damaged somewhere nothing is counted
+    yield from found  # nothing is counted of a file that is damaged anywhere
 
 
 def _add(totals: list[TokenCounts], counts: TokenCounts) -> None:

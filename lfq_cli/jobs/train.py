@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """What to train on and where; how is the recipe's."""
+    """What to train on and where to write; the recipe says how."""
 
     recipe: Recipe
     tensors: tuple[str, ...] = ()
@@ -46,13 +46,15 @@ class TrainOptions:
 
     @property
     def channel_first(self) -> bool | None:
-        """What the checkpoint says of the layout of its inputs."""
+        """The input layout, as the checkpoint records it."""
         return self.layout == "channel-first" if isinstance(self.layout, str) else None
 
 
 @dataclass(frozen=True)
 class Listener:
-    """Who is told how a run goes. `reading` takes vectors read, `stepping` is called after each step of a try."""
+    """Progress callbacks. `reading` receives the count of vectors read, `stepping` is called after each step of a
+    try.
+    """
 
     reading: Callable[[int], None] = lambda _: None
     started: Callable[[Started], None] = lambda _: None
@@ -76,7 +78,7 @@ class Started:
 
 @dataclass(frozen=True)
 class TrainReport:
-    """What a run ended in."""
+    """The result of a run."""
 
     output: Path
     quantizer: Quantizer
@@ -90,15 +92,16 @@ class TrainReport:
 def train(inputs: Sequence[str], output: Path, options: TrainOptions, listener: Listener) -> TrainReport:
     """Trains on the vectors of all inputs and writes the checkpoint at `output`.
 
-    The run is saved beside it at every evaluation, and removed at the end. However it is interrupted, `output` then
-    holds the best so far, and the same call goes on. Raises TensorError for vectors that cannot be trained on,
-    OptionError and CheckpointError where a saved run was made otherwise, OutputError where something is in the way.
+    The run is saved beside it at every evaluation, and the saved run is removed at the end. After an interruption
+    `output` holds the best checkpoint so far, and the same call resumes. Raises TensorError for vectors that cannot be
+    trained on, OptionError and CheckpointError where a saved run had other options, OutputError where something is in
+    the way.
     """
     from lfq_cli.training.runfile import path_beside
 
     paths = _paths(inputs)
     refuse_to_replace([output, *native.written_files(output), path_beside(output)], paths)
-    backends.torch_device(options.device)  # one that is not there is reported before anything is read
+    backends.torch_device(options.device)  # a missing device is reported before anything is read
     data = TrainingData(paths, options.tensors, options.layout)
     with backends.exact_products(one_thread=True):
         return _Job(data, output, options, listener).run()
@@ -153,7 +156,7 @@ class _Job:
     # before the first step
 
     def _saved_run(self) -> SavedRun | None:
-        """The run that is to go on. Raises where there is another one, or none and one was asked for."""
+        """The run to resume. Raises where there is another one, or where one was requested and there is none."""
         from lfq_cli.training.runfile import read_run
 
         if not self._run_path.exists():
@@ -166,9 +169,9 @@ class _Job:
         asked_for = json.loads(json.dumps(self._asked_for()))
         if saved.recipe != asked_for:
             changed = [name for name in asked_for if saved.recipe.get(name) != asked_for[name]]
-            told = ", ".join(f"{name} {saved.recipe.get(name)!r}, now {asked_for[name]!r}" for name in changed)
+            differences = ", ".join(f"{name} {saved.recipe.get(name)!r}, now {asked_for[name]!r}" for name in changed)
             raise OptionError(
-                f"{self._run_path}: the run was begun with other options: {told}",
+                f"{self._run_path}: the run was begun with other options: {differences}",
                 "go on with the options of then, or start anew with --overwrite",
             )
         if saved.data != self._digest:
@@ -179,7 +182,7 @@ class _Job:
         return saved
 
     def _asked_for(self) -> dict[str, Any]:
-        """All that decides a run but its data."""
+        """Everything that decides a run except its data."""
         layout, tensors = self._options.layout, list(self._options.tensors)
         return self._options.recipe.as_json() | {"layout": layout, "tensors": tensors}
 
@@ -194,7 +197,7 @@ class _Job:
         return prepare(self._data, found, recipe, backends.torch_device(self._options.device))
 
     def _tries(self, prepared: Prepared) -> tuple[Try, ...]:
-        """A try of every shape, unless there is one only, or a saved run has tried them."""
+        """A try of every shape, unless there is only one, or a saved run has tried them."""
         from lfq_cli.training.levels import Shape
         from lfq_cli.training.shapes import Try, candidates, tries
 
@@ -220,7 +223,7 @@ class _Job:
         return tuple(found)
 
     def _recipe(self, tries: tuple[Try, ...]) -> Recipe:
-        """The recipe with its shape."""
+        """The recipe with the chosen shape."""
         from lfq_cli.training.levels import Shape
         from lfq_cli.training.shapes import best_of
 
@@ -277,7 +280,7 @@ class _Job:
         return self._write(self._state, prepared, recipe, started, tries, finished=True)
 
     def _save(self, run: TrainingRun, facts: dict[str, Any]) -> None:
-        """Saves the run. The first must succeed: a disk without room is reported before any work is done."""
+        """Saves the run. The first save must succeed: a full disk is reported before any work is done."""
         from lfq_cli.training.runfile import SavedRun, write_run
 
         state = run.state()
@@ -321,7 +324,7 @@ class _Job:
             "tries": _rows(tries),
         }
         native.write(quantizer, self._output, overwrite=self._replaces, training=described)
-        self._replaces = True  # it is ours now
+        self._replaces = True  # this run wrote it
         return TrainReport(self._output, quantizer, recipe, figures, tries, state.history, started)
 
 
@@ -362,7 +365,7 @@ def _rows(tries: tuple[Try, ...]) -> list[dict[str, Any]]:
 
 
 def _is_unfinished(output: Path) -> bool:
-    """Whether what is at `output` is what an interrupted run left there."""
+    """Whether `output` is what an interrupted run left there."""
     path = native.written_files(output)[0]
     try:
         described = json.loads(metadata_entry(path, "lfq") or "null")

@@ -1,4 +1,4 @@
-"""The vectors of many inputs for training, as `lfq_cli.training` asks for them: in order, and run by run."""
+"""The vectors of many inputs, as `lfq_cli.training` reads them: in order, and in runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lfq_cli.training.source import Run
 
 @dataclass(frozen=True)
 class _Place:
-    """A block of a tensor; without one, all of a file of samples."""
+    """A block of a tensor; without a block, a whole file of samples."""
 
     path: Path
     tensor: str = ""
@@ -30,9 +30,9 @@ class _Place:
 
 
 class TrainingData:
-    """The float vectors of tensor files and files of samples. `runs` grow as `scan` goes on.
+    """The float vectors of tensor files and files of samples. `runs` grows during `scan`.
 
-    Raises TensorError for tensors of different numbers of features, and for what cannot be read.
+    Raises TensorError where tensors differ in the number of features, and for anything unreadable.
     """
 
     def __init__(self, paths: Sequence[Path], patterns: Sequence[str], layout: Layout | int | None) -> None:
@@ -45,7 +45,7 @@ class TrainingData:
         self.dim = self._first_dim()
 
     def digest(self) -> str:
-        """What identifies the inputs: sha256 of each one's name, size and fingerprint."""
+        """What identifies the inputs: sha256 of the name, size and fingerprint of each."""
         digest = hashlib.sha256()
         for path in self._paths:
             nbytes, own = fingerprint(path, TensorError)
@@ -78,7 +78,7 @@ class TrainingData:
             yield read_vectors(place.path, tensor, self._axis(str(place.path), tensor), place.block)
 
     def name(self, number: int) -> str:
-        """Where vector `number` stands; of files of samples only the file."""
+        """Where vector `number` lies; for files of samples, only the file."""
         run = self.runs[max(bisect_right([run.first for run in self.runs], number) - 1, 0)]
         place = self._places[run.place]
         where = f"{place.path}: {place.tensor!r}" if place.block is not None else str(place.path)
@@ -98,7 +98,7 @@ class TrainingData:
         return first + count
 
     def _first_dim(self) -> int:
-        """The features of the first tensor that there is."""
+        """The features of the first tensor found."""
         for path in self._paths:
             with closing(self._tensors_of(path)) as tensors:
                 for where, tensor in tensors:
@@ -146,7 +146,7 @@ class TrainingData:
                 yield tensor
 
     def _axis(self, where: str, tensor: StoredTensor) -> int:
-        """Where the features are; the first tensor's number of them is that of all."""
+        """The axis of the features; all tensors must have as many as the first."""
         if not tensor.shape:
             raise TensorError(f"{where} is a single number, expected vectors", "--tensor chooses others")
         try:

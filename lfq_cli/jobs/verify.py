@@ -1,4 +1,4 @@
-"""Whether codes files are whole, and whether they are what a checkpoint makes of their sources today."""
+"""Whether codes files are intact, and whether a checkpoint still makes the same codes of their sources."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from lfq_cli.tensors import Source, StoredTensor, open_source
 
 @dataclass(frozen=True)
 class VerifyOptions:
-    """How to verify. sample: vectors of each tensor to encode again, spread over it; None: all."""
+    """How to verify. sample: number of vectors of each tensor to encode again, evenly spaced; None: all."""
 
     tensors: tuple[str, ...] = ()
     sample: int | None = None
@@ -48,7 +48,7 @@ class Sources:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was found of one codes file. `comparisons` by tensor, where its source was encoded again."""
+    """What was found in one codes file. `comparisons` by tensor, where its source was encoded again."""
 
     path: Path
     status: Literal["whole", "same", "different", "damaged", "failed"]
@@ -68,8 +68,8 @@ def verify(
     progress: Progress = lambda _: None,
     missed: Mapping[Path, LfqError] = MappingProxyType({}),
 ) -> Iterator[Verdict]:
-    """The verdict on every codes file: structure and sha256; with a quantizer, that it is the file's; with sources,
-    that it makes the same codes of them. What was `missed` on the way has failed.
+    """The verdict on every codes file: structure and sha256; with a quantizer, that it made the file; with sources,
+    that encoding them again gives the same codes. Inputs in `missed` could not be listed and count as failed.
     """
     for path, error in missed.items():
         yield Verdict(path, "failed", error=error)
@@ -82,7 +82,7 @@ def verify(
 
 
 def _missing(path: Path, source: Path, paths: Sequence[Path]) -> LfqError | None:
-    """Why the codes of a source are not all there, be they one file or parts; None where they are."""
+    """Why the codes of a source, in one file or in parts, are incomplete; None where they are complete."""
     if path.exists():
         return None
     parts = [each for each in paths if whole_path(real_path(each)) == path and holds_parts(each)]
@@ -116,7 +116,7 @@ def _verdict(
 
 
 def sources_of(arguments: Sequence[str], inputs: Sequence[str], paths: Sequence[Path]) -> Sources:
-    """The sources that the arguments name, of the codes files `paths`, which `inputs` named."""
+    """The sources that the arguments name, for the codes files `paths`, which `inputs` named."""
     jobs = source_jobs(arguments, inputs, paths, is_tensor_file)
     paired = {job.output: job.source for job in jobs if job.error is None}
     found = [path for path in map(real_path, paths) if path in paired or whole_path(path) in paired]
@@ -159,7 +159,7 @@ def _verify_file(
 
 
 def check_samples(codes: CodesFile) -> None:
-    """Raises CodesFileError unless columns have their sha256, texts and offsets make sense and no key stands twice."""
+    """Raises CodesFileError unless columns have their sha256, texts and offsets are consistent and keys are unique."""
     samples = codes.header.samples
     if samples is None:
         return
@@ -176,7 +176,7 @@ def _holds_samples(path: Path) -> bool:
     try:
         with codesfile.open_codes(path) as codes:
             return codes.header.samples is not None
-    except LfqError:  # its own verdict will say so
+    except LfqError:  # its own verdict reports it
         return False
 
 
@@ -216,10 +216,10 @@ def _task(source: Source, info: CodesTensor, backend: Backend) -> EncodeTask:
         raise LfqError(f"{source.path}: has no tensor {info.name!r}, from which the codes were made")
     part = info.part
     shape = info.source.shape if part is None else (part.of, *info.source.shape[1:])
-    told, found = (shape, info.source.dtype), (tensor.shape, tensor.dtype)
-    if told != found:
+    was, found = (shape, info.source.dtype), (tensor.shape, tensor.dtype)
+    if was != found:
         raise LfqError(
-            f"{source.path}: {info.name!r} is {_described(tensor)}, the codes were made from {told[1]} {list(told[0])}"
+            f"{source.path}: {info.name!r} is {_described(tensor)}, the codes were made from {was[1]} {list(was[0])}"
         )
     axis = info.source.channel_axis
     if tensor.shape[axis] != backend.quantizer.dim:
@@ -236,7 +236,7 @@ def _described(tensor: StoredTensor) -> str:
 
 def as_json(verdict: Verdict) -> dict[str, Any]:
     """The JSON object of `lfq verify --json` for one file."""
-    told: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "path": str(verdict.path),
         "status": verdict.status,
         "tensors": verdict.tensors,
@@ -244,9 +244,9 @@ def as_json(verdict: Verdict) -> dict[str, Any]:
         "bytes": verdict.nbytes,
     }
     if verdict.source is not None:
-        told["source"] = str(verdict.source)
+        fields["source"] = str(verdict.source)
     if verdict.comparisons:
-        told["comparisons"] = {name: comparison.figures() for name, comparison in verdict.comparisons.items()}
+        fields["comparisons"] = {name: comparison.figures() for name, comparison in verdict.comparisons.items()}
     if verdict.error is not None:
-        told |= {"error": verdict.error.message, "hint": verdict.error.hint}
-    return told
+        fields |= {"error": verdict.error.message, "hint": verdict.error.hint}
+    return fields

@@ -1,4 +1,4 @@
-"""Samples of a codes file against those of its sources, found by key: encoded again and compared."""
+"""Samples of a codes file, found by key in its sources, encoded again and compared."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from lfq_cli.tensors import StoredTensor
 
 
 class SampleSources:
-    """The samples that arguments name, or of one file.
+    """The samples in the files that the arguments name.
 
-    Files of many are read on from where the last search ended: codes files are verified in the order they were made in.
+    A search in files of many samples starts where the last one ended: codes files are verified in the order of their
+    making.
     """
 
     def __init__(self, arguments: Sequence[str]) -> None:
@@ -33,18 +34,18 @@ class SampleSources:
 
     @staticmethod
     def of_file(path: Path) -> SampleSources:
-        """The samples of one file of many, called as they are where it is encoded alone."""
+        """The samples of one file of many, with the keys they have where it is encoded alone."""
         sources = SampleSources(())
         sources._many = [SampleInput(str(path), stem_of(path.name), many=True)]
         return sources
 
     def find(self, keys: Collection[str], selection: Selection, *, stacked: bool) -> Iterator[Sample | BadSample]:
-        """The samples with these keys, in no order; those that no source has are not there.
+        """The samples with these keys, in any order; keys that no source has are left out.
 
         stacked: whether axis 0 of tensor files counts samples. Raises LfqError where a source cannot be read.
         """
         self._list(stacked=stacked)
-        left = set(keys)  # the caller may take away what it has got
+        left = set(keys)  # the caller may remove keys it has received
         for key in tuple(keys):
             item = self._single.get(key)
             if item is not None:
@@ -76,9 +77,9 @@ class SampleSources:
 def compare_samples(
     codes: CodesFile, infos: Sequence[CodesTensor], sources: SampleSources, backend: Backend, sample: int | None
 ) -> dict[str, Comparison]:
-    """Every tensor's comparison, over all samples or so many at even distances that they have `sample` vectors.
+    """Compares every tensor, over all samples or over evenly spaced ones that have about `sample` vectors.
 
-    Raises LfqError for a sample that no source has, or that is not what it was.
+    Raises LfqError for a sample that no source has, or that has changed.
     """
     keys = codes.keys_of_samples
     chosen = _spread(len(keys), sample, max((info.vectors for info in infos), default=0))
@@ -105,7 +106,7 @@ def compare_samples(
 
 
 def _spread(count: int, sample: int | None, vectors: int) -> list[int]:
-    """Rows at even distances, the first and last among them, that have about `sample` vectors; all for None."""
+    """Evenly spaced rows, including the first and last, that have about `sample` vectors; None takes all."""
     if sample is None or sample >= vectors:
         return list(range(count))
     wanted = max(-(-sample * count // max(vectors, 1)), 2)
@@ -114,7 +115,7 @@ def _spread(count: int, sample: int | None, vectors: int) -> list[int]:
 
 
 def _literal(name: str) -> str:
-    """A glob that matches the name alone."""
+    """A glob that matches only this name."""
     return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
 
 
@@ -125,10 +126,10 @@ def _task(sample: Sample, info: CodesTensor, backend: Backend, vectors: int) -> 
     shape, dtype = info.source.shape, info.source.dtype
     axis = info.source.channel_axis
     if not _fits(tensor, shape, dtype) or tensor.shape[axis] != backend.quantizer.dim:
-        told = "[" + ", ".join("any" if size is None else str(size) for size in shape) + "]"
+        stated = "[" + ", ".join("any" if size is None else str(size) for size in shape) + "]"
         raise LfqError(
             f"{sample.where}: {info.name!r} is {tensor.dtype} {list(tensor.shape)},"
-            f" the codes were made from {dtype} {told}"
+            f" the codes were made from {dtype} {stated}"
         )
     task = EncodeTask(path_of(sample.where), tensor, axis, backend, zero_nan=True)
     if task.geometry.vectors != vectors:

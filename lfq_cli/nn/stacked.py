@@ -83,7 +83,7 @@ class StackedLFQ(nn.Module):
 
     @torch.no_grad()
     def latents(self, x: Tensor, levels: int | None = None) -> Tensor:
-        """x [n, dim] -> what each level rounds [n, levels * D] float32, level 0 first; all levels if not told.
+        """x [n, dim] -> what each level rounds [n, levels * D] float32, level 0 first; all levels by default.
 
         The signs are the bits. Raises ValueError for another number of features or of levels than there are.
         """

@@ -1,8 +1,8 @@
 """Every loop over data, in constant memory: floats to codes, codes to floats, codes to counts, codes to a table.
 
-The road of a block: a worker reads it by position into a buffer of its own and computes; codes are handed to the caller
-in order, who writes them; floats are written by position where they belong. Workers run ahead by a few blocks, so that
-reading, computing and writing overlap. Knows blocks and backends; files are opened, named and finished by `jobs`.
+A worker reads a block by position into its own buffer and computes. Codes go to the caller, who writes them in order;
+floats are written by position. Workers run a few blocks ahead, so reading, computing and writing overlap. Knows blocks
+and backends; files are opened, named and finished by `jobs`.
 """
 
 from __future__ import annotations

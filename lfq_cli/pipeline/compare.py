@@ -1,4 +1,4 @@
-"""Codes against their source: what encoding again makes of it, bit by bit, and how near to 0 it was."""
+"""Codes against their source: encodes it again, compares bit by bit, and measures how near to 0 the values were."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from lfq_cli.packings import PACKINGS
 from lfq_cli.pipeline.encode import EncodeTask, read_block
 
 MARGINS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
-_SAMPLED_RUN = 1 << 10  # vectors that are sampled at once: enough to be worth reading a block for
+_SAMPLED_RUN = 1 << 10  # vectors sampled at once: enough to be worth reading a block for
 _LEAST_RUNS = 16
 _CHECKED_VECTORS = 1 << 17
 
 
 @dataclass
 class Comparison:
-    """Codes that were made again against those stored. Counts per bit are [B], in the order of the stream."""
+    """Newly made codes against the stored ones. Counts per bit are [B], in stream order."""
 
     dims: tuple[int, ...]
     vectors: int
@@ -35,13 +35,13 @@ class Comparison:
 
     @classmethod
     def nothing(cls, dims: tuple[int, ...]) -> Comparison:
-        """Of no vector yet."""
+        """The comparison of no vectors."""
         bits = sum(dims)
         return cls(dims, 0, 0, np.zeros(bits, np.int64), np.zeros((len(MARGINS), bits), np.int64))
 
     @property
     def differing_bits(self) -> int:
-        """Bits that differ, of all."""
+        """The share of bits that differ."""
         return int(self.differing_bits_by_bit.sum())
 
     def figures(self) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def compare(task: EncodeTask, codes: TensorCodes, sample: int | None) -> Compari
 
 
 def compare_item(task: EncodeTask, codes: TensorCodes, start: int, total: Comparison) -> None:
-    """Adds to `total` what the task's tensor, of which the codes begin at vector `start`, comes to."""
+    """Adds the comparison of the task's tensor, whose codes begin at vector `start`, to `total`."""
     for block in task.blocks():
         _compare_block(task, block, codes, start, total)
 
@@ -94,7 +94,7 @@ def _fields(bits: Bools, dims: tuple[int, ...]) -> list[Bools]:
 
 
 def _sampled(task: EncodeTask, sample: int | None) -> Iterator[Block]:
-    """All blocks; or runs at even distances, of `sample` vectors together, where the source can be read anywhere."""
+    """All blocks; or evenly spaced runs of `sample` vectors in all, where the source allows random access."""
     if sample is None or sample >= task.geometry.vectors or not task.tensor.region.seekable:
         yield from task.blocks()
         return
@@ -102,17 +102,19 @@ def _sampled(task: EncodeTask, sample: int | None) -> Iterator[Block]:
     blocks = list(task.geometry.blocks(run * task.geometry.channels))
     wanted = min(len(blocks), -(-sample // run))
     while wanted < len(blocks) and sum(blocks[k].vectors for k in _spread(len(blocks), wanted)) < sample:
-        wanted += 1  # blocks at the end of an item are smaller
+        wanted += 1  # the last block of an item is smaller
     yield from (blocks[k] for k in _spread(len(blocks), wanted))
 
 
 def _spread(count: int, wanted: int) -> list[int]:
-    """`wanted` of the numbers below `count` at even distances, the first and the last among them."""
+    """`wanted` evenly spaced numbers below `count`, including the first and last."""
     return [count // 2] if wanted == 1 else [k * (count - 1) // (wanted - 1) for k in range(wanted)]
 
 
 def check_indices(codes: TensorCodes) -> None:
-    """Reads every index. Raises CodesFileError for one outside its codebook, and for bits set that belong to none."""
-    if not PACKINGS[codes.info.packing].is_stream:  # there is nothing else in a stream
+    """Reads every index. Raises CodesFileError for one outside its codebook, and for set bits that belong to no
+    index.
+    """
+    if not PACKINGS[codes.info.packing].is_stream:  # a stream has no such values
         for start in range(0, codes.info.vectors, _CHECKED_VECTORS):
             codes.stream(start, min(start + _CHECKED_VECTORS, codes.info.vectors))

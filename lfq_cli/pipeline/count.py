@@ -17,17 +17,17 @@ from lfq_cli.codesfile import TensorCodes
 from lfq_cli.packings import PACKINGS
 from lfq_cli.pipeline.workers import Progress, Workers
 
-if TYPE_CHECKING:  # encode and decode do without
+if TYPE_CHECKING:  # encode and decode do without them
     from lfq_cli.statistics import FieldsTally, Tally, TokenCounts
 
-_COUNTED_INDICES = 1 << 21  # 240 M indices of D = 18: 340 M/s, of 2^20 and 2^17 below 280; two cores
+_COUNTED_INDICES = 1 << 21  # D = 18: 340 M indices/s; with 2^20 and 2^17 below 280; 240 M indices, two cores
 _UNPACKED_VECTORS = 1 << 18
 
 _buffers = threading.local()
 
 
 def count(codes: TensorCodes, counts: TokenCounts, workers: Workers, progress: Progress) -> None:
-    """Feeds the counters with all indices of the tensor; workers tally runs of it, the caller adds them up."""
+    """Feeds the counters with all indices of the tensor; workers tally runs, the caller adds them up."""
     info = codes.info
     at_once = max(1, _COUNTED_INDICES // len(info.codebook_dims))
     runs = (range(first, min(first + at_once, info.vectors)) for first in range(0, info.vectors, at_once))
@@ -40,7 +40,7 @@ def count(codes: TensorCodes, counts: TokenCounts, workers: Workers, progress: P
 def count_ranges(
     codes: TensorCodes, counts: TokenCounts, ranges: Sequence[range], workers: Workers, progress: Progress
 ) -> None:
-    """Feeds the counters with these vectors of the tensor alone. Each range is of whole items of the first axis."""
+    """Feeds the counters with only these vectors of the tensor. Each range covers whole items of the first axis."""
     info = codes.info
     runs = _in_runs(ranges, prod(info.positions[1:]), max(1, _COUNTED_INDICES // len(info.codebook_dims)))
     with closing(workers.in_order(partial(_tally_ranges, codes, counts), runs)) as done:
@@ -50,7 +50,7 @@ def count_ranges(
 
 
 def _in_runs(ranges: Sequence[range], item: int, at_once: int) -> Iterator[list[range]]:
-    """The ranges, those that are long in parts of whole items, in runs of about `at_once` vectors."""
+    """The ranges in runs of about `at_once` vectors; long ones are split at whole items."""
     run: list[range] = []
     vectors = 0
     step = max(at_once // max(item, 1), 1) * max(item, 1)
@@ -83,7 +83,7 @@ def _tally(
 
 
 def _indices(codes: TensorCodes, run: range) -> Indices:
-    """The indices of a run of vectors in this thread's buffer, unpacked a part that stays in cache at a time."""
+    """The indices of a run of vectors in this thread's buffer, unpacked in pieces that stay in cache."""
     columns = len(codes.info.codebook_dims)
     buffer: NDArray[Any] | None = getattr(_buffers, "indices", None)
     if buffer is None or buffer.size < len(run) * columns:

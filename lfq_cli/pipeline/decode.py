@@ -1,4 +1,4 @@
-"""Codes -> floats: every block is written where it belongs, in whatever order blocks are done."""
+"""Codes -> floats: every block is written by position, in whatever order blocks are done."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lfq_cli.regions import bytes_of
 
 @dataclass(frozen=True)
 class DecodeTask:
-    """One tensor's codes on their way back through a backend."""
+    """One tensor's codes to decode through a backend."""
 
     codes: TensorCodes
     start: int
@@ -51,7 +51,7 @@ class DecodeTask:
         return blocks
 
     def _decoded(self, blocks: list[Block]) -> Generator[Raw]:
-        """The blocks' floats in order; each is good until the next is asked for."""
+        """The blocks' floats in order; each is valid until the next is requested."""
         to_read = (CodesToRead(*_positions(block), partial(self._stream, block)) for block in blocks)
         if isinstance(self.backend, DeviceBackend):
             yield from self.backend.decode_blocks(to_read, self.spec, project_out=self.project_out)
@@ -73,7 +73,7 @@ def _positions(block: Block) -> tuple[int, int]:
 
 
 def write_decoded(task: DecodeTask, file: BinaryIO, workers: Workers, progress: Progress) -> None:
-    """Decodes every block and writes it where it belongs; the order of the blocks in time does not matter."""
+    """Decodes every block and writes it by position; blocks may finish in any order."""
     with closing(workers.in_order(partial(task.run, file=file), in_tasks(task.blocks()))) as done:
         for block in chain.from_iterable(done):
             progress(block.vectors * task.codes.info.bits_per_vector // 8)

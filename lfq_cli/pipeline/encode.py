@@ -33,7 +33,7 @@ MAX_COMPRESSED_ITEM_BYTES = 1 << 30
 
 @dataclass(frozen=True)
 class EncodeTask:
-    """One tensor on its way through a backend."""
+    """One tensor to encode through a backend."""
 
     path: Path
     tensor: StoredTensor
@@ -66,10 +66,10 @@ class EncodeTask:
         return self.geometry.blocks(self.backend.block_values, whole_items=not seekable)
 
     def run(self, blocks: list[Block]) -> list[tuple[Block, Packed, int]]:
-        """Reads and encodes some blocks; with each how many of its values were NaN."""
+        """Reads and encodes some blocks; returns with each the count of its NaN values."""
         if isinstance(self.backend, DeviceBackend):
             return self._run_ahead(blocks, self.backend)
-        return [(block, *self._encode(block)) for block in blocks]  # one after the other, while it is in cache
+        return [(block, *self._encode(block)) for block in blocks]  # one after the other, while each is in cache
 
     def _run_ahead(self, blocks: list[Block], backend: DeviceBackend) -> list[tuple[Block, Packed, int]]:
         def to_read(block: Block) -> FloatsToRead:
@@ -95,11 +95,11 @@ class EncodeTask:
 
 
 class _NanFoundError(Exception):
-    """A block holds NaN; where and how many is found out afterwards."""
+    """A block holds NaN; where and how many is determined afterwards."""
 
 
 class Encoding:
-    """A task under way. `nan_values`: how many values so far were NaN and counted as zero."""
+    """A task in progress. `nan_values`: how many values so far were NaN, encoded as zero."""
 
     def __init__(self, task: EncodeTask, info: CodesTensor, workers: Workers, progress: Progress) -> None:
         self._task = task
@@ -109,7 +109,7 @@ class Encoding:
         self.nan_values = 0
 
     def runs(self) -> Generator[NDArray[Any]]:
-        """The tensor's codes as they are stored, run by run. Raises TensorError for NaN unless it counts as zero."""
+        """The tensor's stored codes, run by run. Raises TensorError for NaN unless it is encoded as zero."""
         task, info = self._task, self._info
         packing, dtype = PACKINGS[info.packing], NUMPY[info.dtype]
         joiner = StreamJoiner()
@@ -143,7 +143,7 @@ def _nan_error(task: EncodeTask) -> TensorError:
                 count += int(where.sum())
                 first = min(first, _first_position(task.geometry, block, where))
     position: list[int] = []
-    for size in reversed(task.tensor.shape):  # numpy's own stops at 64 axes
+    for size in reversed(task.tensor.shape):  # numpy's own function stops at 64 axes
         first, index = divmod(first, size)
         position.insert(0, index)
     position[0] += task.first_row
@@ -154,7 +154,7 @@ def _nan_error(task: EncodeTask) -> TensorError:
 
 
 def _first_position(geometry: Geometry, block: Block, where: floats.Bools) -> int:
-    """The position in the flat tensor of the first that is true in a block [outer, channels, inner]."""
+    """The position in the flat tensor of the first true value of a block [outer, channels, inner]."""
     outer, channel, inner = (int(axis[0]) for axis in np.nonzero(where))
     channels_before = (block.outer.start + outer) * geometry.channels + channel
     return int(channels_before * geometry.inner + block.inner.start + inner)

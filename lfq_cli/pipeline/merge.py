@@ -1,8 +1,8 @@
-"""Samples or parts of codes files -> one codes file: codes are joined at any bit, rows and texts at any byte, offsets
-go on.
+"""Samples or parts of codes files -> one codes file: joins codes at any bit, rows and texts at any byte, and shifts
+offsets.
 
-What is read is hashed on its way by a thread that runs ahead, while the caller joins, hashes and writes: over the read
-and the write of the same bytes, that is all the work there is.
+A thread reads and hashes ahead, while the caller joins, hashes and writes. Beyond reading and writing the bytes, that
+is all the work.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _OFFSET = np.dtype("<i8")
 
 @dataclass(frozen=True)
 class Part:
-    """Samples `first` up to `last` of the `count` of a codes file. `extents`, of ragged codes and of texts by their
-    name: where these samples begin and end, in vectors and bytes.
+    """Samples `first` to `last` of the `count` of a codes file. `extents`, of ragged codes and texts by name: where
+    these samples begin and end, in vectors and bytes.
     """
 
     first: int
@@ -49,14 +49,14 @@ class Part:
 
 @dataclass(frozen=True)
 class StoredFile:
-    """An open codes file, and where everything lies in it: its header is not read again."""
+    """An open codes file, and the positions of everything in it: its header is not read again."""
 
     file: InputFile
     stored: Mapping[str, Stored]
 
 
 class StoredReader:
-    """Reads what codes files store, in buffers that are used again and again."""
+    """Reads what codes files store, in reused buffers."""
 
     def __init__(self, workers: Workers, progress: Progress) -> None:
         self._workers = workers
@@ -67,9 +67,9 @@ class StoredReader:
         self, source: StoredFile, name: str, low: int, high: int, *, checked: bool
     ) -> Generator[tuple[int, Packed]]:
         """(position, bytes) of one run after the other, from byte `low` of a stored tensor to `high`. The bytes are
-        there until the next run is asked for.
+        valid until the next run is requested.
 
-        `checked`: low and high are its ends; raises CodesFileError at the end where its digest is not the header's.
+        checked: low and high are its ends; raises CodesFileError at the end where its digest differs from the header's.
         """
         stored, digest = source.stored[name], hashlib.sha256()
 
@@ -89,17 +89,17 @@ class StoredReader:
             )
 
     def check(self, source: StoredFile) -> None:
-        """Raises CodesFileError unless all that the file stores has the header's digests."""
+        """Raises CodesFileError unless everything the file stores has the header's digests."""
         for name, stored in source.stored.items():
             for _, run in self.runs(source, name, 0, stored.nbytes, checked=True):
-                self.progress(len(run) // 2)  # the other half when its samples are read
+                self.progress(len(run) // 2)  # the other half counts when its samples are read
 
 
 class SamplesJoiner:
-    """Takes samples of codes files, part by part, into a file that is being written."""
+    """Appends samples of codes files, part by part, to a file being written."""
 
     def __init__(self, header: CodesHeader, out: Mapping[str, TensorWriter], reader: StoredReader) -> None:
-        """header: of the file that is written; those of the files that are read differ in numbers only."""
+        """header: of the file being written; the headers of the source files differ only in counts."""
         assert header.samples is not None
         self._reader = reader
         texts = (header.samples.keys, *header.samples.texts)
@@ -113,7 +113,7 @@ class SamplesJoiner:
         }
 
     def add(self, source: StoredFile, part: Part) -> None:
-        """Adds some samples of a file. Raises CodesFileError where all of them are added, and the file is damaged."""
+        """Adds some samples of a file. Raises CodesFileError where all of them are added and the file is damaged."""
         whole = part.is_whole
         for name, stored in self._stored.items():
             first, end = stored.span(part)
@@ -126,13 +126,13 @@ class SamplesJoiner:
             stored.end_part()
 
     def finish(self) -> None:
-        """Writes what is left of the last byte of each."""
+        """Writes the last, incomplete byte of each tensor."""
         for stored in self._stored.values():
             stored.finish()
 
 
 class PartsJoiner:
-    """Takes one tensor's codes of one part after the other into the whole that is being written."""
+    """Appends one tensor's codes, part after part, to the whole being written."""
 
     def __init__(self, out: TensorWriter, reader: StoredReader) -> None:
         self._out = out
@@ -148,13 +148,13 @@ class PartsJoiner:
             self._reader.progress(len(run))
 
     def finish(self) -> None:
-        """Writes what is left of the last byte."""
+        """Writes the last, incomplete byte."""
         self._out.append(self._joiner.finish())
 
 
 def unit_bits(header: CodesHeader, name: str) -> int:
-    """The bits of what a Part counts in a stored tensor: of a vector of ragged codes, of a byte of a text, of a sample
-    of anything else.
+    """Bits of one unit in which a Part is measured in a stored tensor: a vector of ragged codes, a byte of a text, a
+    sample of anything else.
     """
     assert header.samples is not None
     if name in header.tensors:
@@ -166,10 +166,10 @@ def unit_bits(header: CodesHeader, name: str) -> int:
 
 
 class _Stored(Protocol):
-    """One stored tensor of the file that is written."""
+    """One stored tensor of the file being written."""
 
     def span(self, part: Part) -> tuple[int, int]:
-        """The bits of it that a part has, in the file that is read."""
+        """Its bits in the part, in the source file."""
         ...
 
     def take(self, run: Packed, skip: int, bits: int) -> None:
@@ -177,19 +177,19 @@ class _Stored(Protocol):
         ...
 
     def end_part(self) -> None:
-        """What comes next is of another part."""
+        """Begins another part."""
         ...
 
     def finish(self) -> None:
-        """Nothing more comes."""
+        """Ends the tensor."""
         ...
 
 
 class _StoredBits:
-    """Codes, carried rows or text: one behind the other."""
+    """Codes, carried rows or text, joined end to end."""
 
     def __init__(self, name: str, unit: int, out: TensorWriter, scratch: Packed) -> None:
-        """scratch: memory that all of them may use, for what was joined is written at once."""
+        """scratch: memory that all of them share, since joined bytes are written at once."""
         self._name = name
         self._unit = unit
         self._out = out
@@ -210,7 +210,7 @@ class _StoredBits:
 
 
 class _StoredOffsets:
-    """Where samples begin: those of a part go on where the part before ended."""
+    """Where samples begin: each part's offsets continue those of the part before."""
 
     def __init__(self, out: TensorWriter) -> None:
         self._out = out
@@ -223,7 +223,7 @@ class _StoredOffsets:
 
     def take(self, run: Packed, skip: int, bits: int) -> None:
         offsets = run.view(_OFFSET)
-        if self._moved_by is None:  # the first of a part is the last of the one before
+        if self._moved_by is None:  # a part's first offset is the previous one's last
             self._moved_by, offsets = self._end - int(offsets[0]), offsets[1:]
         if offsets.size:
             moved = offsets + self._moved_by

@@ -1,4 +1,4 @@
-"""Samples -> codes: the samples of a run together, as if they were one tensor."""
+"""Samples -> codes: the samples of a run are encoded together, as if they were one tensor."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BATCH_SAMPLES = 256
 
 @dataclass(frozen=True)
 class SampleOptions(Selection):
-    """What is taken of each sample, and how it is encoded."""
+    """What to take from each sample, and how to encode it."""
 
     layout: Layout | int | None = None
     ragged: bool = False
@@ -34,7 +34,7 @@ class SampleOptions(Selection):
 
 @dataclass(frozen=True)
 class EncodedShape:
-    """What one tensor of each sample is: None stands for the size in which ragged samples differ."""
+    """The tensor's shape and dtype in each sample; None stands for a size that differs between ragged samples."""
 
     shape: tuple[int | None, ...]
     dtype: str
@@ -43,14 +43,14 @@ class EncodedShape:
 
 @dataclass(frozen=True)
 class Plan:
-    """What becomes of samples that are alike: the tensors to encode, those to carry (dtype, shape), the texts."""
+    """How samples of equal shapes are encoded: the tensors to encode, those to carry (dtype, shape), the texts."""
 
     encoded: Mapping[str, EncodedShape]
     carried: Mapping[str, tuple[str, tuple[int, ...]]]
     texts: tuple[str, ...]
 
     def is_like(self, other: Plan) -> bool:
-        """Whether samples of both can be in one file: an axis that is assumed of one may be certain of the other."""
+        """Whether samples of both can be in one file: an axis assumed for one may be certain for the other."""
         return self._facts() == other._facts()
 
     def _facts(self) -> tuple[object, ...]:
@@ -60,7 +60,7 @@ class Plan:
 
 @dataclass
 class Batch:
-    """Encoded samples that are alike. `streams`: name -> the bits of all of them; `lengths`: the vectors of each."""
+    """Encoded samples of equal shapes. `streams`: name -> the bits of all of them; `lengths`: the vectors of each."""
 
     plan: Plan
     bits_per_vector: int
@@ -78,7 +78,7 @@ class Batch:
         return len(self.keys)
 
     def part(self, first: int, last: int) -> Batch:
-        """The samples `first` to `last` alone."""
+        """Only the samples `first` to `last`."""
         if (first, last) == (0, len(self.keys)):
             return self
         streams = {}
@@ -99,7 +99,7 @@ class Batch:
 
 
 class SampleEncoder:
-    """Encodes samples through a backend, some at a time."""
+    """Encodes samples through a backend, several at a time."""
 
     def __init__(self, backend: Backend, options: SampleOptions) -> None:
         self._backend = backend
@@ -107,7 +107,7 @@ class SampleEncoder:
         self._plans: dict[tuple[object, ...], Plan] = {}
 
     def batches(self, samples: Iterable[Sample | BadSample]) -> Iterator[Batch | BadSample]:
-        """Runs of samples that are alike, in order; those that cannot be encoded by themselves."""
+        """Runs of samples of equal shapes, in order; samples that cannot be encoded come alone."""
         run: list[Sample] = []
         planned: Plan | None = None
         nbytes = 0
@@ -130,8 +130,8 @@ class SampleEncoder:
             yield from self._encoded(run, planned)
 
     def _plan_or_bad(self, sample: Sample) -> Plan | BadSample:
-        alike = (*((name, t.dtype, t.shape) for name, t in sample.tensors.items()), *sample.texts)
-        plan = self._plans.get(alike)
+        signature = (*((name, t.dtype, t.shape) for name, t in sample.tensors.items()), *sample.texts)
+        plan = self._plans.get(signature)
         if plan is None:
             try:
                 plan = self._plan(sample)
@@ -139,7 +139,7 @@ class SampleEncoder:
                 return BadSample(sample.key, error)
             if len(self._plans) > 1000:  # ragged samples may have any number of shapes
                 self._plans.clear()
-            self._plans[alike] = plan
+            self._plans[signature] = plan
         return plan
 
     def _plan(self, sample: Sample) -> Plan:
@@ -172,7 +172,7 @@ class SampleEncoder:
         return EncodedShape(shape, tensor.dtype, axis)
 
     def _encoded(self, run: Sequence[Sample], plan: Plan | None) -> Iterator[Batch | BadSample]:
-        """The run as a batch. Where one of its samples holds NaN that may not be, each by itself."""
+        """The run as a batch. If one of its samples holds forbidden NaN, each is encoded alone."""
         assert plan is not None
         try:
             yield self._encode(run, plan)
@@ -203,13 +203,13 @@ class SampleEncoder:
     def _stream(
         self, tensors: Sequence[StoredTensor], found: EncodedShape, nan_values: list[int]
     ) -> tuple[Packed, list[int]]:
-        """The bits of the tensors, one after the other, and how many vectors each has; adds to what was NaN."""
+        """The bits of the tensors, concatenated, and the vectors in each; adds to the NaN count."""
         spec, axis = FORMATS[found.dtype], found.axis.number
         known = {shape: geometry_of(shape, axis) for shape in {tensor.shape for tensor in tensors}}
         geometries = [known[tensor.shape] for tensor in tensors]
         lengths = [geometry.vectors for geometry in geometries]
         joiner, streams, first = StreamJoiner(), [], 0
-        for last in _ends_of_alike([geometry.inner for geometry in geometries]):
+        for last in _run_ends([geometry.inner for geometry in geometries]):
             outer = sum(geometry.outer for geometry in geometries[first:last])
             data = bytearray().join(data_of(tensor) for tensor in tensors[first:last])
             raw = np.frombuffer(data, spec.storage).reshape(outer, -1 if data else 0, geometries[first].inner)
@@ -243,7 +243,7 @@ class _NanFoundError(Exception):
     """A run of samples holds NaN."""
 
 
-def _ends_of_alike(values: Sequence[int]) -> list[int]:
+def _run_ends(values: Sequence[int]) -> list[int]:
     """Where runs of equal values end."""
     return [k for k in range(1, len(values) + 1) if k == len(values) or values[k] != values[k - 1]]
 

@@ -1,4 +1,4 @@
-"""What has to be known of a codes file's samples before they can go into another: their keys, and how long each is."""
+"""What a merge must know of a codes file's samples: their keys, and how long each is."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _RUN_KEYS = 1 << 13
 
 @dataclass(frozen=True)
 class Survey:
-    """`key_hashes` [count] uint64, equal for equal keys. `offsets`, of ragged codes and of texts by
-    their name: where each sample begins, and where the last ends, in vectors and bytes, [count + 1].
+    """`key_hashes` [count] uint64, equal for equal keys. `offsets`, of ragged codes and texts by name: where each
+    sample begins, and where the last ends, in vectors and bytes, [count + 1].
     """
 
     key_hashes: NDArray[np.uint64]
@@ -30,7 +30,7 @@ class Survey:
 
 
 def survey(codes: CodesFile) -> Survey:
-    """Reads keys and offsets. Raises CodesFileError where they are damaged, or no keys and offsets."""
+    """Reads keys and offsets. Raises CodesFileError where they are damaged or invalid."""
     samples = codes.header.samples
     assert samples is not None
     offsets: dict[str, Offsets] = {}
@@ -47,7 +47,7 @@ def survey(codes: CodesFile) -> Survey:
 
 
 def sizes_of(codes: CodesFile, offsets: dict[str, Offsets]) -> NDArray[np.int64]:
-    """The bytes that each sample takes in a file, about: [count]."""
+    """About how many bytes each sample takes in a file: [count]."""
     samples = codes.header.samples
     assert samples is not None
     carried = sum(samples.columns[name].nbytes for name in samples.carried) // max(samples.count, 1)
@@ -61,7 +61,7 @@ def sizes_of(codes: CodesFile, offsets: dict[str, Offsets]) -> NDArray[np.int64]
 
 
 def key_at(codes: CodesFile, index: int) -> str:
-    """The key of one sample, as far as it can be read. Raises CodesFileError where its place makes no sense."""
+    """The key of one sample, as far as it can be read. Raises CodesFileError where its offsets are invalid."""
     assert codes.header.samples is not None
     name = codes.header.samples.keys
     first, last = codes.column(name + OFFSETS)[index : index + 2].tolist()
@@ -73,10 +73,10 @@ def key_at(codes: CodesFile, index: int) -> str:
 
 
 def check_keys(codes: CodesFile) -> None:
-    """Raises CodesFileError unless keys are whole, and no two the same."""
+    """Raises CodesFileError unless keys are valid and unique."""
     hashes = np.sort(survey(codes).key_hashes)
     if (hashes[1:] == hashes[:-1]).any():
-        _ = codes.keys_of_samples  # which compares the keys themselves
+        _ = codes.keys_of_samples  # this compares the keys themselves
 
 
 def check_texts(codes: CodesFile, name: str) -> None:
@@ -105,7 +105,7 @@ def _hashes(codes: CodesFile, samples: Samples, offsets: Offsets) -> NDArray[np.
 
 
 def _hashes_of(letters: NDArray[np.uint8], ends: Offsets) -> NDArray[np.uint64]:
-    """A hash of every key, none of which is empty: the sum of (letter + 1) * weight of its place, modulo 2^64."""
+    """A hash of every key (keys are not empty): the sum of (byte + 1) * weight of its position, modulo 2^64."""
     lengths = np.diff(ends)
     places = np.arange(len(letters)) - np.repeat(ends[:-1], lengths)
     weighted = _weights(int(lengths.max(initial=0)))[places]
@@ -114,7 +114,7 @@ def _hashes_of(letters: NDArray[np.uint8], ends: Offsets) -> NDArray[np.uint64]:
 
 
 def hashes_of_keys(keys: Sequence[str]) -> NDArray[np.uint64]:
-    """The hash of each of some keys, none of which is empty, as in Survey."""
+    """The hash of each key, none of which is empty, as in Survey."""
     encoded = [key.encode("utf-8", "surrogatepass") for key in keys]
     ends = np.cumsum([0, *map(len, encoded)])
     return _hashes_of(np.frombuffer(b"".join(encoded), np.uint8), ends) if keys else np.empty(0, np.uint64)
@@ -127,7 +127,7 @@ def hash_of_key(key: str) -> int:
 
 
 def _weights(count: int) -> NDArray[np.uint64]:
-    """Weights without order, always the same: splitmix64 (Steele, Lea, Flood, 2014)."""
+    """Pseudorandom weights, always the same: splitmix64 (Steele, Lea, Flood, 2014)."""
     mixed = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -135,10 +135,10 @@ def _weights(count: int) -> NDArray[np.uint64]:
 
 
 def _are_good(letters: NDArray[np.uint8], ends: Offsets) -> bool:
-    """Whether `bad_key` has nothing against any of the keys that lie one after the other."""
+    """Whether `bad_key` accepts all of the concatenated keys."""
     if (np.diff(ends) == 0).any() or (letters < 32).any() or (letters == 127).any():
         return False
-    if (letters[ends[:-1]] & 0xC0 == 0x80).any():  # begins within a letter
+    if (letters[ends[:-1]] & 0xC0 == 0x80).any():  # begins within a character
         return False
     if ((letters[:-1] == 0xC2) & (letters[1:] < 0xA0)).any():  # control characters beyond ASCII
         return False

@@ -17,7 +17,7 @@ _TABLE_ROWS = 1 << 14
 
 
 def write_table(file: BinaryIO, backend: Backend, indices: range, spec: FloatFormat, progress: Progress) -> None:
-    """Writes what the indices of the backend's one codebook decode to, a row each."""
+    """Writes what the indices of the backend's one codebook decode to, one per row."""
     quantizer = backend.quantizer
     for start in range(indices.start, indices.stop, _TABLE_ROWS):
         rows = np.arange(start, min(start + _TABLE_ROWS, indices.stop), dtype=np.uint64)[:, None]

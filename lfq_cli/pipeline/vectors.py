@@ -1,4 +1,4 @@
-"""Floats as vectors: a tensor block by block as float32 rows, in order or from any block on."""
+"""Floats as vectors: a tensor block by block as float32 rows, from the start or from any block on."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BLOCK_VALUES = 1 << 18
 
 
 def vector_blocks(tensor: StoredTensor, axis: int) -> list[Block]:
-    """The blocks of a tensor whose features are on `axis`; one block of everything where it cannot be read in parts."""
+    """The blocks of a tensor whose features are on `axis`; a single block where it does not allow random access."""
     geometry = geometry_of(tensor.shape, axis)
     if tensor.region.seekable:
         return list(geometry.blocks(BLOCK_VALUES))
@@ -28,7 +28,7 @@ def vector_blocks(tensor: StoredTensor, axis: int) -> list[Block]:
 
 
 def read_vectors(path: Path | str, tensor: StoredTensor, axis: int, block: Block) -> Floats:
-    """The vectors of a block, float32 [n, dim], in memory of their own. Raises TensorError for NaN and infinity."""
+    """The vectors of a block, float32 [n, dim], in new memory. Raises TensorError for NaN and infinity."""
     spec, geometry = FORMATS[tensor.dtype], geometry_of(tensor.shape, axis)
     raw = to_float32(read_block(tensor, geometry, block, spec), spec)
     vectors = rearrange(raw, "o c i -> (o i) c")

@@ -1,4 +1,4 @@
-"""Worker threads: what is read, computed and written overlaps, results come in order."""
+"""Worker threads: reading, computing and writing overlap, results come in order."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ Progress = Callable[[int], None]
 
 
 class Workers:
-    """Runs a function over items in threads, and gives the results in order."""
+    """Runs a function over items in threads, and yields the results in order."""
 
     def __init__(self, pool: ThreadPoolExecutor, threads: int) -> None:
         self._pool = pool
         self._ahead = 2 * threads
 
     def start(self, work: Callable[[], R]) -> Callable[[], R]:
-        """Begins `work` beside everything else; the call that is returned waits for its result or raises its error."""
+        """Starts `work` in a thread; the returned function waits for its result or raises its error."""
         return self._pool.submit(work).result
 
     def in_order(self, work: Callable[[T], R], items: Iterable[T], *, parallel: bool = True) -> Generator[R]:
-        """work(item) for every item; a few items ahead of the caller, or one by one if not `parallel`."""
+        """work(item) for every item, a few items ahead of the caller; or one by one if not `parallel`."""
         if not parallel:
             yield from map(work, items)
             return
         items = iter(items)
         first = list(islice(items, 2))
-        if len(first) < 2:  # nothing to overlap: not worth a thread's time
+        if len(first) < 2:  # nothing to overlap: not worth a thread
             yield from map(work, first)
             return
         running: deque[Future[R]] = deque()

@@ -24,7 +24,7 @@ _KEYS_OF_TYPE = {
 def from_config(config: Mapping[str, Any], weights: Weights, assumed: Iterable[str] = ()) -> Quantizer:
     """The quantizer of a native checkpoint's `config`; unknown keys and impossible values raise CheckpointError.
 
-    `assumed` names keys that nobody told for certain.
+    `assumed` names keys that are not certain.
     """
     missing = [key for key in ("type", "dim", "codebook_size") if key not in config]
     if missing:

@@ -56,7 +56,7 @@ class Quantizer(Description):
 
     @cached_property
     def open(self) -> frozenset[str]:
-        """Assumed facts that decide no bit of ordinary inputs: they can still be told when codes are decoded."""
+        """Assumed facts that decide no bit of ordinary inputs: they can still be overridden when codes are decoded."""
         deciding = {"spherical"} if self.is_residual else set()  # what a level leaves over is x minus its code
         if self.has_rotation:  # a clamp keeps signs along its own axes only
             deciding.add("soft_clamp_input_value")
@@ -100,7 +100,7 @@ class Quantizer(Description):
     def assumption_text(self) -> tuple[str, str]:
         """(what is assumed and why, what depends on it and how to say otherwise), for people."""
         shown = {True: "true", False: "false", None: "none"}
-        told = [
+        assumptions = [
             f"{fact} {value if type(value) is float else shown.get(value, value)}"
             for fact, value in self.assumptions().items()
         ]
@@ -112,7 +112,7 @@ class Quantizer(Description):
             weight = f"TOKENS DEPEND ON {' and '.join(deciding)}"
         options = ", ".join(OPTIONS[fact] for fact in sorted(self.assumed))
         return (
-            f"{self.origin} does not say everything; assumed ({self.usual_of}): {', '.join(told)}",
+            f"{self.origin} does not say everything; assumed ({self.usual_of}): {', '.join(assumptions)}",
             f"{weight}; {options} say otherwise",
         )
 

@@ -1,4 +1,4 @@
-"""Samples: what a data set consists of, each with a key, from files that hold one or many; one module a container."""
+"""Samples: the units of a data set, each with a key, from files that hold one or many; one module per container."""
 
 from __future__ import annotations
 
@@ -43,18 +43,18 @@ def container_of(name: str) -> str | None:
 
 
 def stem_of(name: str) -> str:
-    """A file's name without its suffix, of a container all of it: "a.tar.gz" -> "a"."""
+    """A file's name without the container's whole suffix: "a.tar.gz" -> "a"."""
     if not name.lower().endswith(_SUFFIXES):
         return os.path.splitext(name)[0]  # noqa: PTH122 - a path for each of a million names takes seconds
     return name[: -len(container_of(name) or "")]
 
 
 def samples_in(path: Path, name: str, selection: Selection) -> Generator[Sample | BadSample]:
-    """The samples of a file that holds many, in its order; one that cannot be read is a BadSample.
+    """The samples of a file that holds many, in order; one that cannot be read is a BadSample.
 
-    Of a container's each has its own key. Axis 0 of the tensors in any other file counts samples, which are called
-    `name/0`, `name/1`, .... What is not in the selection may be left out. Raises TensorError for what is wrong with the
-    file as a whole.
+    A container's samples have keys of their own. In any other file axis 0 of the tensors counts samples, with the keys
+    `name/0`, `name/1`, .... Anything outside the selection may be left out. Raises TensorError where the file as a
+    whole is at fault.
     """
     suffix = container_of(path.name)
     module = "lfq_cli.samples.stacked" if suffix is None else CONTAINERS[suffix]

@@ -1,4 +1,4 @@
-"""Arrow columns of numbers and of lists of numbers -> tensors, a row at a time, without a copy of the values."""
+"""Arrow columns of numbers and of lists of numbers -> tensors, a row at a time, without copying the values."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lfq_cli.tensors import StoredTensor
 
 
 class LeafType(NamedTuple):
-    """The numbers in a column, and whether each row is a single one."""
+    """The numbers in a column, and whether each row is a single number."""
 
     name: str
     is_number: bool
@@ -31,10 +31,10 @@ def is_text(kind: Any) -> bool:
 
 
 def leaf_dtype(kind: Any) -> LeafType | None:
-    """The numbers that a column's rows consist of; None for a column of something else."""
+    """The type of the numbers in a column's rows; None for a column of anything else."""
     is_number = True
     while True:
-        kind = getattr(kind, "storage_type", kind)  # of an extension, such as Arrow's tensors or those of `datasets`
+        kind = getattr(kind, "storage_type", kind)  # an extension type: Arrow's tensors, those of `datasets`
         if not _is_list(kind):
             name = OF_ARROW.get(str(kind))
             return None if name is None else LeafType(name, is_number)
@@ -48,7 +48,9 @@ def _is_list(kind: Any) -> bool:
 
 
 class _Level(NamedTuple):
-    """The lists at one depth: list k holds entries bounds[k] to bounds[k + 1] of the next; `size`: if all have one."""
+    """The lists at one depth: list k holds entries bounds[k] to bounds[k + 1] of the next; `size`: if all have the
+    same.
+    """
 
     bounds: NDArray[np.int64]
     valid: NDArray[np.bool_] | None
@@ -57,7 +59,7 @@ class _Level(NamedTuple):
 
 @dataclass(frozen=True)
 class Cells:
-    """The values of a column in a batch. `fixed`: shape and order of axes that its type gives to each row."""
+    """The values of a column in a batch. `fixed`: shape and axis order of each row, if the type gives them."""
 
     levels: list[_Level]
     values: NDArray[Any]

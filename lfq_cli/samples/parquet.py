@@ -1,9 +1,9 @@
 """Parquet files (extra `[parquet]`): every row is a sample, every column a tensor or text of it.
 
-A column of lists (of lists ...), of fixed-size lists or of Arrow's fixed-shape tensors gives a tensor, a number or bool
-a tensor without axes, a string a text; the fields of a struct are columns "struct.field". A row that has no value in a
-column has no such tensor or text. Bytes, dates and whatever else there is are left alone. The key of a row is its
-string in the column `__key__` or `key`; in a file without either it is NAME/ROW.
+A column of lists (nested to any depth), of fixed-size lists or of Arrow's fixed-shape tensors gives a tensor, a number
+or bool a tensor without axes, a string a text; the fields of a struct are columns "struct.field". A row without a value
+in a column lacks that tensor or text. Bytes, dates and other types are ignored. The key of a row is its string in the
+column `__key__` or `key`; in a file without either it is NAME/ROW.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _BROKEN = (OSError, ValueError, KeyError, TypeError, NotImplementedError, Memory
 
 
 class _Column(NamedTuple):
-    """A column that is read; `path`: the fields that lead to it."""
+    """A column to read; `path`: the fields that lead to it."""
 
     name: str
     path: tuple[str, ...]
@@ -61,7 +61,7 @@ def _rows_at_once(metadata: Any) -> int:
 
 
 def _selected(path: Path, schema: Any, selection: Selection) -> list[_Column]:
-    """The columns with keys, with what is encoded and with what is carried."""
+    """The columns with keys, those to encode and those to carry."""
     selected, is_encoded = [], False
     for names, kind in _leaves((), schema):
         name = ".".join(names)
@@ -81,7 +81,7 @@ def _selected(path: Path, schema: Any, selection: Selection) -> list[_Column]:
 
 
 def _leaves(path: tuple[str, ...], fields: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """(names that lead to it, type) of each column, those in structs as well."""
+    """(path of names, type) of each column, including those in structs."""
     from pyarrow import types
 
     for field in fields:
@@ -126,7 +126,7 @@ def _texts_of(texts: Mapping[str, Sequence[str | _Damaged | None]], row: int) ->
 
 @dataclass(frozen=True)
 class _Damaged:
-    """In the place of a text: what is the matter with it."""
+    """Stands in place of a text: what is wrong with it."""
 
     reason: str
 
@@ -149,7 +149,7 @@ def _text(cell: Any) -> str | _Damaged | None:
 
 
 def _field(batch: Any, path: tuple[str, ...]) -> Any:
-    """The column at the end of a path of fields, with a value missing wherever one on the way is."""
+    """The column at the end of a path of fields; its value is missing wherever one on the path is."""
     import pyarrow.compute as pc
 
     column = batch.column(path[0])

@@ -24,7 +24,7 @@ MAX_SAMPLE_BYTES = 1 << 30
 
 
 class Sample(NamedTuple):
-    """What belongs to one key. `where` names file and key in messages."""
+    """Everything with one key. `where` names file and key in messages."""
 
     key: str
     where: str
@@ -53,7 +53,7 @@ def sample_of(path: Path, key: str) -> Sample | BadSample:
 
 
 def small_sample_of(where: str, key: str, data: bytes) -> Sample | BadSample:
-    """The one sample of a tensor file at `where` whose bytes are in memory already."""
+    """The one sample of a tensor file at `where` whose bytes are already in memory."""
     try:
         return Sample(key, where, small_tensors(where, data))
     except LfqError as error:
@@ -62,7 +62,7 @@ def small_sample_of(where: str, key: str, data: bytes) -> Sample | BadSample:
 
 def small_tensors(where: str, data: bytes) -> dict[str, StoredTensor]:
     """The tensors of a file called `where` whose bytes are in memory."""
-    if where.endswith(".npy"):  # most data sets of small files; the general way takes twice as long
+    if where.endswith(".npy"):  # most data sets of small files; the general reader takes twice as long
         return {SOLE_TENSOR: array_in(data, where)}
     with open_bytes(path_of(where), data) as source:
         return in_memory(source)
@@ -92,7 +92,7 @@ def _loaded(source: Source, tensor: StoredTensor) -> StoredTensor:
 
 
 def tensor_of(name: str, array: NDArray[Any]) -> StoredTensor:
-    """A numpy array of a dtype that safetensors has, as a tensor in memory."""
+    """A numpy array of a dtype that safetensors supports, as a tensor in memory."""
     dtype = OF_NUMPY[array.dtype]
     return StoredTensor(name, dtype, array.shape, MemoryRegion(bytes_of(array)))
 

@@ -1,4 +1,4 @@
-"""What is asked of each sample: tensors to encode, tensors and texts to carry along, as globs of their names."""
+"""What to take from each sample: tensors to encode, tensors and texts to carry along, as globs of their names."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lfq_cli.floats import FORMATS
 
 @dataclass(frozen=True)
 class Selection:
-    """Without `tensors` all of floats are encoded that are not carried."""
+    """Without `tensors`, all float tensors that are not carried are encoded."""
 
     tensors: tuple[str, ...] = ()
     carry: tuple[str, ...] = ()
@@ -26,14 +26,14 @@ class Selection:
         return matches(name, self.carry_text)
 
     def encodes(self, name: str, dtype: str, *, is_number: bool) -> bool:
-        """Whether a tensor is encoded: of floats; a single number is a label, unless it was asked for."""
+        """Whether a tensor is encoded: floats are; a single number is a label, unless it was requested."""
         if self.carries(name) or dtype not in FORMATS:
             return False
         return matches(name, self.tensors) if self.tensors else not is_number
 
     @property
     def takes_labels(self) -> bool:
-        """Whether anything is asked for that may be a label."""
+        """Whether any requested tensor may be a label."""
         return bool(self.tensors or self.carry or self.carry_text)
 
 
@@ -41,5 +41,5 @@ EVERYTHING = Selection(carry=("*",), carry_text=("*",))
 
 
 def matches(name: str, globs: Sequence[str]) -> bool:
-    """Whether one of the globs is one of the name."""
+    """Whether any of the globs matches the name."""
     return any(fnmatchcase(name, glob) for glob in globs)

@@ -1,4 +1,4 @@
-"""Tensor files whose first axis counts samples: read a run of items at a time, where the file can be read in parts."""
+"""Tensor files whose first axis counts samples: read a run of items at a time, where the file allows random access."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ _RUN_BYTES = 1 << 22
 
 
 def read(path: Path, key: str, selection: Selection) -> Generator[Sample]:
-    """A sample for every item of axis 0, called `key/0`, .... Raises TensorError where tensors differ in length."""
+    """A sample for every item of axis 0, with the keys `key/0`, .... Raises TensorError where tensors differ in
+    length.
+    """
     with open_source(path) as source:
         selected = _selected(source, selection)
         count = _count(source.path, selected)
@@ -40,7 +42,7 @@ def read(path: Path, key: str, selection: Selection) -> Generator[Sample]:
 
 
 def _selected(source: Source, selection: Selection) -> dict[str, StoredTensor]:
-    """The tensors that are encoded or carried; all where none is, so that the sample's error can name them."""
+    """The tensors to encode or carry; all tensors if there are none, so the sample's error can name them."""
     selected = {
         name: tensor
         for name, tensor in source.tensors.items()
@@ -52,9 +54,9 @@ def _selected(source: Source, selection: Selection) -> dict[str, StoredTensor]:
 def _count(path: Path, tensors: Mapping[str, StoredTensor]) -> int:
     lengths = {name: tensor.shape[:1] for name, tensor in tensors.items()}
     if len(set(lengths.values())) > 1 or () in lengths.values():
-        told = ", ".join(f"{name!r} {list(tensor.shape)}" for name, tensor in tensors.items())
+        shapes = ", ".join(f"{name!r} {list(tensor.shape)}" for name, tensor in tensors.items())
         raise TensorError(
-            f"{path}: its tensors have different numbers of samples on axis 0: {told}",
+            f"{path}: its tensors have different numbers of samples on axis 0: {shapes}",
             "--tensor and --carry choose among them; without --stacked the file is one sample",
         )
     return next(iter(lengths.values()))[0] if lengths else 0

@@ -1,8 +1,8 @@
-"""Tar shards in WebDataset's habit: members KEY.npy, KEY.latent.npy, KEY.cls, KEY.json, ... one after the other.
+"""Tar shards in WebDataset's layout: members KEY.npy, KEY.latent.npy, KEY.cls, KEY.json, ... one after the other.
 
-A key is a member's path up to the first dot of its base name; what follows names the tensor or text: ".npy" and the
-other tensor files give "data" or, behind a name (".latent.npy"), that name; ".cls" gives a number "cls", ".json" the
-text "json" and its numbers and texts as "json.FIELD", ".txt" and others of their kind a text.
+A key is a member's path up to the first dot of its base name; the rest names the tensor or text: ".npy" and the other
+tensor suffixes give "data" or, after a name (".latent.npy"), that name; ".cls" gives a number "cls", ".json" the text
+"json" and its numbers and texts as "json.FIELD", ".txt" and similar suffixes a text.
 Source: github.com/webdataset/webdataset, README, "The WebDataset Format".
 """
 
@@ -64,10 +64,10 @@ def _of_plain(file: InputFile, *, takes_labels: bool) -> Iterator[Sample | BadSa
 def _of_gzip(file: InputFile, *, takes_labels: bool) -> Iterator[Sample | BadSample]:
     with gzip.GzipFile(fileobj=file.file) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
         yield from _samples(file.path, archive, partial(_member_bytes, archive), takes_labels=takes_labels)
-        inner: Any = archive.fileobj  # tarfile's own, which counts what was read of it
+        inner: Any = archive.fileobj  # tarfile's own, which counts the bytes read
         _require_end(file.path, bytes(_BLOCK) if inner.tell() >= archive.offset + _BLOCK else b"")
         while stream.read(_READ_BYTES):
-            pass  # to where gzip compares its checksum
+            pass  # to the end, where gzip compares its checksum
 
 
 def _member_bytes(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
@@ -88,7 +88,7 @@ def _require_end(path: Path, end: bytes) -> None:
 def _samples(
     path: Path, archive: tarfile.TarFile, bytes_of: _Bytes, *, takes_labels: bool
 ) -> Iterator[Sample | BadSample]:
-    """The members that follow each other and have one key are a sample; labels are read only where they are carried."""
+    """Adjacent members with the same key form a sample; labels are read only where they are carried."""
     builder: _Builder | None = None
     while (member := archive.next()) is not None:
         archive.members = []  # type: ignore[attr-defined]  # it keeps all it has seen
@@ -96,7 +96,7 @@ def _samples(
             continue
         key, name = _split(member.name)
         if not name or os.path.basename(member.name).startswith(".") or member.name.startswith("__"):  # noqa: PTH119
-            continue  # no extension, hidden, or a note of WebDataset's to itself
+            continue  # no extension, hidden, or one of WebDataset's own notes
         if not takes_labels and name.rpartition(".")[2].lower() in TEXTS:
             continue
         if builder is None or builder.key != key:
@@ -109,8 +109,8 @@ def _samples(
 
 
 def _split(path: str) -> tuple[str, str]:
-    """(key, what follows its dot): "a/b.c.npy" -> "a/b", "c.npy"."""
-    folder, base = os.path.split(path)  # as a path object it takes longer than to read the member
+    """(key, what follows the dot): "a/b.c.npy" -> "a/b", "c.npy"."""
+    folder, base = os.path.split(path)  # a path object takes longer than reading the member
     if folder:
         folder = os.path.normpath(folder).replace("//", "/")
     stem, _, name = base.partition(".")
@@ -118,7 +118,7 @@ def _split(path: str) -> tuple[str, str]:
 
 
 class _Builder:
-    """A sample in the making; its first bad member makes it a bad one."""
+    """A sample being assembled; its first bad member makes it a bad one."""
 
     def __init__(self, path: Path, key: str) -> None:
         self.key = key

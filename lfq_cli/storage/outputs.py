@@ -1,6 +1,6 @@
-"""Objects that are whole or not there: made locally, then uploaded under the condition that nothing has their name.
+"""Objects that are complete or absent: made locally, then uploaded on the condition that their name is free.
 
-Never through a file object of fsspec's: one whose block an exception leaves commits what was written so far.
+Never through an fsspec file object: one whose block an exception leaves commits what was written so far.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ _PROBE_SUFFIX = ".probe"
 
 
 def work_folder(path: Path) -> Path:
-    """Where an output is made: beside its name, of an object in the temporary folder."""
+    """Where an output is made: beside its final name, or for an object in the temporary folder."""
     return Path(tempfile.gettempdir()) if isinstance(path, UrlPath) else path.parent
 
 
 def room_for(path: Path) -> Path:
-    """A folder that is there, on the disk where an output at `path` is made."""
+    """An existing folder on the disk where an output at `path` is made."""
     work = work_folder(path).absolute()
     return next(folder for folder in (work, *work.parents) if folder.is_dir())
 
 
 def upload(local: Path, path: UrlPath, *, overwrite: bool) -> None:
-    """Gives a file that is whole the name `path`; without `overwrite` only if nothing has it.
+    """Renames or uploads a complete file to `path`; without `overwrite` only if the name is free.
 
-    Raises ExistsError where something has, OutputError for whatever else the store refuses.
+    Raises ExistsError where it is taken, OutputError for any other refusal.
     """
     store = path.store
     try:
@@ -50,7 +50,7 @@ def upload(local: Path, path: UrlPath, *, overwrite: bool) -> None:
 
 
 def refuse_existing_object(path: UrlPath, *, overwrite: bool) -> None:
-    """Raises OutputError where the output cannot be, or is there and may not be replaced."""
+    """Raises OutputError where the output is impossible, or exists and may not be replaced."""
     refuse_read_only(path)
     try:
         found = None if overwrite else path.store.find(str(path))
@@ -61,7 +61,7 @@ def refuse_existing_object(path: UrlPath, *, overwrite: bool) -> None:
 
 
 def refuse_read_only(path: Path) -> None:
-    """Raises OutputError for an output where lfq only reads."""
+    """Raises OutputError for an output where lfq can only read."""
     if isinstance(path, UrlPath) and not path.store.scheme.writes:
         raise OutputError(f"{path}: cannot be written: {path.scheme}:// is for reading", "name a folder or a bucket")
 
@@ -73,7 +73,7 @@ def refused_output(path: Path, reason: OSError) -> OutputError:
 
 
 def _has_conditions(store: Store, path: UrlPath) -> bool:
-    """Whether the store refuses an upload where something is: tried once for each bucket."""
+    """Whether the store refuses to replace an object on upload: tested once for each bucket."""
     bucket = path.parts[1]
     with _lock:
         if bucket not in store.has_conditions:
@@ -82,7 +82,7 @@ def _has_conditions(store: Store, path: UrlPath) -> bool:
 
 
 def _refuses_second(store: Store, folder: Path) -> bool:
-    """Uploads an empty object twice under the condition that nothing is there, and removes it."""
+    """Uploads an empty object twice on the condition that nothing is there, and removes it."""
     probe = f"{folder}/{_PROBE_PREFIX}{secrets.token_hex(8)}{_PROBE_SUFFIX}"
     with tempfile.NamedTemporaryFile(prefix="lfq-") as empty:
         store.upload(Path(empty.name), probe, new=True)

@@ -1,4 +1,4 @@
-"""Questions that are asked of any place, local or not."""
+"""Questions about any place, local or not."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from lfq_cli.storage.urlpath import UrlPath, is_url
 
 
 def exists(path: Path) -> bool:
-    """Whether something is there now."""
+    """Whether something exists there now."""
     return path.exists() if isinstance(path, UrlPath) else os.path.exists(path)  # noqa: PTH110 - a name too long
 
 
 def is_taken(path: Path) -> bool:
-    """Whether something has the name, if only a link to nowhere."""
+    """Whether the name is taken, even by a dangling link."""
     return path.exists() if isinstance(path, UrlPath) else os.path.lexists(path)
 
 
 def is_folder(path: Path) -> bool:
-    """Whether it is a folder; of an object store, whether anything lies below."""
+    """Whether it is a folder; in an object store, whether anything lies below it."""
     return path.is_dir() if isinstance(path, UrlPath) else os.path.isdir(path)  # noqa: PTH112 - a name too long
 
 
@@ -34,17 +34,17 @@ def is_file(path: Path) -> bool:
 
 
 def real_path(path: Path) -> Path:
-    """One name for one file, however its folder was named: absolute, without `..` and without links to folders."""
+    """A unique name for a file, however its folder was named: absolute, without `..` or links to folders."""
     return path if isinstance(path, UrlPath) else Path(os.path.realpath(path.parent), path.name)
 
 
 def real_folder(path: Path) -> Path:
-    """One name for one folder: absolute, without `..` and without links."""
+    """A unique name for a folder: absolute, without `..` or links."""
     return path if isinstance(path, UrlPath) else Path(os.path.realpath(path))
 
 
 def common_folder(folders: Iterable[Path]) -> Path | None:
-    """The deepest folder that holds all of them; None where no folder does, as of two stores."""
+    """The deepest folder that holds all of them; None where there is none, as in two stores."""
     names = {str(folder): folder for folder in folders}
     schemes = {folder.scheme if isinstance(folder, UrlPath) else "" for folder in names.values()}
     if len(schemes) > 1:
@@ -55,7 +55,7 @@ def common_folder(folders: Iterable[Path]) -> Path | None:
 
 
 def deepest(folders: Sequence[Path]) -> Path:
-    """The deepest folder that holds all of them. Raises OptionError where no folder does."""
+    """The deepest folder that holds all of them. Raises OptionError where there is none."""
     found = common_folder(folders)
     if found is None:
         raise OptionError(f"{folders[0]} and the other inputs lie in different places", "name those of one at a time")
@@ -63,7 +63,7 @@ def deepest(folders: Sequence[Path]) -> Path:
 
 
 def below(folder: Path, top: Path) -> str:
-    """The way from `top` down to `folder`; "" for itself."""
+    """The relative path from `top` down to `folder`; "" for `top` itself."""
     if isinstance(folder, UrlPath):
         return "/".join(folder.parts[len(top.parts) :])
     way = os.path.relpath(folder, top)
@@ -71,20 +71,20 @@ def below(folder: Path, top: Path) -> str:
 
 
 def version(path: Path, *, known: bool = False) -> tuple[int, ...] | None:
-    """What changes when a file is written to, replaced or removed; None where it is not there.
+    """A state that changes when a file is written to, replaced or removed; None where it does not exist.
 
-    known: of an object, as it was last heard of.
+    known: for an object, use its last known state.
     """
     try:
         if isinstance(path, UrlPath):
-            return (path.store.told(str(path)) if known else path.store.fresh(str(path))).version
+            return (path.store.known(str(path)) if known else path.store.fresh(str(path))).version
         return state_of(os.stat(path))  # noqa: PTH116 - Path.stat takes twice as long
     except OSError:
         return None
 
 
 def chosen(places: Iterable[str], accepts: Callable[[str], bool]) -> list[bool]:
-    """Whether each place is accepted. Objects are looked at many at once: each look waits for the network."""
+    """Whether each place is accepted. Objects are checked many at once, since each check waits for the network."""
     places = list(places)
     if not places or not is_url(places[0]):
         return [accepts(place) for place in places]

@@ -1,4 +1,4 @@
-"""Reading an object ahead: ranges of 8 MiB, sixteen at once, dropped once every byte of them was read."""
+"""Reads an object ahead: sixteen ranges of 8 MiB at once, each dropped once all its bytes were read."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Fetch = Callable[[int, int], bytes]
 
 
 class _Range:
-    """A range under way or in memory; `left`: how many of its bytes nobody has read."""
+    """A range in flight or in memory; `left`: how many of its bytes are still unread."""
 
     def __init__(self, data: Future[bytes], left: int) -> None:
         self.data = data
@@ -31,7 +31,7 @@ class _Range:
 class ReadAhead:
     """The bytes of an object of `size` bytes, from any thread.
 
-    Nothing is fetched twice as long as it is read about in order: whoever jumps about stages the object instead.
+    Nothing is fetched twice while reading is roughly sequential; for random access the object is staged instead.
     """
 
     def __init__(self, start: Start, fetch: Fetch, size: int) -> None:
@@ -47,7 +47,7 @@ class ReadAhead:
         self._is_closed = False
 
     def read_into(self, position: int, view: memoryview) -> None:
-        """Fills `view` from byte `position` on, all of which is in the object. Raises OSError."""
+        """Fills `view` from byte `position` on, which must lie in the object. Raises OSError."""
         if not self._held and position + len(view) <= min(HEAD_BYTES, self._size):
             view[:] = self._head_bytes()[position : position + len(view)]
             return
@@ -60,7 +60,7 @@ class ReadAhead:
             view, position = view[len(part) :], position + len(part)
 
     def start(self, position: int) -> None:
-        """Begins to fetch what lies from byte `position` on: it is about to be read in order."""
+        """Starts fetching from byte `position` on, to be read sequentially."""
         with self._lock:
             number = position // RANGE_BYTES
             if number < self._count and number not in self._held:
@@ -69,7 +69,7 @@ class ReadAhead:
                 self._begin_behind(number)
 
     def close(self) -> None:
-        """Fetches nothing more."""
+        """Stops fetching."""
         with self._lock:
             self._is_closed = True
             for each in self._held.values():
@@ -77,7 +77,7 @@ class ReadAhead:
             self._held.clear()
 
     def _head_bytes(self) -> bytes:
-        if self._head is None:  # by no pool: of looks, more may be under way than of ranges
+        if self._head is None:  # not by the pool: more status requests may be in flight than ranges
             self._head = self._fetch(0, min(HEAD_BYTES, self._size))
         return self._head
 
@@ -85,7 +85,7 @@ class ReadAhead:
         with self._lock:
             if number not in self._held:
                 self._begin(number)
-            if 0 <= number - self._last <= 1:  # in order so far: a header and the data behind it are not
+            if 0 <= number - self._last <= 1:  # sequential so far: a header and the data behind it are not
                 self._begin_behind(number)
             self._last = max(self._last, number) if abs(number - self._last) <= AHEAD else number
             self._held.move_to_end(number)

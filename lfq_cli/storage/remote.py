@@ -1,4 +1,4 @@
-"""An object as an input file: read by ranges, or staged, which is a copy of it in a local temporary folder."""
+"""An object as an input file: read by ranges, or staged, which means copied to a local temporary folder."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def open_input(
     staged: bool = False,
     known: bool = False,
 ) -> InputFile:
-    """The file at a place, open for reading; errors as InputFile has them.
+    """The file at a place, open for reading; errors as in InputFile.
 
-    staged: its reader jumps about in it or wants a local file: an object is copied into a temporary folder first.
-    known: what a listing said of an object will do, it is not asked for again.
+    staged: its reader needs random access or a local file, so an object is copied to a temporary folder first. known:
+    accept what a listing said of an object, without asking again.
     """
     if not isinstance(path, UrlPath):
         return InputFile(path, error, unreadable)
@@ -62,35 +62,35 @@ def read_whole(place: str, most: int, error: type[LfqError]) -> bytes | None:
 
 
 def stage(region: Region) -> None:
-    """Stages the object in which a region lies; nothing for any other region."""
+    """Stages the object that holds a region; does nothing for any other region."""
     if isinstance(region, FileRegion) and isinstance(region.file, RemoteFile):
         region.file.stage()
 
 
 def read_ahead(region: Region) -> None:
-    """Begins to fetch an object in which a region lies, from the region on; nothing for any other region."""
+    """Starts fetching the object that holds a region, from the region on; does nothing for any other region."""
     if isinstance(region, FileRegion) and isinstance(region.file, RemoteFile):
         region.file.start_reading(region.start)
 
 
 def origin_of(path: Path, error: type[LfqError]) -> tuple[int, str] | None:
-    """(size in bytes, sha256 of the size and the store's tag) of an object as it is now; None where there is no tag.
+    """(size in bytes, sha256 of the size and the store's tag) of an object now; None where there is no tag.
 
     The size is hashed as 8 bytes, little-endian.
     """
     if not isinstance(path, UrlPath):
         return None
     try:
-        told = path.store.fresh(str(path))
+        status = path.store.fresh(str(path))
     except OSError as reason:
         raise refused(path, reason, error) from reason
-    if told.tag is None or told.size is None:
+    if status.tag is None or status.size is None:
         return None
-    return told.size, tag_digest(told.size, told.tag)
+    return status.size, tag_digest(status.size, status.tag)
 
 
 def tag_digest(size: int, tag: str) -> str:
-    """What stands for the content of an object that was not read for it."""
+    """The fingerprint of an object that was not read in full."""
     return hashlib.sha256(size.to_bytes(8, "little") + b"tag\0" + tag.encode()).hexdigest()
 
 
@@ -107,16 +107,16 @@ class RemoteFile(InputFile):
         self._url = str(path)
         self._staged: IO[bytes] | None = None
         try:
-            self._told = path.store.told(self._url) if known else path.store.fresh(self._url)
+            self._status = path.store.known(self._url) if known else path.store.fresh(self._url)
         except OSError as reason:
             raise self.refused(reason) from reason
-        if self._told.is_folder:
+        if self._status.is_folder:
             raise self._unreadable(f"{path}: is a folder, expected a file")
         self.size = 0
-        if self._told.size is None:  # a server that streams: only the end tells how much it was
+        if self._status.size is None:  # a server that streams: the size is known only at the end
             self.stage()
         else:
-            self.size = self._told.size
+            self.size = self._status.size
         self._ahead = ReadAhead(self._start_range, self._fetch_range, self.size)
 
     def _start_range(self, start: int, count: int) -> Future[bytes]:
@@ -126,12 +126,12 @@ class RemoteFile(InputFile):
         return self.path.store.range(self._url, start, count)
 
     def start_reading(self, position: int) -> None:
-        """Begins to fetch what lies from byte `position` on, where it is not staged."""
+        """Starts fetching from byte `position` on, unless it is staged."""
         if self._staged is None:
             self._ahead.start(position)
 
     def read_into(self, position: int, view: memoryview) -> None:
-        """Fills `view` (bytes) from byte `position` of the object; an object that ends before is an error."""
+        """Fills `view` (bytes) from byte `position` of the object; a shorter object is an error."""
         if position + len(view) > self.size:
             raise self._error(f"{self.path}: ends {position + len(view) - self.size} bytes early")
         try:
@@ -148,7 +148,7 @@ class RemoteFile(InputFile):
             raise self.refused(reason) from reason
 
     def read_rows(self, positions: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
-        """As in InputFile; each row by a range of its own, many at once: each waits for the network."""
+        """As in InputFile; each row is a separate range, many at once, since each waits for the network."""
         with ThreadPoolExecutor(AHEAD, thread_name_prefix="lfq-rows") as pool:
             for row, data in zip(
                 out, pool.map(lambda at: self._row(at, out.shape[1]), positions.tolist()), strict=True
@@ -166,7 +166,7 @@ class RemoteFile(InputFile):
         return self.read(position, count)
 
     def read(self, position: int, count: int) -> bytes:
-        """`count` bytes from byte `position` of the object on."""
+        """`count` bytes of the object from byte `position` on."""
         data = bytearray(count)
         self.read_into(position, memoryview(data))
         return bytes(data)
@@ -181,13 +181,13 @@ class RemoteFile(InputFile):
             raise self.refused(reason) from reason
 
     def stage(self) -> None:
-        """Copies the object into a temporary folder, from where it is read from now on. Raises the file's errors."""
+        """Copies the object to a temporary folder, which is read from now on. Raises the file's errors."""
         if self._staged is not None:
             return
         _log.info("%s: copied into %s, since it cannot be read in order", self.path, tempfile.gettempdir())
         try:
             with suppress(RangesIgnoredError):
-                self._staged = self._copy_by_ranges() if self._told.size is not None else self._copy_in_one()
+                self._staged = self._copy_by_ranges() if self._status.size is not None else self._copy_in_one()
             if self._staged is None:
                 self._staged = self._copy_in_one()
         except OSError as reason:
@@ -215,11 +215,11 @@ class RemoteFile(InputFile):
         with tempfile.TemporaryDirectory(prefix="lfq-") as folder:
             copy = Path(folder, "object")
             self.path.store.download(self._url, str(copy))
-            file = copy.open("rb", buffering=0)  # it stays readable when its name is gone
+            file = copy.open("rb", buffering=0)  # it stays readable after its name is removed
         found = os.fstat(file.fileno()).st_size
-        if self._told.size is not None and found != self._told.size:
+        if self._status.size is not None and found != self._status.size:
             file.close()
-            raise self._error(f"{self.path}: {found} bytes came, the server said {self._told.size}")
+            raise self._error(f"{self.path}: {found} bytes came, the server said {self._status.size}")
         self.size = found
         return file
 
@@ -234,7 +234,7 @@ class RemoteFile(InputFile):
 
     @cached_property
     def file(self) -> IO[bytes]:  # type: ignore[override]
-        """The object as a file object, which reads ahead; the local copy where it is staged."""
+        """The object as a file object that reads ahead; the local copy where it is staged."""
         if self._staged is not None:
             return self._staged
         return io.BufferedReader(_Stream(self), 1 << 20)
@@ -246,10 +246,10 @@ class RemoteFile(InputFile):
     @property
     def state(self) -> tuple[int, ...]:
         """What changes when the object is written again."""
-        return self._told.version
+        return self._status.version
 
     def close(self) -> None:
-        """Fetches nothing more, and gives the local copy back."""
+        """Stops fetching, and removes the local copy."""
         if hasattr(self, "_ahead"):
             self._ahead.close()
         if self._staged is not None:
@@ -258,12 +258,12 @@ class RemoteFile(InputFile):
 
 def refused(path: Path, reason: OSError, error: type[LfqError]) -> LfqError:
     """A store's refusal in one line."""
-    told = reason.strerror or str(reason)
+    cause = reason.strerror or str(reason)
     if isinstance(reason, FileNotFoundError):
-        more = "" if str(path).partition("://")[2] in told else f" ({told})"
+        more = "" if str(path).partition("://")[2] in cause else f" ({cause})"
         return error(f"{path}: no such file or folder{more}")
     hint = "the store refuses these credentials" if isinstance(reason, PermissionError) else None
-    return error(f"{path}: cannot be read: {told}", hint)
+    return error(f"{path}: cannot be read: {cause}", hint)
 
 
 class _Stream(io.RawIOBase):

@@ -1,4 +1,4 @@
-"""Which library serves which kind of URL, and what it calls things."""
+"""Which library serves which kind of URL, and its names for things."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ REQUESTS_AT_ONCE = 64
 class Scheme:
     """A kind of store.
 
-    library, extra: what fsspec needs for it. options: how its file system is made. tag_keys: what a version of an
-    object is told apart by, the first that is there. foreign: dotted names of the exceptions that are not OSError.
+    library, extra: what fsspec needs for it. options: arguments of its file system. tag_keys: fields that identify a
+    version of an object; the first one present is used. foreign: dotted names of exceptions that are not OSError.
     """
 
     library: str
@@ -34,7 +34,7 @@ _S3 = Scheme(
     "s3",
     ("ETag",),
     (*_AIOHTTP, "botocore.exceptions.BotoCoreError", "botocore.exceptions.ClientError"),
-    # botocore's own 10 would hold back the ranges that are read at once
+    # botocore's default of 10 would limit the ranges read at once
     MappingProxyType({"config_kwargs": {"max_pool_connections": REQUESTS_AT_ONCE}}),
 )
 _GCS = Scheme("gcsfs", "gcs", ("generation", "etag"), (*_AIOHTTP, "google.auth.exceptions.GoogleAuthError"))

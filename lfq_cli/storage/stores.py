@@ -1,4 +1,6 @@
-"""One store: what is there, ranges of an object, uploads. What a library raises comes out as an OSError of one line."""
+"""One store: what exists, ranges of an object, uploads. Every library's exceptions come out as an OSError of one
+line.
+"""
 
 from __future__ import annotations
 
@@ -39,8 +41,8 @@ R = TypeVar("R")
 
 
 @dataclass(frozen=True)
-class Told:
-    """What a store says of a name. size: None where a server does not tell. tag: changes with every version."""
+class ObjectStatus:
+    """A store's status of a name. size: None where a server does not report it. tag: changes with every version."""
 
     is_folder: bool
     size: int | None = None
@@ -49,28 +51,30 @@ class Told:
 
     @property
     def version(self) -> tuple[int, ...]:
-        """The same as numbers, which change when the object is written again."""
+        """The same as numbers that change when the object is written again."""
         digest = hashlib.sha256(f"{self.tag}\0{self.modified}".encode()).digest()
         return self.size or 0, int.from_bytes(digest[:8], "little")
 
 
 class RangesIgnoredError(OSError):
-    """A server that answers a request for a range with something else."""
+    """A server that does not answer a range request with that range."""
 
 
 @cache
 def store_of(scheme: str, process: int) -> Store:
-    """The store of a scheme. process: connections do not survive a fork, so that each process has its own."""
+    """The store of a scheme. process: connections do not survive a fork, so each process has its own."""
     return Store(scheme, SCHEMES[scheme])
 
 
 class Store:
-    """Objects by URL. Every method raises OSError, with the URL as its file name, for what store or network refuse."""
+    """Objects by URL. Every method raises OSError, with the URL as its file name, for refusals of the store or
+    network.
+    """
 
     def __init__(self, name: str, scheme: Scheme) -> None:
         self.scheme = scheme
         self._name = name
-        self._told: dict[str, Told] = {}
+        self._known: dict[str, ObjectStatus] = {}
         self.has_conditions: dict[str, bool] = {}
         """Of each bucket that was written to: whether it refuses an upload where something is."""
 
@@ -81,7 +85,7 @@ class Store:
 
     @cached_property
     def _system(self) -> Any:
-        """fsspec's file system, without its memory of listings."""
+        """fsspec's file system, without its cache of listings."""
         scheme = self.scheme
         place = Path(f"{self._name}://")
         fsspec = require("fsspec", scheme.extra, place, OptionError)
@@ -90,7 +94,7 @@ class Store:
             self._name, use_listings_cache=False, skip_instance_cache=True, **_copied(scheme.options)
         )
         if hasattr(system, "retries"):
-            system.retries = 1  # `_again` tries again, with a pause that grows
+            system.retries = 1  # `_again` retries instead, with growing pauses
         return system
 
     @cached_property
@@ -98,34 +102,34 @@ class Store:
         classes = []
         for dotted in self.scheme.foreign:
             module, _, name = dotted.rpartition(".")
-            with suppress(ModuleNotFoundError):  # another version of the library does without it
+            with suppress(ModuleNotFoundError):  # other versions of the library lack it
                 classes.append(getattr(import_module(module), name))
         return tuple(classes)
 
-    # what is there
+    # what exists
 
-    def find(self, url: str) -> Told | None:
-        """What is at the URL now; None for nothing."""
+    def find(self, url: str) -> ObjectStatus | None:
+        """The current status of the URL; None where nothing exists."""
         try:
             info = self._again(url, lambda: self._system.info(url))
         except FileNotFoundError:
-            self._told.pop(url, None)
+            self._known.pop(url, None)
             return None
-        found = self._told[url] = self._told_by(info)
+        found = self._known[url] = self._status_from(info)
         return found
 
-    def fresh(self, url: str) -> Told:
-        """What is at the URL now. Raises FileNotFoundError for nothing."""
+    def fresh(self, url: str) -> ObjectStatus:
+        """The current status of the URL. Raises FileNotFoundError where nothing exists."""
         info = self._again(url, lambda: self._system.info(url))
-        found = self._told[url] = self._told_by(info)
+        found = self._known[url] = self._status_from(info)
         return found
 
-    def told(self, url: str) -> Told:
-        """What was last heard of the URL, from a listing of its folder or by asking."""
-        return self._told.get(url) or self.fresh(url)
+    def known(self, url: str) -> ObjectStatus:
+        """The last known status of the URL, from a listing of its folder or by asking."""
+        return self._known.get(url) or self.fresh(url)
 
     def below(self, url: str) -> Iterator[tuple[str, ...]]:
-        """The names below a prefix, each as its parts, in no order."""
+        """The names below a prefix, each as its parts, in any order."""
         if not self.scheme.lists:
             raise OSError(errno.ENOTSUP, "a web server lists nothing: name the file itself")
         found: dict[str, Any] = self._again(url, lambda: self._system.find(url, withdirs=False, detail=True))
@@ -133,18 +137,18 @@ class Store:
         for key, info in found.items():
             below = key[skipped:]
             if not below or below.endswith("/") or info.get("type") == "directory":
-                continue  # a marker of a folder
-            self._told[f"{url}/{below}"] = self._told_by(info)
+                continue  # a folder marker
+            self._known[f"{url}/{below}"] = self._status_from(info)
             yield tuple(below.split("/"))
 
-    def _told_by(self, info: dict[str, Any]) -> Told:
+    def _status_from(self, info: dict[str, Any]) -> ObjectStatus:
         tag = next((str(info[key]) for key in self.scheme.tag_keys if info.get(key)), None)
-        return Told(info.get("type") == "directory", info.get("size"), tag and tag.strip('"'), _seconds(info))
+        return ObjectStatus(info.get("type") == "directory", info.get("size"), tag and tag.strip('"'), _seconds(info))
 
     # reading
 
     def start_range(self, url: str, start: int, count: int) -> Future[bytes]:
-        """Begins to fetch `count` bytes from byte `start` on."""
+        """Starts fetching `count` bytes from byte `start` on."""
         return self.pool.submit(self.range, url, start, count)
 
     def range(self, url: str, start: int, count: int) -> bytes:
@@ -167,12 +171,12 @@ class Store:
     # writing
 
     def upload(self, local: Path, url: str, *, new: bool) -> None:
-        """The file as an object. new: only if nothing has its name; raises FileExistsError if something has."""
+        """Uploads the file as an object. new: only if its name is free; raises FileExistsError otherwise."""
         sized: dict[str, Any] = {}
         if self.scheme.library == "s3fs":
             sized = {"chunksize": _PART_BYTES, "max_concurrency": _PARTS_AT_ONCE}
         mode = "create" if new else "overwrite"
-        self._told.pop(url, None)
+        self._known.pop(url, None)
         try:
             self._again(url, lambda: self._system.put_file(str(local), url, mode=mode, **sized))
         except OSError as reason:
@@ -182,13 +186,13 @@ class Store:
 
     def remove(self, url: str) -> None:
         """Removes an object."""
-        self._told.pop(url, None)
+        self._known.pop(url, None)
         self._again(url, lambda: self._system.rm_file(url))
 
     # errors
 
     def _again(self, url: str, work: Callable[[], R]) -> R:
-        """What the work returns; tried again where the network or the store failed."""
+        """The result of the work, which is retried where the network or the store failed."""
         for number in range(1, TRIES):
             try:
                 with self._translated(url):
@@ -202,13 +206,13 @@ class Store:
 
     @contextmanager
     def _translated(self, url: str) -> Iterator[None]:
-        self._system  # noqa: B018 - a missing library is told as such
+        self._system  # noqa: B018 - reports a missing library
         try:
             yield
         except OSError as reason:
             cause = reason.__cause__
             if isinstance(reason, FileNotFoundError) and isinstance(cause, self._foreign) and _status_of(cause) != 404:
-                # fsspec's http says so of a network that is down as well
+                # fsspec's http raises it also where the network is down
                 raise OSError(errno.EIO, _one_line(cause), url) from reason
             raise type_of(reason)(reason.errno or _number_of(reason), _one_line(reason), url) from reason
         except self._foreign as reason:
@@ -235,12 +239,12 @@ def _number_of(reason: OSError) -> int:
 
 
 def _status_of(reason: BaseException | None) -> int | None:
-    """The HTTP status in which a refusal has its origin, as the libraries tell it; None where there is none."""
+    """The HTTP status that caused a refusal, as the libraries report it; None where there is none."""
     while reason is not None:
-        response = getattr(reason, "response", None)  # of botocore
+        response = getattr(reason, "response", None)  # botocore's
         if isinstance(response, dict):
             return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)) or None
-        for name in ("status", "status_code", "code"):  # of aiohttp, of azure, of gcsfs
+        for name in ("status", "status_code", "code"):  # of aiohttp, azure, gcsfs
             status = getattr(reason, name, None)
             if isinstance(status, int):
                 return status
@@ -249,8 +253,8 @@ def _status_of(reason: BaseException | None) -> int | None:
 
 
 def _one_line(reason: BaseException) -> str:
-    told = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
-    return " ".join(str(told).split())[:300]
+    reason_text = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
+    return " ".join(str(reason_text).split())[:300]
 
 
 def _seconds(info: dict[str, Any]) -> float:

@@ -18,26 +18,26 @@ _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 
 
 class UrlPath(PosixPath):
-    """An object, or what lies below a prefix, as a path: `/`, `name`, `suffix` and `parent` work as for any other.
+    """An object, or everything below a prefix, as a path: `/`, `name`, `suffix` and `parent` work as for any other.
 
-    What asks the file system is answered by the store. Made by `path_of` only.
+    The store answers what other paths ask the file system. Made only by `path_of`.
     """
 
     @property
     def scheme(self) -> str:
-        """What stands before "://"."""
+        """The scheme, before "://"."""
         return self.parts[0].rstrip(":")
 
     @property
     def store(self) -> Store:
-        """Where it lies."""
+        """The URL."""
         from lfq_cli.storage.stores import store_of
 
         return store_of(self.scheme, os.getpid())
 
     @property
     def name(self) -> str:
-        """The last part; of a web page without its query."""
+        """The last part; for a web page without its query."""
         name = super().name
         return name.partition("?")[0] if self.scheme in ("http", "https") else name
 
@@ -58,14 +58,14 @@ class UrlPath(PosixPath):
         return self
 
     def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
-        """Kind, size and time, as far as the store or a listing of it told. Raises OSError where nothing is there."""
-        told = self.store.told(str(self))
-        mode = stat.S_IFDIR if told.is_folder else stat.S_IFREG
-        times = {"st_mtime_ns": int(told.modified * 1e9)}
-        return os.stat_result((mode, 0, 0, 1, 0, 0, told.size or 0, 0, int(told.modified), 0), times)
+        """Kind, size and time, as reported by the store or a listing. Raises OSError where nothing exists."""
+        status = self.store.known(str(self))
+        mode = stat.S_IFDIR if status.is_folder else stat.S_IFREG
+        times = {"st_mtime_ns": int(status.modified * 1e9)}
+        return os.stat_result((mode, 0, 0, 1, 0, 0, status.size or 0, 0, int(status.modified), 0), times)
 
     def exists(self, *, follow_symlinks: bool = True) -> bool:
-        """Whether an object is there now, or any below. Raises OSError where the store does not say."""
+        """Whether an object exists now, or any below it. Raises OSError where the store does not answer."""
         return self.store.find(str(self)) is not None
 
     def is_file(self, *, follow_symlinks: bool = True) -> bool:
@@ -74,7 +74,7 @@ class UrlPath(PosixPath):
         return found is not None and not found.is_folder
 
     def is_dir(self, *, follow_symlinks: bool = True) -> bool:
-        """Whether objects lie below it, and none is called so itself."""
+        """Whether objects lie below it, and none has this name itself."""
         found = self.store.find(str(self))
         return found is not None and found.is_folder
 
@@ -91,17 +91,17 @@ class UrlPath(PosixPath):
                 raise
 
     def iterdir(self) -> Iterator[UrlPath]:  # type: ignore[override]
-        """What lies right below. Raises OSError."""
+        """The direct children. Raises OSError."""
         return (self / name for name in dict.fromkeys(parts[0] for parts in self.store.below(str(self))))
 
 
 def is_url(text: str) -> bool:
-    """Whether it names a place by URL."""
+    """Whether it is a URL."""
     return _URL.match(text) is not None
 
 
 def path_of(place: str | os.PathLike[str]) -> Path:
-    """The path that a text or path names. Raises OptionError for a URL that lfq cannot reach or name by its parts."""
+    """The path for a text or path. Raises OptionError for a URL that lfq cannot reach or split into parts."""
     if isinstance(place, UrlPath):
         return place
     text = os.fspath(place)

@@ -1,4 +1,4 @@
-"""Bits as lines: how even each is, the least even ones, the pairs that say the same."""
+"""Bits as lines: how balanced each is, the least balanced ones, the pairs that are equal or opposite."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class _Bit:
 
 
 def bit_lines(usage: TokenUsage, *, verbose: bool, strips: bool) -> list[Text]:
-    """How even the bits of every codebook are. strips: with a letter for each bit where they are many."""
+    """The balance of the bits of every codebook. strips: with a character per bit where they are many."""
     several = len(usage.codebooks) > 1
     bits = [
         _Bit(f"{k}:{bit}" if several else str(bit), ones, entropy)
@@ -87,7 +87,7 @@ def _shares(usage: Usage) -> list[tuple[float, float]]:
 
 
 def _strips(usage: TokenUsage) -> list[Text]:
-    """A letter a bit, as high as its share of ones; long codebooks on several lines."""
+    """A character per bit, as high as its share of ones; long codebooks on several lines."""
     rows = []
     for k, codebook in enumerate(usage.codebooks):
         letters = strip(codebook)
@@ -99,7 +99,7 @@ def _strips(usage: TokenUsage) -> list[Text]:
 
 
 def strip(usage: Usage) -> str:
-    """A letter for each bit, as high as its share of ones."""
+    """A character per bit, as high as its share of ones."""
     return "".join(_DEAD_LETTER if entropy == 0 else heights([ones]) for ones, entropy in _shares(usage))
 
 
@@ -125,8 +125,8 @@ def _column(bits: list[_Bit], half: int) -> list[Text]:
 
 def _legend(bits: list[_Bit]) -> list[Text]:
     marks = {bit.mark for bit in bits} - {""}
-    told = {
+    legend = {
         "dead": f"dead ({_DEAD_LETTER}): never changes",
         "weak": f"weak: entropy below {NEARLY_DEAD_BITS} bits, nearly dead",
     }
-    return [Text("; ".join(told[mark] for mark in sorted(marks)))] if marks else []
+    return [Text("; ".join(legend[mark] for mark in sorted(marks)))] if marks else []

@@ -1,6 +1,6 @@
-"""Pictures of one to a few lines from block characters; shares in, text of a fixed width out.
+"""Pictures of one or a few lines from block characters; shares in, text of a fixed width out.
 
-Every character here has a plain one in cli/messages.py, for terminals that cannot show it.
+Every character used here has an ASCII replacement in cli/messages.py, for terminals that cannot show it.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ _SHADES = "░▒▓█"
 
 
 def bar(share: float, width: int) -> str:
-    """[width]: filled from the left; a share above 0 shows."""
+    """[width]: filled from the left; any share above 0 is visible."""
     eighths = max(round(share * width * 8), int(share > 0))
     full, rest = divmod(min(eighths, width * 8), 8)
     return ("█" * full + _EIGHTHS[rest].strip()).ljust(width)
 
 
 def leaning(share: float, half: int) -> str:
-    """[2 half + 1]: filled from a half, in the middle, to the left (less) or the right (more)."""
-    steps = round(abs(share - 0.5) * 4 * half)  # half a cell each: there are no eighths that fill from the right
+    """[2 half + 1]: filled from the middle, which is one half, to the left (less) or the right (more)."""
+    steps = round(abs(share - 0.5) * 4 * half)  # half a cell each: no eighths exist that fill from the right
     full, rest = divmod(min(steps, 2 * half), 2)
     if share < 0.5:
         return ("▐" * rest + "█" * full).rjust(half) + "│" + " " * half
@@ -32,7 +32,7 @@ def leaning(share: float, half: int) -> str:
 
 
 def heights(shares: Sequence[float]) -> str:
-    """[len(shares)]: one column each, an eighth high at least."""
+    """[len(shares)]: one column each, at least an eighth high."""
     return "".join(_HEIGHTS[min(8, max(1, round(share * 8)))] for share in shares)
 
 

@@ -1,4 +1,4 @@
-"""What a quantizer is: the facts of a checkpoint, what was assumed of it, the one that an import wrote."""
+"""A quantizer's facts: those of a checkpoint, those assumed, and the result of an import."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from lfq_cli.quantizer import Quantizer
 
 
 def show_import(output: Path, quantizer: Quantizer, display: Display, *, written: bool) -> None:
-    """The native checkpoint that was written, or would be."""
+    """The native checkpoint that was or would be written."""
     status = "written" if written else "planned"
     if display.json:
-        told = {"output": str(output), "status": status, "config": quantizer.full_config()}
+        fields = {"output": str(output), "status": status, "config": quantizer.full_config()}
         tensors = {name: list(weight.shape) for name, weight in quantizer.weights.items()}
-        told |= {"assumed": quantizer.assumptions(), "tensors": tensors, "checkpoint_sha256": quantizer.digest}
-        print_json(told)
+        fields |= {"assumed": quantizer.assumptions(), "tensors": tensors, "checkpoint_sha256": quantizer.digest}
+        print_json(fields)
     elif not display.quiet:
         heading(f"{output}: {status}")
         print_table(facts_table(quantizer))
 
 
 def facts_table(quantizer: Quantizer) -> Table:
-    """A row for each fact of the quantizer; those that were assumed say so."""
+    """A row for each fact of the quantizer; assumed ones are marked."""
     table = new_table("fact", "value")
     for fact, value in _facts_of(quantizer).items():
         table.add_row(fact, printable(value))
@@ -44,18 +44,18 @@ def _facts_of(quantizer: Quantizer) -> dict[str, str]:
 
 
 def tell_assumptions(quantizer: Quantizer) -> None:
-    """A line on stderr for what had to be assumed of the quantizer, with its hint."""
+    """A line on stderr for the quantizer's assumptions, with its hint."""
     for line in assumption_lines(quantizer):
         note(line)
 
 
 def once(tell: Callable[[Quantizer], None]) -> Callable[[Quantizer], None]:
-    """`tell`, but not twice for the same assumptions."""
-    told: list[dict[str, Any]] = []
+    """`tell`, but only once for the same assumptions."""
+    reported: list[dict[str, Any]] = []
 
     def tell_new(quantizer: Quantizer) -> None:
-        if quantizer.assumptions() not in told:
-            told.append(quantizer.assumptions())
+        if quantizer.assumptions() not in reported:
+            reported.append(quantizer.assumptions())
             tell(quantizer)
 
     return tell_new

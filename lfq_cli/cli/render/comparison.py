@@ -25,7 +25,7 @@ from lfq_cli.storage.places import common_folder
 from lfq_cli.storage.urlpath import is_url
 
 _FEW_CODEBOOKS = 4
-"""Of which every figure is told."""
+"""Up to this many, every statistic is shown."""
 _MOST_BITS = 8
 _HALF_BAR = 6
 _SEEN_OFTEN = 3
@@ -33,7 +33,7 @@ _SEEN_OFTEN = 3
 
 
 def show_comparison(report: ComparisonReport, display: Display) -> None:
-    """Every figure of A, of B and its change; or JSON."""
+    """Every statistic of A, of B and its change; or JSON."""
     tell_failed([*report.a.failed.values(), *report.b.failed.values()])
     if display.json:
         comparison = None if report.comparison is None else report.comparison.figures()
@@ -45,7 +45,7 @@ def show_comparison(report: ComparisonReport, display: Display) -> None:
 
 
 def comparison_lines(report: ComparisonReport, *, verbose: bool, width: int | None) -> list[Text]:
-    """What people read. width: where names are broken; None for nowhere. All else takes 80 letters."""
+    """The text output. width: where names are broken; None: nowhere. Everything else is 80 characters wide."""
     names = [_side("A", report.a, width), _side("B", report.b, width)]
     if report.comparison is None:
         sides = [stats_lines(side, verbose=verbose, width=width) for side in (report.a, report.b)]
@@ -80,14 +80,14 @@ def _side(letter: str, report: Report, width: int | None) -> list[Text]:
 
 
 def _divergence_table(rows: Sequence[tuple[str, UsageComparison]]) -> list[Text]:
-    """How far the shares are apart, and the codes that one of them uses alone."""
+    """How far apart the distributions are, and the codes that only one of them uses."""
     titles = ["codebook", "divergence", "by chance", "only A", "share of A", "only B", "share of B"]
     cells = []
     for name, compared in rows:
         chance = _divergence_by_chance(compared)
-        told = [compared.divergence_bits, chance]
+        values = [compared.divergence_bits, chance]
         alone = [compared.only_a, compared.share_only_a, compared.only_b, compared.share_only_b]
-        shown = [_or_nothing(value, digits) for value in told]
+        shown = [_or_nothing(value, digits) for value in values]
         shown += [_or_nothing(v, percent if k % 2 else whole) for k, v in enumerate(alone)]
         cells.append([name, *shown])
     one = len(rows) == 1
@@ -146,10 +146,10 @@ def _cells(
     """A's, B's and the change as text; estimates marked."""
     show = FORMATS[row.format]
     guessed = [row.is_estimated(compared.a), row.is_estimated(compared.b)]
-    told = [_or_nothing(a, show), _or_nothing(b, show), "" if change is None else signed(show(change))]
+    texts = [_or_nothing(a, show), _or_nothing(b, show), "" if change is None else signed(show(change))]
     return [
         approximate(text, bool(text) and is_guess)
-        for text, is_guess in zip(told, [*guessed, any(guessed)], strict=True)
+        for text, is_guess in zip(texts, [*guessed, any(guessed)], strict=True)
     ]
 
 
@@ -162,7 +162,7 @@ def _change_bar(a: float | None, b: float | None, change: float | None) -> str:
 
 
 def _bits_table(usage: TokenUsage, comparison: TokenComparison) -> list[Text]:
-    """The bits whose share of ones changed most; the bar is full where it changed by a half."""
+    """The bits whose share of ones changed most; the bar is full for a change of a half."""
     ones = [(a, b) for compared in comparison.codebooks for a, b in zip(compared.a.ones, compared.b.ones, strict=False)]
     order = sorted(range(len(ones)), key=lambda bit: -abs(ones[bit][1] - ones[bit][0]))[:_MOST_BITS]
     rows = [

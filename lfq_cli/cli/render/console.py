@@ -31,7 +31,7 @@ def note(text: str) -> None:
 
 
 def say_unless_quiet(display: Display) -> Callable[[str], None]:
-    """Takes lines on how a run went."""
+    """Takes messages about a run."""
     return lambda text: None if display.quiet else note(f"lfq: {text}")
 
 
@@ -48,7 +48,7 @@ def new_table(*columns: str, right: Iterable[int] = ()) -> Table:
 
 
 def print_table(table: Table) -> None:
-    """A table on stdout. A terminal without room for the numbers and some letters of each name has its lines broken:
+    """A table on stdout. Where a terminal lacks the room for the numbers and part of each name, lines are broken and
     nothing is left out.
     """
     console = stdout()
@@ -81,26 +81,26 @@ def stdout() -> Console:
 
 
 def print_json(value: Any) -> None:
-    """One JSON object on stdout; a list without objects or lists in it on one line."""
+    """One JSON object on stdout; flat lists on one line."""
     text = json.dumps(value, indent=2)
     typer.echo(_FLAT_LIST.sub(lambda found: "[" + re.sub(r",\n\s+", ", ", found[1]) + "]", text))
 
 
 def print_lines(lines: Sequence[Text]) -> None:
-    """Lines on stdout that are laid out already; a terminal that is narrower breaks them itself."""
+    """Preformatted lines on stdout; a narrower terminal breaks them itself."""
     console = stdout()
     for line in lines:
         console.print(line, soft_wrap=True)
 
 
 def text_width() -> int | None:
-    """Letters on a line of stdout; None where it is not a terminal, and no line needs to be broken."""
+    """Characters per line of stdout; None where it is not a terminal, and lines need no breaks."""
     console = stdout()
     return console.width if console.is_terminal else None
 
 
 def wrapped(text: str | Text, width: int | None, *, first: str = "", style: str = "") -> list[Text]:
-    """The text after `first` on lines of a width, later ones indented as far; only what has no spaces is broken."""
+    """The text after `first`, wrapped to a width, with a hanging indent; breaks only at spaces."""
     whole = text if isinstance(text, Text) else Text(text, style)
     if width is None:
         return [Text(first).append_text(whole)]

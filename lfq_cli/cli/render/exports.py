@@ -9,7 +9,7 @@ from lfq_cli.jobs.export import ExportPlan
 
 
 def announce_export(plan: ExportPlan, display: Display) -> None:
-    """What is about to be written, and how large it is."""
+    """What is about to be written, and its size."""
     if not display.quiet:
         tables = ", ".join(f"{name} {shape(sizes)}" for name, sizes in plan.shapes.items())
         note(f"lfq: {tables}: {size(plan.nbytes)} of {plan.dtype}")

@@ -1,4 +1,4 @@
-"""Columns of text as lines, for tables that are mixed with pictures; numbers are never broken."""
+"""Columns of text as lines, for tables mixed with bars; numbers are never broken."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def grid(
     left: Collection[int] = (),
     styles: Mapping[int, str] | None = None,
 ) -> list[Text]:
-    """A line of titles, unless all are empty, and one a row. Columns are flush right but for those in `left`."""
+    """A line of titles, unless all are empty, and a line per row. Columns are right-aligned except those in `left`."""
     table = [*([titles] if any(titles) else []), *rows]
     widths = [max((cell_len(row[k]) for row in table), default=0) for k in range(len(titles))]
     lines = []
@@ -38,13 +38,13 @@ def grid(
 
 
 def width_of(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> int:
-    """Letters that a grid takes."""
+    """The width of a grid, in characters."""
     table = [titles, *rows]
     return sum(max(cell_len(row[k]) for row in table) for k in range(len(titles))) + GAP * (len(titles) - 1)
 
 
 def flow(items: Sequence[str], width: int, gap: int = 3) -> str:
-    """As many items as a line takes, none of them broken."""
+    """As many items as fit on each line, none of them broken."""
     line = ""
     for item in items:
         longer = f"{line}{' ' * gap}{item}" if line else item

@@ -14,7 +14,7 @@ from lfq_cli.jobs.inspect import CheckpointView, CodesView, QuantizerView, Sampl
 
 
 def show_inspection(views: Sequence[View], display: Display) -> None:
-    """What each path holds; of many the first, unless --verbose asks for all."""
+    """What each path holds; of many only the first, unless --verbose is given."""
     if display.json:
         print_json({"paths": [as_json(view) for view in views]})
         return
@@ -64,8 +64,8 @@ def _show_tensors(view: TensorsView) -> None:
         heading(f"    hint: {view.no_quantizer.hint}")
     table = new_table("name", "dtype", "shape", *(["encoded"] if any(t.encodes for t in view.tensors) else []))
     for tensor in view.tensors:
-        told = [] if tensor.encodes is None else [tensor.encodes]
-        table.add_row(printable(tensor.name), tensor.dtype, shape(tensor.shape), *map(printable, told))
+        cells = [] if tensor.encodes is None else [tensor.encodes]
+        table.add_row(printable(tensor.name), tensor.dtype, shape(tensor.shape), *map(printable, cells))
     print_table(table)
     for name, reason in view.left_alone.items():
         heading(f"  {name!r} is not a plain tensor: {reason}")

@@ -1,4 +1,4 @@
-"""Figures as text that never needs more than ten or so letters, so that tables fit; `≈` before what was estimated."""
+"""Numbers as text of at most ten or so characters, so tables fit; `≈` before estimates."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ _MOST_TENTHS = 10**6
 
 
 def whole(value: float, *, estimated: bool = False) -> str:
-    """12,345,678; from 10^8 on four digits and a power of ten, 1.235e12. Estimates are marked, and so from 10^7 on."""
+    """12,345,678; from 10^8 on four digits and a power of ten, 1.235e12. Estimates are marked; they round from 10^7
+    on.
+    """
     value = round(value)
     exact = abs(value) < (_MOST_ESTIMATED if estimated else _MOST_EXACT)
     return approximate(f"{value:,}" if exact else _short(f"{value:.3e}"), estimated)
@@ -40,19 +42,19 @@ def percent(value: float, *, estimated: bool = False) -> str:
 
 
 def signed(text: str) -> str:
-    """A change: with a sign, unless it is nothing."""
+    """A change: with a sign, unless it is zero."""
     if not text.strip("-0.,%"):
         return text.removeprefix("-")
     return text if text[0] == "-" else f"+{text}"
 
 
 def codes(bits: int) -> str:
-    """How many codes there are of so many bits: 256, 2^18."""
+    """The number of codes of so many bits: 256, 2^18."""
     return f"{2**bits:,}" if bits <= 16 else f"2^{bits}"
 
 
 def approximate(text: str, estimated: bool) -> str:
-    """The figure, marked if it is an estimate."""
+    """The value, marked if it is an estimate."""
     return f"≈{text}" if estimated else text
 
 

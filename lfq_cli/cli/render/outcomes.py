@@ -1,4 +1,4 @@
-"""What became of the inputs of encode and decode: a row for each, notes, a line of totals."""
+"""The outcomes of encode and decode: a row for each input, notes, a line of totals."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lfq_cli.jobs.outcome import Outcome
 
 
 def tell_assumptions_of(outcomes: Sequence[Outcome]) -> None:
-    """Each thing that was assumed once, of the first input and how many more."""
+    """Each assumption once: the first input it was made for, and how many more."""
     sources: dict[str, list[Path]] = {}
     for outcome in outcomes:
         for text in outcome.assumptions:
@@ -80,7 +80,7 @@ def _summary(outcomes: Sequence[Outcome], seconds: float) -> str:
 
 
 def _outcome_json(outcome: Outcome) -> dict[str, Any]:
-    told: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "input": str(outcome.source),
         "output": str(outcome.output),
         "status": outcome.status,
@@ -91,11 +91,11 @@ def _outcome_json(outcome: Outcome) -> dict[str, Any]:
         "left_alone": outcome.left_alone,
     }
     if outcome.part is not None:
-        told["part"] = outcome.part
+        fields["part"] = outcome.part
     if outcome.samples is not None:
-        told |= {"samples": outcome.samples, "skipped": outcome.skipped, "notes": outcome.notes}
+        fields |= {"samples": outcome.samples, "skipped": outcome.skipped, "notes": outcome.notes}
     if outcome.assumptions:
-        told["assumptions"] = outcome.assumptions
+        fields["assumptions"] = outcome.assumptions
     if outcome.error is not None:
-        told |= {"error": outcome.error.message, "hint": outcome.error.hint}
-    return told
+        fields |= {"error": outcome.error.message, "hint": outcome.error.hint}
+    return fields

@@ -1,4 +1,4 @@
-"""Figures by position: a map of the sequence or image, and the positions that never change."""
+"""Statistics by position: a map of the sequence or image, and the constant positions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ _MOST_NAMED = 50
 
 
 def position_lines(positions: Sequence[PositionFigures], *, verbose: bool) -> list[Text]:
-    """A map of the entropy at each position, of all codebooks on average and, verbose, of each; what never changes."""
+    """A map of the entropy at each position, averaged over codebooks and, if verbose, of each; and constant
+    positions.
+    """
     if not positions or not positions[0].entropy_bits.size:
         return []
     lines = _map_lines(f", mean of {len(positions)} codebooks" if len(positions) > 1 else "", positions)
@@ -65,17 +67,19 @@ def _map(entropy: NDArray[np.float64], still: NDArray[np.bool_], top: float) -> 
 
 def _shade_key(top: float) -> str:
     ends = [*(f"< {digits(top * end)}" for end in SHADES), f"to {digits(top)} bits"]
-    return "   ".join(f"{shade(end)} {told}" for end, told in zip((0, *SHADES), ends, strict=True))
+    return "   ".join(f"{shade(end)} {label}" for end, label in zip((0, *SHADES), ends, strict=True))
 
 
 def _as_plane(
     entropy: NDArray[np.float64], constant: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_], list[str]]:
-    """(mean entropy, whether all are constant) by row and column, few enough to show; how they became few."""
-    told = []
+    """(mean entropy, whether all are constant) by row and column, reduced to fit; and notes on how they were
+    reduced.
+    """
+    notes = []
     rows, columns = entropy.shape[-2:] if entropy.ndim > 1 else (1, entropy.size)
     if entropy.ndim > 2:
-        told.append(f"mean over all but the last 2 of {entropy.ndim} axes")
+        notes.append(f"mean over all but the last 2 of {entropy.ndim} axes")
     entropy = entropy.reshape(-1, rows, columns).mean(0)
     constant = np.all(constant.reshape(-1, rows, columns), 0)
     is_line = rows == 1
@@ -83,10 +87,10 @@ def _as_plane(
         -(-columns // (_LINE * _MOST_LINES)) if is_line else max(-(-rows // _MOST_ROWS), -(-columns // _MOST_COLUMNS))
     )
     if step == 1:
-        return entropy, constant, told
-    told.append(f"each letter the mean of {step} positions" if is_line else f"each cell the mean of {step}×{step}")
+        return entropy, constant, notes
+    notes.append(f"each letter the mean of {step} positions" if is_line else f"each cell the mean of {step}×{step}")
     tall = 1 if is_line else step
-    return _means(entropy, tall, step), _means(constant.astype(float), tall, step) == 1, told
+    return _means(entropy, tall, step), _means(constant.astype(float), tall, step) == 1, notes
 
 
 def _means(values: NDArray[np.float64], tall: int, wide: int) -> NDArray[np.float64]:
@@ -100,7 +104,7 @@ def _means(values: NDArray[np.float64], tall: int, wide: int) -> NDArray[np.floa
 
 
 def _constant_lines(positions: Sequence[PositionFigures]) -> list[Text]:
-    """How many positions never change, and the first of them; of single codebooks, how many more."""
+    """The number of constant positions, and the first of them; for single codebooks, how many more."""
     each = [constant_positions(figures) for figures in positions]
     whole = np.all(each, 0)
     lines = _named_positions("positions that never change", whole)

@@ -18,7 +18,7 @@ _WIDE = 60
 def progress_bar(title: str, total: int | Callable[[], int], display: Display) -> Iterator[Callable[[int], None]]:
     """A callback that takes bytes done; drawn on stderr, only on a terminal and if wanted.
 
-    total: bytes in all; a call that finds them out where that takes its time.
+    total: bytes in all; or a function that determines them, where that takes time.
     """
     console = Console(stderr=True)
     if not console.is_terminal or display.quiet or display.no_progress:

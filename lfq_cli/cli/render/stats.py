@@ -1,4 +1,4 @@
-"""What `lfq stats` found: a row for each tensor, then every figure of all of them, then advice; or JSON."""
+"""What `lfq stats` found: a row for each tensor, then every overall statistic, then advice; or JSON."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from lfq_cli.statistics.usage import TokenUsage, Usage
 from lfq_cli.storage.places import below, common_folder
 
 _FEW_APART = 3
-"""Tensors that have no figures in common and are told in full all the same."""
+"""Up to this many tensors without common codebooks are still shown in full."""
 _MOST_ADVICE = 10
 
 
 def show_stats(report: Report, display: Display) -> None:
-    """A row for each tensor, every figure of all together, advice; or JSON."""
+    """A row for each tensor, every overall statistic, advice; or JSON."""
     if len(report.failed) + len({item.file for item in report.tensors}) > 1:
         tell_failed(report.failed.values())
     if display.json:
@@ -63,7 +63,9 @@ def _usage_json(usage: TokenUsage) -> dict[str, Any]:
 
 
 def stats_lines(report: Report, *, verbose: bool, width: int | None) -> list[Text]:
-    """What people read. width: where names and sentences are broken; None for nowhere. All else takes 80 letters."""
+    """The text output. width: where names and sentences are broken; None: nowhere. Everything else is 80 characters
+    wide.
+    """
     sections: list[Sequence[Text]] = []
     labels = labels_of(report)
     if len(report.tensors) > 1:
@@ -75,7 +77,7 @@ def stats_lines(report: Report, *, verbose: bool, width: int | None) -> list[Tex
 
 
 def labels_of(report: Report) -> list[str]:
-    """The tensors' names, and where there are several files their files' from their common folder on."""
+    """The tensors' names; with several files, also their files' paths from their common folder on."""
     files = {item.file: item.file.absolute() for item in report.tensors}
     if len(files) <= 1:
         return [printable(item.label) for item in report.tensors]
@@ -90,7 +92,9 @@ def labels_of(report: Report) -> list[str]:
 
 
 def _in_full(report: Report, labels: Sequence[str], *, verbose: bool) -> list[tuple[str, TokenUsage]]:
-    """What is shown in full: all tensors together; and each, if asked for or few that have nothing in common."""
+    """What is shown in full: all tensors together; each one, if requested or if they are few without common
+    codebooks.
+    """
     single = [(name, item.usage) for name, item in zip(labels, report.tensors, strict=True)]
     if len(single) == 1:
         return single
@@ -105,17 +109,19 @@ def _what(report: Report) -> str:
 def _notes(report: Report, display: Display) -> list[str]:
     """What is not shown, and why."""
     usages = [item.usage for item in report.tensors] + ([report.overall] if report.overall is not None else [])
-    told = list(dict.fromkeys(text for usage in usages for text in usage.notes))
+    lines = list(dict.fromkeys(text for usage in usages for text in usage.notes))
     if report.overall is None:
-        told.append("the files have different codebooks: no overall figures")
+        lines.append("the files have different codebooks: no overall figures")
     few = len(report.tensors) <= (MOST_ROWS if report.overall is not None else _FEW_APART)
     if not few and not display.verbose:
-        told.append(f"-v shows every {_what(report)[:-1]}")
-    return told
+        lines.append(f"-v shows every {_what(report)[:-1]}")
+    return lines
 
 
 def _tensors_table(report: Report, labels: Sequence[str], *, verbose: bool, width: int | None) -> list[Text]:
-    """A row for every codebook of every tensor or, where they are many, for the weakest of each; and of all."""
+    """A row for every codebook of every tensor, or only for the weakest of each where they are many; and the
+    overall rows.
+    """
     rows = [(name, item.usage) for name, item in zip(labels, report.tensors, strict=True)]
     if len(rows) > MOST_ROWS and not verbose:
         rows = []
@@ -135,7 +141,7 @@ def _weakest(usage: TokenUsage) -> tuple[str, Usage]:
 
 
 def _rows(tensors: Sequence[tuple[str, Sequence[tuple[str, Usage]]]], width: int | None) -> list[Text]:
-    """A table with the names in a column or, where that is too wide, on lines of their own."""
+    """A table with the names in a column, or on lines of their own where that is too wide."""
     several = any(len(usages) > 1 or usages[0][0] != "0" for _, usages in tensors)
     titles = [*(["codebook"] if several else []), *CODES_TITLES]
     cells = [
@@ -150,25 +156,25 @@ def _rows(tensors: Sequence[tuple[str, Sequence[tuple[str, Usage]]]], width: int
     if width_of(["tensor", "indices", *titles], wide) <= max(WIDTH, width or 0):
         return grid(["tensor", "indices", *titles], wide, left=(0,))
     head, *lines = grid(titles, [row for rows in cells for row in rows])
-    told = [head]
+    shown = [head]
     for (name, usages), rows in zip(tensors, cells, strict=True):
-        told += wrapped(f"{name}: {usages[0][1].count:,} indices", width)
-        told += [lines.pop(0) for _ in rows]
-    return told
+        shown += wrapped(f"{name}: {usages[0][1].count:,} indices", width)
+        shown += [lines.pop(0) for _ in rows]
+    return shown
 
 
 def _advice_lines(report: Report, labels: Sequence[str], *, verbose: bool, width: int | None) -> list[Text]:
-    """What to look at: of all tensors together, then the faults that single ones have beside that."""
+    """What to look at: advice on all tensors together, then further faults of single ones."""
     overall = advice(report.overall) if report.overall is not None else []
-    told = list(overall)
+    advised = list(overall)
     if len(report.tensors) > 1:
         for name, item in zip(labels, report.tensors, strict=True):
             own = advice(item.usage) if report.overall is None else faults(item.usage)
-            told += [f"{name}: {text}" for text in own if text not in overall]
-    if not told:
+            advised += [f"{name}: {text}" for text in own if text not in overall]
+    if not advised:
         return []
-    most = len(told) if verbose else max(_MOST_ADVICE, len(overall))
+    most = len(advised) if verbose else max(_MOST_ADVICE, len(overall))
     lines = [Text("advice", "bold")]
-    for text in told[:most]:
+    for text in advised[:most]:
         lines += wrapped(text, width, first="- ")
-    return [*lines, Text(f"- and {len(told) - most:,} more; -v shows all")] if len(told) > most else lines
+    return [*lines, Text(f"- and {len(advised) - most:,} more; -v shows all")] if len(advised) > most else lines

@@ -40,7 +40,7 @@ def show_status(outcomes: Sequence[Outcome], display: Display) -> None:
 
 
 def _bytes(outcomes: Sequence[Outcome]) -> int:
-    """Of the inputs' files or, of parts, of their data, as far as they are there."""
+    """Bytes of the inputs' files or, for parts, of their data, where they exist."""
     total = 0
     for outcome in outcomes:
         if outcome.part is not None:

@@ -1,4 +1,4 @@
-"""How a run of `lfq train` goes, on stderr, and what it ended in, on stdout; with --json an object a line."""
+"""The progress of `lfq train` on stderr and its result on stdout; with --json an object per line."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _LINES = 10
 
 
 def train_and_show(inputs: Sequence[str], output: Path, options: TrainOptions, display: Display) -> TrainReport:
-    """Runs `train`, and shows it while it runs and at its end."""
+    """Runs `train`, and shows its progress and result."""
     with count_bar("read", display) as reading:
         shown = _JsonLines() if display.json else _Lines(display, options.recipe)
         report = train(inputs, output, options, shown.listener(reading))
@@ -36,7 +36,7 @@ def train_and_show(inputs: Sequence[str], output: Path, options: TrainOptions, d
 
 
 class _JsonLines:
-    """An object a line on stdout."""
+    """One JSON object per line on stdout."""
 
     def listener(self, reading: Any) -> Listener:
         return Listener(
@@ -48,7 +48,7 @@ class _JsonLines:
 
     def ended(self, report: TrainReport) -> None:
         assert report.recipe.shape is not None
-        told = {
+        fields = {
             "output": str(report.output),
             "shape": [report.recipe.shape.levels, report.recipe.shape.bits],
             "held_out": report.figures.as_json(),
@@ -57,10 +57,10 @@ class _JsonLines:
             "advice": advice(report.figures, report.recipe, report.started),
             "checkpoint_sha256": report.quantizer.digest,
         }
-        self._print("done", told)
+        self._print("done", fields)
 
-    def _print(self, event: str, told: dict[str, Any]) -> None:
-        typer.echo(json.dumps({"event": event} | told))
+    def _print(self, event: str, fields: dict[str, Any]) -> None:
+        typer.echo(json.dumps({"event": event} | fields))
 
 
 class _Lines:

@@ -1,4 +1,4 @@
-"""The figures of tokens as lines, section by section; those of bits and positions have modules of their own."""
+"""The statistics of tokens as lines, section by section; bits and positions have modules of their own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lfq_cli.statistics.registry import BY_KEY, Statistic, shown_for
 from lfq_cli.statistics.usage import TokenUsage, Usage
 
 _FEW_CODEBOOKS = 8
-"""Of which every figure is told; of more a row each."""
+"""Up to this many, every statistic is shown; beyond that one row each."""
 _STRIP_IN_TABLE = 11
 """Bits whose letters fit in the row of a codebook."""
 _CARD_BAR, _CHART_WIDTH, _CHART_ROWS = 20, 60, 3
@@ -30,7 +30,7 @@ Rows = Sequence[tuple[str, Usage]]
 
 
 def usage_lines(usage: TokenUsage, *, verbose: bool) -> list[Text]:
-    """Every section, with an empty line between two."""
+    """Every section, separated by empty lines."""
     if not usage.codebooks[0].count:
         return [Text("there are no indices")]
     few = verbose or len(usage.codebooks) <= _FEW_CODEBOOKS
@@ -51,7 +51,7 @@ def usage_lines(usage: TokenUsage, *, verbose: bool) -> list[Text]:
 
 
 def spaced(sections: Sequence[Sequence[Text]]) -> list[Text]:
-    """The lines of all sections that have any, with an empty line between two."""
+    """The lines of all sections that have any, separated by empty lines."""
     lines: list[Text] = []
     for section in sections:
         if section and lines:
@@ -96,13 +96,13 @@ def codes_figures(usage: Usage) -> list[str]:
 
 
 def _codes_table(rows: Rows) -> list[Text]:
-    """Codes used and entropy: a row each, with a bar of the entropy if there is room."""
+    """Codes used and entropy: a row each, with a bar for the entropy if there is room."""
     cells = [[name, *codes_figures(usage)] for name, usage in rows]
     return _with_bars(["codebook", *CODES_TITLES], cells, [usage.entropy_bits / usage.bits for _, usage in rows])
 
 
 def _with_bars(titles: Sequence[str], rows: Sequence[Sequence[str]], shares: Sequence[float]) -> list[Text]:
-    """The grid with a bar for each row's share at its end, as wide as there is room for."""
+    """The grid with a bar for each row's share at its end, as wide as there is room."""
     room = min(_WIDEST_BAR, WIDTH - GAP - width_of(titles, rows))
     if room < _NARROWEST_BAR:
         return grid(titles, rows)
@@ -111,7 +111,7 @@ def _with_bars(titles: Sequence[str], rows: Sequence[Sequence[str]], shares: Seq
 
 
 def _sample_table(rows: Rows) -> list[Text]:
-    """What the sample says beyond what it shows, and the curve of counts by rank."""
+    """What the sample implies beyond what it shows, and the curve of counts by rank."""
     shown = [row for row in shown_for(rows[0][1]) if row.key not in _BESIDE_SAMPLE]
     titles = ["codebook", *(_column(row, rows[0][1]) for row in shown)]
     cells = [[name, *(written(row, usage) for row in shown)] for name, usage in rows]
@@ -137,7 +137,7 @@ def _least_title(rows: Rows) -> list[str]:
 
 
 def _least_cell(usage: Usage) -> list[str]:
-    """Codes that are used often enough, if it was asked for."""
+    """Codes that are used often enough, if requested."""
     return [written(_AT_LEAST, usage)] if usage.min_count > 1 else []
 
 
@@ -145,12 +145,12 @@ _AT_LEAST = BY_KEY["codes_used_at_least"]
 
 
 def _has_strips_in_table(usage: TokenUsage) -> bool:
-    """Whether a row of the short table has room for a letter for each bit."""
+    """Whether a row of the short table has room for a character per bit."""
     return max(codebook.bits for codebook in usage.codebooks) <= _STRIP_IN_TABLE and usage.codebooks[0].min_count == 1
 
 
 def _short_table(usage: TokenUsage) -> list[Text]:
-    """A row a codebook, for many."""
+    """One row per codebook, where there are many."""
     rows, strips = named(usage), _has_strips_in_table(usage)
     titles = ["codebook", "used", *_least_title(rows), "utilisation", "uniform"]
     titles += [*(["ones by bit"] if strips else []), "entropy bits"]
@@ -163,13 +163,13 @@ def _short_table(usage: TokenUsage) -> list[Text]:
 
 
 def _card(usage: Usage) -> list[Text]:
-    """A line for each statistic of the only codebook, with a bar where it is a share of something."""
+    """A line for each statistic of the only codebook, with a bar where it is a share."""
     rows = [_card_row(row, usage) for row in shown_for(usage)[1:] if row.share_of is None and row.of(usage) is not None]
     return grid([""] * 5, rows, left=(0, 2, 3), styles={3: PICTURE})
 
 
 def _card_row(row: Statistic, usage: Usage) -> list[str]:
-    """[label, value, what it is part of, bar, share]."""
+    """[label, value, what it is a share of, bar, share]."""
     label = row.label.format(min_count=whole(usage.min_count))
     value, estimated = row.of(usage) or 0.0, row.is_estimated(usage)
     if row.format == "share":
@@ -217,7 +217,7 @@ def _rank_chart(usage: Usage) -> list[Text]:
 
 
 def _extremes(usage: TokenUsage) -> list[Text]:
-    """The codes used most and, of few codebooks, least; none where all were used once."""
+    """The most used codes and, for few codebooks, the least used; none where all were used once."""
     rows = [(name, found) for name, found in named(usage) if found.most_used and found.most_used[0][1] > 1]
     several = len(usage.codebooks) > 1
     cells = []

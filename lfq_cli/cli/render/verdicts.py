@@ -12,7 +12,7 @@ from lfq_cli.jobs.verify import as_json as verdict_json
 
 
 def show_verdicts(verdicts: Sequence[Verdict], display: Display) -> None:
-    """A row per file, figures per bit where the source was encoded again."""
+    """A row per file, with statistics per bit where the source was encoded again."""
     bad = [verdict for verdict in verdicts if verdict.status in ("damaged", "different")]
     failed = [verdict for verdict in verdicts if verdict.status == "failed"]
     if display.json:
@@ -43,8 +43,8 @@ def _show_verdict_table(verdicts: Sequence[Verdict], display: Display) -> None:
         if verdict.status == "different" or (verdict.comparisons and display.verbose):
             _show_bits(verdict)
     counts = {v.status: sum(o.status == v.status for o in verdicts) for v in verdicts}
-    told = ", ".join(f"{count} {status}" for status, count in counts.items())
-    note(f"lfq: {told}{more_rows(len(shown), len(verdicts))}")
+    totals = ", ".join(f"{count} {status}" for status, count in counts.items())
+    note(f"lfq: {totals}{more_rows(len(shown), len(verdicts))}")
 
 
 def _show_bits(verdict: Verdict) -> None:

@@ -25,6 +25,8 @@ FORMAT = "lfq-checkpoint"
 VERSION = 1
 CONFIG_NAME = "config.json"
 MODEL_NAME = "model.safetensors"
+_TRAINING_DEPTH = 4
+"""Lists and objects within each other in what `lfq train` records: training, tries, a try, its shape."""
 
 
 def write(
@@ -89,6 +91,26 @@ def parse(description: dict[str, Any], tensors: Mapping[str, NDArray[np.float32]
             "restore it from a copy; whoever changed it on purpose leaves the entry 'sha256' out",
         )
     return quantizer
+
+
+def training_of(description: dict[str, Any]) -> dict[str, Any] | None:
+    """What a native description says of how `lfq train` made it; None where it says nothing.
+
+    Raises CheckpointError where that is not an object, or nested more deeply than what is ever written.
+    """
+    told = description.get("training")
+    if told is not None and not (isinstance(told, dict) and _is_flat(told, _TRAINING_DEPTH)):
+        raise CheckpointError(
+            f"native checkpoint whose 'training' must be an object with at most {_TRAINING_DEPTH} levels of nesting"
+        )
+    return told
+
+
+def _is_flat(value: Any, depth: int) -> bool:
+    if not isinstance(value, dict | list):
+        return True
+    inner = value.values() if isinstance(value, dict) else value
+    return depth > 0 and all(_is_flat(each, depth - 1) for each in inner)
 
 
 def _write_model(quantizer: Quantizer, path: Path, metadata: dict[str, str], *, overwrite: bool) -> None:

@@ -14,14 +14,14 @@ if find_spec("hypothesis") is not None:  # `make gpu` runs where it may be missi
     settings.register_profile("lfq", deadline=None)  # a busy machine is not a failure
     settings.load_profile("lfq")
 
-COMMAND = get_command(cli.app)  # once: it takes longer than what most tests run
+COMMAND = get_command(cli.app_for([]))  # once: it takes longer than what most tests run
 
 
 @pytest.fixture
 def lfq(monkeypatch, capsys, tmp_path):
     """lfq(*arguments) -> (exit code, stdout, stderr), in this process and an empty folder."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "app", COMMAND)
+    monkeypatch.setattr(cli, "app_for", lambda _: COMMAND)
     monkeypatch.setenv("COLUMNS", "200")
 
     def call(*arguments):

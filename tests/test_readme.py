@@ -13,7 +13,7 @@ import pytest
 import typer
 
 from lfq_cli import native, open_codes
-from lfq_cli.cli import COMMANDS, app
+from lfq_cli.cli import COMMANDS, app_for
 from lfq_cli.cli.exits import ExitCode
 from lfq_cli.quantizer import Quantizer
 
@@ -93,7 +93,7 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_commands_of_a_page_are_commands(page):
     """Every `$ lfq` line in a console block has options and values that the command knows."""
-    root = typer.main.get_command(app)
+    root = typer.main.get_command(app_for([]))
     blocks = re.findall(r"```console\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
     for line in "\n".join(blocks).replace("\\\n", " ").splitlines():
         words = shlex.split(line.split("#")[0])

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sample_files import CAPTION, FLAGS, LABEL, Kind, Sample
 from typer.testing import CliRunner
 
-from lfq_cli.cli import app
+from lfq_cli.cli import app_for
 from lfq_cli.codesfile import SUFFIX
 from lfq_cli.jobs.stats import stats, stats_by
 from lfq_cli.statistics import CountOptions
@@ -98,9 +98,9 @@ def test_what_carries_no_such_value_is_named_and_the_rest_counted(tmp_path: Path
     kind = Kind({"x": (2,)}, (5,), carried=CARRIED, texts=(CAPTION,))
     sample_files.write(tmp_path / f"a{SUFFIX}", [sample("k", {"x": 2}, 5, rng)], kind)
     sample_files.write(tmp_path / f"b{SUFFIX}", [Sample("k", {"x": np.ones((2, 5), bool)})], Kind({"x": (2,)}, (5,)))
-    told = CliRunner().invoke(app, ["stats", str(tmp_path), "--by", LABEL, "--json"])
+    told = CliRunner().invoke(app_for([]), ["stats", str(tmp_path), "--by", LABEL, "--json"])
     assert told.exit_code == 3
     assert f"b{SUFFIX}: carries no 'label'" in told.stderr
     assert [item["by"] for item in json.loads(told.stdout)["tensors"]] == [LABEL]
-    told = CliRunner().invoke(app, ["stats", str(tmp_path / f"a{SUFFIX}"), "--by", "pairs"])
+    told = CliRunner().invoke(app_for([]), ["stats", str(tmp_path / f"a{SUFFIX}"), "--by", "pairs"])
     assert "'pairs' is [1, 2], expected one value for each of 1 samples" in str(told.exception)

@@ -144,7 +144,7 @@ def test_tensors_with_more_to_them(zipped: bool, tmp_path: Path) -> None:
     held = WHOLE
     path = saved(held, tmp_path / "x.pt", _use_new_zipfile_serialization=zipped)
     found = read(path)
-    assert found.others == {"size": "tuple"}
+    assert found.left_alone == {"size": "tuple"}
     assert set(found.tensors) == set(held) - {"size"}
     for name in found.tensors:
         assert bytes_of(found, name) == stored_bytes(held[name]), name
@@ -256,8 +256,8 @@ def test_objects_are_passed_over_and_named(zipped: bool, protocol: int, tmp_path
     assert set(found.tensors) == {"first", "last", "generator state"}
     assert bytes_of(found, "last") == bytes(12)
     told = {name: what for name, (_, what) in OBJECTS.items() if what}
-    assert set(found.others) == set(told)
-    assert {name: what for name, what in told.items() if what not in found.others[name]} == {}
+    assert set(found.left_alone) == set(told)
+    assert {name: what for name, what in told.items() if what not in found.left_alone[name]} == {}
 
 
 def test_mappings_of_the_standard_library_are_mappings(tmp_path: Path) -> None:
@@ -268,7 +268,7 @@ def test_mappings_of_the_standard_library_are_mappings(tmp_path: Path) -> None:
     )
     found = read(path)
     assert set(found.tensors) == {"d.a", "o.b"}
-    assert found.others == {"n.a": "int", "n.b": "int"}
+    assert found.left_alone == {"n.a": "int", "n.b": "int"}
 
 
 def test_lists_are_opened_where_tensors_are_in_them(tmp_path: Path) -> None:
@@ -286,8 +286,9 @@ def test_lists_are_opened_where_tensors_are_in_them(tmp_path: Path) -> None:
     names = ["list.0", "list.1", "tuple.0", "tuple.1.deep.0", "7", "(1, 'a')"]
     assert list(found.tensors) == names
     assert all(bytes_of(found, name) == stored_bytes(x[k]) for k, name in enumerate(names))
-    assert found.others == {"tuple.1.deep.1": "str", "groups": "list", "numbers": "list"}
-    assert set(found.odd) == {"sparse.0"}
+    odd = {name: tensor.what for name, tensor in found.odd.items()}
+    assert set(odd) == {"sparse.0"}
+    assert found.left_alone == odd | {"tuple.1.deep.1": "str", "groups": "list", "numbers": "list"}
 
 
 @pytest.mark.parametrize("held", [[torch.ones(1), torch.zeros(2)], (torch.ones(1), torch.zeros(2))])

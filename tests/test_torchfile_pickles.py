@@ -135,13 +135,13 @@ import encodings.cp437, os, sys  # zipfile's, for names
 from pathlib import Path
 from lfq_cli.errors import LfqError
 from lfq_cli.regions import InputFile
-from lfq_cli.torchfile import read_torch_file
+from lfq_cli.tensors.torchfile import open_file
 sys.path.insert(0, os.getcwd())
 seen = []
 sys.addaudithook(lambda event, arguments: seen.append((event, str(arguments))) if watching else None)
 watching = True
 try:
-    contents = read_torch_file(InputFile(Path(sys.argv[1]), LfqError), "data", LfqError)
+    contents = open_file(InputFile(Path(sys.argv[1]), LfqError), LfqError)
 except LfqError as error:
     contents = error
 watching = False
@@ -194,7 +194,7 @@ def test_nothing_in_a_file_runs_or_is_imported(trap: Any, zipped: bool, tmp_path
     ran = subprocess.run(
         [sys.executable, "-c", SPY, "x.pt"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
     )
-    assert ran.stdout.startswith("[] False False TorchContents(tensors={'x'"), ran.stdout + ran.stderr
+    assert ran.stdout.startswith("[] False False Source(path=PosixPath('x.pt'), tensors={'x'"), ran.stdout + ran.stderr
     assert not (tmp_path / "sprung").exists()
 
 
@@ -210,13 +210,13 @@ def test_a_class_of_a_module_beside_the_file_is_not_imported(tmp_path: Path) -> 
 
 def test_the_spy_sees_what_it_looks_for(tmp_path: Path) -> None:
     (tmp_path / "trap.py").write_text("")
-    code = SPY.replace("contents = read_torch_file", "__import__('trap'); contents = read_torch_file")
+    code = SPY.replace("contents = open_file", "__import__('trap'); contents = open_file")
     saved({"x": torch.ones(2)}, tmp_path / "x.pt")
     ran = subprocess.run(
         [sys.executable, "-c", code, "x.pt"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
     )
     assert "('import', " in ran.stdout
-    assert " True False TorchContents" in ran.stdout
+    assert " True False Source(" in ran.stdout
 
 
 # Files that were made to harm
@@ -439,4 +439,4 @@ def test_names_are_bounded(tmp_path: Path) -> None:
 def test_a_parameter_of_something_else_is_no_tensor(tmp_path: Path) -> None:
     data = b"}X\x01\0\0\0actorch._utils\n_rebuild_parameter\nK\x03\x89)\x87RsX\x01\0\0\0bcos\nsystem\ns."
     found = read(archive(tmp_path / "x.pt", data))
-    assert found.others == {"a": "int", "b": "os.system"}
+    assert found.left_alone == {"a": "int", "b": "os.system"}

@@ -14,7 +14,8 @@ from torch import Tensor
 from lfq_cli.dtypes import TORCH_BYTES
 from lfq_cli.errors import TensorError
 from lfq_cli.regions import InputFile
-from lfq_cli.torchfile import TorchContents, read_torch_file
+from lfq_cli.tensors import Source
+from lfq_cli.tensors.torchfile import open_file
 from lfq_cli.torchfile.machine import unpickle
 from lfq_cli.torchfile.stream import Stream
 from lfq_cli.torchfile.values import Opaque
@@ -33,8 +34,8 @@ def close_all() -> None:
         _OPEN.pop().close()
 
 
-def read(path: Path) -> TorchContents:
-    return read_torch_file(opened(path), "data", TensorError)
+def read(path: Path) -> Source:
+    return open_file(opened(path))
 
 
 def saved(value: Any, path: Path, **options: Any) -> Path:
@@ -44,7 +45,7 @@ def saved(value: Any, path: Path, **options: Any) -> Path:
     return path
 
 
-def bytes_of(contents: TorchContents, name: str) -> bytes:
+def bytes_of(contents: Source, name: str) -> bytes:
     tensor = contents.tensors[name]
     data = bytearray(int(np.prod(tensor.shape, dtype=object)) * TORCH_BYTES[tensor.dtype])
     half = len(data) // 2

@@ -48,6 +48,12 @@ def load_found(path: Path, found: Found, facts: Facts) -> Quantizer:
         return _build(state, description, found, facts)
 
 
+def training_record(path: Path) -> dict[str, Any] | None:
+    """How `lfq train` made the native checkpoint at `path`, and its held-out figures; None where it says nothing."""
+    with open_checkpoint(path) as (state, description), _naming(state.path):
+        return None if description is None else native.training_of(description)
+
+
 def survey(path: Path, facts: Facts = Facts()) -> list[Found]:  # noqa: B008 - frozen
     """Every quantizer in the checkpoint at `path`. Raises CheckpointError, as `load`, where there is none."""
     with open_checkpoint(path) as (state, description):
@@ -106,16 +112,23 @@ def _built_or_error(
 
 
 def _build(state: StateFile, description: dict[str, Any] | None, found: Found, facts: Facts) -> Quantizer:
-    try:
+    with _naming(state.path):
         if description is not None:
             quantizer = _load_native(state, description, facts)
         else:
             quantizer = FAMILIES[found.family].build(state, found.module, facts)
         return replace(quantizer, origin=str(state.path))
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Errors within the block name the file."""
+    try:
+        yield
     except LfqError as error:
-        if str(state.path) in error.message:
+        if str(path) in error.message:
             raise
-        raise type(error)(f"{state.path}: {error.message}", error.hint) from error
+        raise type(error)(f"{path}: {error.message}", error.hint) from error
 
 
 def _load_native(state: StateFile, description: dict[str, Any], facts: Facts) -> Quantizer:

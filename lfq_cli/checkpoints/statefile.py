@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lfq_cli import floats
-from lfq_cli.container import Entry, read_header
 from lfq_cli.dtypes import NUMPY
 from lfq_cli.errors import CheckpointError
-from lfq_cli.regions import FileRegion, InputFile, Region, bytes_of
+from lfq_cli.regions import bytes_of
 from lfq_cli.storage.remote import open_input
 
 if TYPE_CHECKING:
-    from lfq_cli.torchfile import OddTensor
+    from lfq_cli.tensors import Source, StoredTensor
+    from lfq_cli.torchfile.values import OddTensor
 
 
 @dataclass(frozen=True)
@@ -67,39 +67,32 @@ def open_state(path: Path) -> StateFile:
 
 
 def _from_safetensors(path: Path) -> StateFile:
-    file = open_input(path, CheckpointError)
-    with file.closed_on_error():
-        header = read_header(file, CheckpointError)
-    tensors = {
-        name: StateTensor(entry.dtype, entry.shape, partial(_read_entry, file, entry))
-        for name, entry in header.entries.items()
-    }
-    return StateFile(path, tensors, header.metadata, file.close)
+    from lfq_cli.tensors.safetensors import open_any  # a reader is imported when a file of its kind is opened
 
-
-def _read_entry(file: InputFile, entry: Entry) -> NDArray[Any]:
-    return _values(FileRegion(file, entry.start), entry.dtype, entry.shape)
+    return _state(open_any(open_input(path, CheckpointError), CheckpointError))
 
 
 def _from_torch(path: Path) -> StateFile:
-    file = open_input(path, CheckpointError, staged=True)
-    with file.closed_on_error():
-        from lfq_cli.torchfile import read_torch_file  # a dozen modules that most checkpoints do without
+    from lfq_cli.tensors.torchfile import open_file  # a dozen modules that most checkpoints do without
 
-        held = read_torch_file(file, "", CheckpointError)
-        if not held.tensors and not held.odd:
-            raise CheckpointError(
-                f"{path}: holds no tensors by name; {_listing(held.others)}", "save the module's state_dict()"
-            )
+    source = open_file(open_input(path, CheckpointError, staged=True), CheckpointError, sole="")
+    if not source.tensors and not source.odd:
+        source.close()
+        raise CheckpointError(
+            f"{path}: holds no tensors by name; {_listing(source.left_alone)}", "save the module's state_dict()"
+        )
+    return _state(source)
+
+
+def _state(source: Source) -> StateFile:
     tensors = {
-        name: StateTensor(found.dtype, found.shape, partial(_values, found.region, found.dtype, found.shape))
-        for name, found in held.tensors.items()
+        name: StateTensor(found.dtype, found.shape, partial(_values, found)) for name, found in source.tensors.items()
     }
     odd = {
         name: StateTensor(found.kind, found.shape, partial(_refuse, name, found), found.remedy)
-        for name, found in held.odd.items()
+        for name, found in source.odd.items()
     }
-    return StateFile(path, tensors | odd, close=file.close)
+    return StateFile(source.path, tensors | odd, source.metadata, source.close)
 
 
 def _listing(others: Mapping[str, str]) -> str:
@@ -112,12 +105,12 @@ def _refuse(name: str, tensor: OddTensor) -> NDArray[Any]:
     raise CheckpointError(f"{name} is a {tensor.kind}, expected plain numbers", tensor.remedy)
 
 
-def _values(region: Region, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
+def _values(tensor: StoredTensor) -> NDArray[Any]:
     """All values; floats as float32."""
-    spec = floats.FORMATS.get(dtype)
-    if spec is None and dtype not in NUMPY:
-        raise CheckpointError(f"a tensor of {dtype} cannot be read")
-    storage = NUMPY[dtype] if spec is None else spec.storage
-    data = np.empty(shape, storage)
-    region.read_into(0, bytes_of(data))
+    spec = floats.FORMATS.get(tensor.dtype)
+    if spec is None and tensor.dtype not in NUMPY:
+        raise CheckpointError(f"a tensor of {tensor.dtype} cannot be read")
+    storage = NUMPY[tensor.dtype] if spec is None else spec.storage
+    data = np.empty(tensor.shape, storage)
+    tensor.region.read_into(0, bytes_of(data))
     return data if spec is None else floats.to_float32(data, spec)

@@ -6,56 +6,19 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
 
-from lfq_cli.cli import (
-    decode,
-    encode,
-    export,
-    export_codebook,
-    import_checkpoint,
-    inspect,
-    merge,
-    messages,
-    split,
-    stats,
-    train,
-    verify,
-)
+from lfq_cli.cli import messages
 from lfq_cli.cli.exits import ExitCode
 from lfq_cli.cli.help import GroupedCommand
 from lfq_cli.cli.interrupts import Interrupted, raise_on_signals
 from lfq_cli.errors import LfqError, LfqNote, OptionError
 from lfq_cli.version import __version__
-
-app = typer.Typer(
-    name="lfq",
-    help="Binary tokens from saved Lookup-Free Quantization checkpoints: encode tensors to packed indices, and back.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # plain help: rich's would triple what `lfq --help` costs, and eat [brackets]
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-COMMANDS = {
-    "encode": encode.encode,
-    "decode": decode.decode,
-    "stats": stats.stats,
-    "export": export.export,
-    "export-codebook": export_codebook.export_codebook,
-    "inspect": inspect.inspect,
-    "import": import_checkpoint.import_checkpoint,
-    "verify": verify.verify,
-    "train": train.train,
-    "merge": merge.merge,
-    "split": split.split,
-}
-for _name, _command in COMMANDS.items():
-    app.command(_name, cls=GroupedCommand, no_args_is_help=True)(_command)
 
 
 def _show_version(wanted: bool) -> None:
@@ -64,7 +27,6 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
@@ -73,12 +35,55 @@ def _root(
     pass
 
 
+_HELP = "Binary tokens from saved Lookup-Free Quantization checkpoints: encode tensors to packed indices, and back."
+
+COMMANDS = {
+    "encode": "encode",
+    "decode": "decode",
+    "stats": "stats",
+    "export": "export",
+    "export-codebook": "export_codebook",
+    "inspect": "inspect",
+    "import": "import_checkpoint",
+    "verify": "verify",
+    "train": "train",
+    "merge": "merge",
+    "split": "split",
+}
+"""The module of each command in this package; the command is its function of the same name."""
+
+
+def command_named(name: str) -> Callable[..., None]:
+    """The function of a command, with its options as parameters."""
+    command: Callable[..., None] = getattr(import_module(f"lfq_cli.cli.{COMMANDS[name]}"), COMMANDS[name])
+    return command
+
+
+def app_for(arguments: Sequence[str]) -> typer.Typer:
+    """The app with the command that the arguments begin with; with all of them if there is none (help, a typo).
+
+    Importing all of them takes longer than encoding a small file.
+    """
+    app = typer.Typer(
+        name="lfq",
+        help=_HELP,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,  # plain help: rich's would triple what `lfq --help` costs, and eat [brackets]
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_root)
+    for name in arguments[:1] if arguments and arguments[0] in COMMANDS else COMMANDS:
+        app.command(name, cls=GroupedCommand, no_args_is_help=True)(command_named(name))
+    return app
+
+
 def main() -> None:
     """Runs the command line and exits with its code."""
     messages.make_printable(sys.stdout, sys.stderr)
     with raise_on_signals(), _notes_as_lines():
         try:
-            app(prog_name="lfq")  # also for python -m lfq_cli: completion is installed for this name
+            app_for(sys.argv[1:])(prog_name="lfq")  # also for python -m lfq_cli: completion is installed for this name
         except LfqError as error:
             _tell(error)
             sys.exit(ExitCode.USAGE if isinstance(error, OptionError) else ExitCode.FAILED)

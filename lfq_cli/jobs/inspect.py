@@ -34,10 +34,11 @@ class QuantizerView:
 
 @dataclass(frozen=True)
 class CheckpointView:
-    """A checkpoint: its quantizers."""
+    """A checkpoint: its quantizers; how `lfq train` made it, where it did, or why that cannot be read."""
 
     path: Path
     quantizers: list[QuantizerView]
+    training: dict[str, Any] | LfqError | None = None
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,15 @@ def _samples(codes: CodesFile) -> SamplesView | None:
 
 
 def _checkpoint(path: Path, facts: Facts) -> CheckpointView:
-    return CheckpointView(path, [_quantizer(path, item, facts) for item in checkpoints.survey(path, facts)])
+    quantizers = [_quantizer(path, item, facts) for item in checkpoints.survey(path, facts)]
+    return CheckpointView(path, quantizers, _training(path))
+
+
+def _training(path: Path) -> dict[str, Any] | LfqError | None:
+    try:
+        return checkpoints.training_record(path)
+    except CheckpointError as error:
+        return error
 
 
 def _quantizer(path: Path, found: checkpoints.Found, facts: Facts) -> QuantizerView:
@@ -188,11 +197,11 @@ def as_json(view: View) -> dict[str, Any]:
         }
         fields = {"path": str(view.path), "kind": "tensors", "tensors": tensors, "left_alone": view.left_alone}
         return fields if view.no_quantizer is None else fields | {"no_quantizer": _error_json(view.no_quantizer)}
-    return {
-        "path": str(view.path),
-        "kind": "checkpoint",
-        "quantizers": [_quantizer_json(item) for item in view.quantizers],
-    }
+    quantizers = [_quantizer_json(item) for item in view.quantizers]
+    fields = {"path": str(view.path), "kind": "checkpoint", "quantizers": quantizers}
+    if view.training is None:
+        return fields
+    return fields | {"training": _error_json(view.training) if isinstance(view.training, LfqError) else view.training}
 
 
 def _quantizer_json(view: QuantizerView) -> dict[str, Any]:

@@ -371,4 +371,10 @@ def _is_unfinished(output: Path) -> bool:
         described = json.loads(metadata_entry(path, "lfq") or "null")
     except (ValueError, RecursionError):
         return False
-    return isinstance(described, dict) and described.get("training", {}).get("finished") is False
+    if not native.is_native(described):
+        return False
+    try:
+        training = native.training_of(described)
+    except CheckpointError:
+        return False
+    return training is not None and training.get("finished") is False

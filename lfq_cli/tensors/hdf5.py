@@ -88,7 +88,7 @@ def open_file(file: InputFile) -> Source:
                     left_alone[name] = other
         except _BROKEN as reason:
             raise TensorError(f"{file.path}: not a whole HDF5 file: {_one_line(reason)}") from reason
-        return Source(file.path, tensors, left_alone, opened.pop_all().close)
+        return Source(file.path, tensors, left_alone, close=opened.pop_all().close)
 
 
 def _open_archive(h5py: Any, file: InputFile) -> Any:

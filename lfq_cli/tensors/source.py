@@ -6,9 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from lfq_cli.container import tensor_bytes
 from lfq_cli.regions import Region, RestRegion
+
+if TYPE_CHECKING:
+    from lfq_cli.torchfile.values import OddTensor
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,9 @@ class Source:
     tensors: dict[str, StoredTensor]
     left_alone: dict[str, str] = field(default_factory=dict)
     """What else the file holds: name -> what it is."""
+    odd: dict[str, OddTensor] = field(default_factory=dict)
+    """Of `left_alone`: the tensors that are not plain numbers in a row."""
+    metadata: dict[str, str] = field(default_factory=dict)
     close: Callable[[], None] = lambda: None
 
     def __enter__(self) -> Source:

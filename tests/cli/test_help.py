@@ -8,10 +8,10 @@ import sys
 import pytest
 import typer
 
-from lfq_cli.cli import COMMANDS, app
+from lfq_cli.cli import COMMANDS, app_for
 from lfq_cli.cli.help import EXAMPLES, GROUPS
 
-ROOT = typer.main.get_command(app)
+ROOT = typer.main.get_command(app_for([]))
 
 
 @pytest.fixture(scope="module")

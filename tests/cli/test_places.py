@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from lfq_cli.cli import COMMANDS
+from lfq_cli.cli import COMMANDS, command_named
 from lfq_cli.jobs import inputs
 
 UNKNOWN = ("ftp://bucket/x.npy", "file:///x", "S3A+x://y")
@@ -48,7 +48,7 @@ def arguments(command, name, url):
     sound |= {"PATH": "c.safetensors", "FOREIGN": "c.safetensors", "NATIVE": "n.safetensors"}
     if command == "export":
         yield "bin"
-    for other, told in parameters(COMMANDS[command]):
+    for other, told in parameters(command_named(command)):
         value = url if other == name else sound[told.metavar]
         flags = getattr(told, "param_decls", None)
         if not flags:
@@ -58,7 +58,7 @@ def arguments(command, name, url):
 
 
 @pytest.mark.parametrize(
-    ("command", "name"), [(command, name) for command in COMMANDS for name, _ in parameters(COMMANDS[command])]
+    ("command", "name"), [(command, name) for command in COMMANDS for name, _ in parameters(command_named(command))]
 )
 def test_urls_that_lead_nowhere_are_refused_wherever_a_path_is_taken(here, command, name):
     before = sorted(Path().rglob("*"))

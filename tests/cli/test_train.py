@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from lfq_cli import checkpoints
+from lfq_cli import checkpoints, native
 from lfq_cli.cli.interrupts import Interrupted
+from lfq_cli.quantizer import Quantizer
 
 DIGITS = Path(__file__).parents[2] / "sample_data" / "digits.safetensors"
 QUICK = ("--steps", "40", "--no-progress")
@@ -98,6 +99,40 @@ def test_the_checkpoint_says_how_it_was_made(lfq, x):
     assert told["data"]["vectors"] == len(x)
     assert set(told["held_out"]) >= {"unexplained", "itq", "pca_sign", "utilisation", "dead_bits"}
     assert {tuple(each["shape"]) for each in told["tries"]} == {(2, 3), (3, 2), (6, 1)}  # of 5 directions
+
+
+@pytest.mark.parametrize("output", ["c.safetensors", "c"])  # a file, a folder
+def test_inspect_shows_how_a_checkpoint_was_made(lfq, x, output):
+    _, out, _ = lfq("train", "x.npy", "--bits", "6", "-o", output, "--seed", "5", "--json", *QUICK)
+    held_out = lines_of(out)[-1]["held_out"]
+    told = json.loads(lfq("inspect", output, "--json")[1])["paths"][0]["training"]
+    assert told["held_out"] == held_out
+    assert told["recipe"]["seed"] == 5
+    rows = dict(line.split(maxsplit=1) for line in lfq("inspect", output)[1].splitlines() if " " in line.strip())
+    assert rows["recipe.seed"].strip() == "5"
+    assert rows["held_out.unexplained"].strip() == f"{held_out['unexplained']:.4g}"
+    assert rows["held_out.itq"].strip() == f"{held_out['itq']:.4g}"
+    assert rows["tries[0]"].startswith("shape [")
+
+
+@pytest.mark.parametrize("training", [[1], "x", {"a": {"b": {"c": {"d": {}}}}}])
+def test_inspect_says_what_is_wrong_with_a_record_of_training(lfq, x, training):
+    lfq("train", "x.npy", "--bits", "6", "--plain", "-o", "c", *QUICK)
+    config = Path("c/config.json")
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"training": training}))
+    code, out, _ = lfq("inspect", "c")
+    assert code == 0
+    assert "'training' must be an object" in out
+    assert "codebook_size" in out
+    assert "'training' must be" in json.loads(lfq("inspect", "c", "--json")[1])["paths"][0]["training"]["error"]
+    assert lfq("encode", "c", "x.npy", "-o", "codes.safetensors")[0] == 0
+    assert lfq("train", "x.npy", "--bits", "6", "-o", "c", *QUICK)[0] == 1  # not a run that was interrupted
+
+
+def test_inspect_says_nothing_of_training_where_there_was_none(lfq):
+    native.write(Quantizer(dim=4, codebook_dim=4), Path("c.safetensors"))
+    assert "training" not in json.loads(lfq("inspect", "c.safetensors", "--json")[1])["paths"][0]
+    assert "train" not in lfq("inspect", "c.safetensors")[1]
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(lfq, x):
@@ -209,10 +244,8 @@ def test_an_output_that_is_there_is_kept(lfq, x):
 
 
 def test_minutes_end_a_run(lfq, x):
-    begun = time.monotonic()
-    code, out, err = lfq(
-        "train", "x.npy", "--bits", "6", "--plain", "-o", "c.safetensors", "--minutes", "0.02", "--json"
-    )
+    begun, options = time.monotonic(), ("--objective", "tokens", "--json")  # which does not stop early
+    code, out, err = lfq("train", "x.npy", "--bits", "6", "-o", "c.safetensors", "--minutes", "0.02", *options)
     assert code == 0, err
     seconds = lines_of(out)[-1]["seconds"]
     assert 0.02 * 60 <= seconds <= time.monotonic() - begun

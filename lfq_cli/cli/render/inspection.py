@@ -8,6 +8,8 @@ from lfq_cli.cli.messages import printable, shape, size
 from lfq_cli.cli.options import Display
 from lfq_cli.cli.render.checkpoints import facts_table
 from lfq_cli.cli.render.console import MOST_ROWS, heading, more_rows, new_table, note, print_json, print_table
+from lfq_cli.cli.render.training_record import training_table
+from lfq_cli.errors import LfqError
 from lfq_cli.jobs.inspect import CheckpointView, CodesView, QuantizerView, SamplesView, TensorsView, View, as_json
 
 
@@ -34,6 +36,11 @@ def _show_checkpoint(view: CheckpointView) -> None:
     heading(f"{view.path}: checkpoint, {len(view.quantizers) or 'no'} quantizer(s)")
     for item in view.quantizers:
         _show_quantizer(item)
+    if isinstance(view.training, LfqError):
+        heading(f"  {view.training.message.removeprefix(f'{view.path}: ')}")
+    elif view.training is not None:
+        heading("  made by lfq train")
+        print_table(training_table(view.training))
 
 
 def _show_quantizer(view: QuantizerView) -> None:

@@ -44,7 +44,7 @@ class InputFile:
     """A regular file open for reading; what the system refuses becomes `error`, with the path in it."""
 
     def __init__(self, path: Path, error: type[LfqError], unreadable: type[LfqError] | None = None) -> None:
-        """error: for what is wrong with the file; unreadable: for what the system does not allow, if told apart."""
+        """error: for what is wrong with the file; unreadable: for what the system does not allow, if the two differ."""
         self.path = path
         self._error = error
         self._unreadable = unreadable or error
@@ -131,9 +131,9 @@ def read_small(path: str, most: int, error: type[LfqError]) -> bytes | None:
         InputFile(Path(path), error).close()  # says what is the matter
         raise
     try:
-        told = os.fstat(descriptor)
-        size = told.st_size
-        if size > most or not stat.S_ISREG(told.st_mode):
+        status = os.fstat(descriptor)
+        size = status.st_size
+        if size > most or not stat.S_ISREG(status.st_mode):
             return None
         data = os.read(descriptor, size + 1)
     except OSError as reason:

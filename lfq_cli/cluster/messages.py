@@ -32,7 +32,7 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Request:
-    """What the driver is asked for. folder: where relative paths begin."""
+    """The driver's task. folder: where relative paths begin."""
 
     cluster: Cluster
     work: Work
@@ -42,7 +42,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Done:
-    """What became of some jobs, by their places in the list."""
+    """The outcomes of some jobs, by their positions in the list."""
 
     places: Sequence[int]
     outcomes: Sequence[Outcome]
@@ -57,7 +57,7 @@ class Lost:
 
 @dataclass(frozen=True)
 class Failed:
-    """Nothing more can be done. bug: a traceback, where it is our mistake."""
+    """Nothing more can be done. bug: a traceback, where the cause is a bug."""
 
     error: LfqError | None = None
     bug: str | None = None

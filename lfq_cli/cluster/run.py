@@ -47,7 +47,7 @@ def run_on(
     tell: Tell = lambda _: None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Generator[Outcome]:
-    """What becomes of every job, in order, done by the cluster's actors. say: takes a line on how it went.
+    """The outcome of every job, in order, from the cluster's actors. say: takes progress messages.
 
     Raises LfqError where Ray is not installed, the cluster is not there or goes away, or its actors cannot start.
     """
@@ -115,7 +115,7 @@ class _Run:
 
 
 def _start(complaints: IO[bytes]) -> subprocess.Popen[bytes]:
-    """The driver, out of reach of the terminal's ^C: it is told to end."""
+    """The driver, in its own session so the terminal's ^C does not reach it; `_end` stops it."""
     command = [sys.executable, "-m", "lfq_cli.cluster.driver"]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=complaints, start_new_session=True)
@@ -132,7 +132,7 @@ def _gone(driver: subprocess.Popen[bytes], complaints: IO[bytes]) -> LfqError:
 
 
 def _end(driver: subprocess.Popen[bytes]) -> None:
-    """Tells the driver to end, which ends its actors, and waits for it."""
+    """Asks the driver to end, which ends its actors, and waits for it."""
     for pipe in (driver.stdin, driver.stdout):
         if pipe is not None:
             with suppress(OSError):

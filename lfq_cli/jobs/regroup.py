@@ -152,10 +152,10 @@ def _refuse_equal_keys(members: Sequence[Member], hashes: Sequence[NDArray[np.ui
 
 
 def _equal_keys(one: Path, other: Path, key: str, others: int) -> CodesFileError:
-    told = f"{one} holds two samples" if one == other else f"{one} and {other} both hold a sample"
+    where = f"{one} holds two samples" if one == other else f"{one} and {other} both hold a sample"
     more = f" (and {others:,} more keys stand twice)" if others else ""
     return CodesFileError(
-        f"{told} with the key {key!r}{more}", "leave one of the files out, or encode one of them under other names"
+        f"{where} with the key {key!r}{more}", "leave one of the files out, or encode one of them under other names"
     )
 
 

@@ -1,1 +1,1 @@
-"""Pictures and pages of figures, for people: `lfq stats --plot` and `--html`. Needs matplotlib, the extra [plot]."""
+"""Plots and pages of statistics, for people: `lfq stats --plot` and `--html`. Needs matplotlib, the extra [plot]."""

@@ -22,10 +22,10 @@ def text(value: str) -> Html:
 
 def tag(name: str, /, *content: Html, **attributes: str) -> Html:
     """An element. Attributes end in an underscore where Python needs it (class_), and have one for a dash."""
-    told = "".join(
+    rendered = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{escape(one_line(value))}"' for key, value in attributes.items()
     )
-    return Html(f"<{name}{told}>" if name in _VOID else f"<{name}{told}>{''.join(content)}</{name}>")
+    return Html(f"<{name}{rendered}>" if name in _VOID else f"<{name}{rendered}>{''.join(content)}</{name}>")
 
 
 def joined(parts: Iterable[Html]) -> Html:

@@ -1,4 +1,4 @@
-"""`lfq stats --html`: figures as one page: pictures and tables inside, no network, no script."""
+"""`lfq stats --html`: statistics as one page: plots and tables inline, no network, no script."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _COLOURS = {
 
 
 def check_page(path: Path, *, overwrite: bool = False) -> None:
-    """Raises now what `write_page` would raise for its path alone: before hours of counting.
+    """Raises early what `write_page` would raise for its path alone: before hours of counting.
 
     OptionError without matplotlib; ExistsError or OutputError where something is in the way.
     """
@@ -90,15 +90,15 @@ def _file(name: str) -> str:
 
 def _left_out(shown: Sequence[PageItem], sections: int) -> list[str]:
     """What the page does not show, and how to see it."""
-    told = []
+    lines = []
     if sections < len(shown):
-        told.append(
+        lines.append(
             f"Pictures and tables are those of “{shown[0][0]}”; the overview has figures of every tensor. "
             "lfq stats FILE --html makes a page of one file."
         )
     if len(shown) > MOST_ROWS:
-        told.append(f"The overview has the first {MOST_ROWS:,} of {len(shown):,}; lfq stats --json has all.")
-    return told
+        lines.append(f"The overview has the first {MOST_ROWS:,} of {len(shown):,}; lfq stats --json has all.")
+    return lines
 
 
 def _overview(shown: Sequence[PageItem], sections: int) -> Html:
@@ -116,9 +116,9 @@ def _overview_row(number: int, item: PageItem, *, linked: bool) -> list[Html]:
     link = tag("a", name, href=f"#item-{number}") if linked else name
     usage = tokens.token
     count = text(count_text(tokens.codebooks[0].count))
-    told = text(str(len(advice)) if advice else "–")
+    advice_count = text(str(len(advice)) if advice else "–")
     if usage is None:
-        return [link, count, *[text("–")] * 5, told]
+        return [link, count, *[text("–")] * 5, advice_count]
     return [
         link,
         count,
@@ -127,12 +127,12 @@ def _overview_row(number: int, item: PageItem, *, linked: bool) -> list[Html]:
         text(count_text(usage.codes_used_if_uniform)),
         text(written("entropy_bits", usage)),
         text(written("perplexity", usage)),
-        told,
+        advice_count,
     ]
 
 
 def _item(number: int, item: PageItem, *, unfolded: bool) -> Html:
-    """One set of tokens; what a link leads to lies inside, so that following it unfolds what was folded."""
+    """One set of tokens; link targets lie inside, so following a link unfolds them."""
     label, tokens, advice = item
     heading, brief = tag("h2", text(label)), tag("span", text(headline(tokens)), class_="quiet")
     body = tag(
@@ -151,7 +151,7 @@ def _item(number: int, item: PageItem, *, unfolded: bool) -> Html:
 
 
 def _cards(tokens: TokenUsage) -> Html:
-    """The figures that are looked at first."""
+    """The statistics to look at first."""
     count = tokens.codebooks[0].count
     if not count:
         return tag("p", text("Nothing was counted."))
@@ -242,5 +242,7 @@ def _drawn(panel: Panel, number: int) -> Html:
 
 def _meaning() -> Html:
     return tag(
-        "dl", *(tag("div", tag("dt", text(name)), tag("dd", text(told))) for name, told in MEANING), class_="meaning"
+        "dl",
+        *(tag("div", tag("dt", text(name)), tag("dd", text(meaning))) for name, meaning in MEANING),
+        class_="meaning",
     )

@@ -47,7 +47,7 @@ _Books = Sequence[tuple[str, BitFigures]]
 
 @dataclass(frozen=True)
 class Panel:
-    """One diagram. `takeaway`: its figures in words. `draw` fills axes; it may hang a colour bar at their right."""
+    """One diagram. `takeaway`: its result in words. `draw` fills axes; it may attach a colour bar at their right."""
 
     name: Literal["rank", "coverage", "balance", "correlation", "position"]
     title: str
@@ -61,7 +61,7 @@ class Panel:
 
     @property
     def description(self) -> str:
-        """For who cannot see it."""
+        """The description for people who cannot see it."""
         return f"{self.title}. {self.takeaway}."
 
 
@@ -79,12 +79,12 @@ def panels_of(tokens: TokenUsage) -> list[Panel]:
     if not any(usage.count for usage in tokens.codebooks):
         return []
     books = [(str(k), usage.bit_figures) for k, usage in enumerate(tokens.codebooks)]
-    told = [(name, figures) for name, figures in books if figures is not None and figures.count]
+    counted = [(name, figures) for name, figures in books if figures is not None and figures.count]
     panels = [_rank_panel(tokens), _coverage_panel(tokens)]
-    if told:
-        panels.append(_balance_panel(told))
+    if counted:
+        panels.append(_balance_panel(counted))
         if tokens.bits_stored > 1:
-            panels.append(_joint_correlation_panel(tokens) or _correlation_panel(told))
+            panels.append(_joint_correlation_panel(tokens) or _correlation_panel(counted))
     if tokens.positions and tokens.positions[0].axes and tokens.positions[0].entropy_bits.size:
         panels.append(_position_panel(tokens.positions, min(usage.bits for usage in tokens.codebooks)))
     return panels
@@ -118,8 +118,8 @@ def _rank_takeaway(tokens: TokenUsage) -> str:
         return f"The most used code of any codebook is {share_words(most)} of its indices"
     slope = usage.profile.rank_frequency_slope()
     what = "code" if tokens.joint is None else "token"
-    told = f"The most used {what} is {share_words(_heaviest_share(usage))} of all"
-    return told if slope is None else f"{told}; slope {signed_text(slope)}"
+    sentence = f"The most used {what} is {share_words(_heaviest_share(usage))} of all"
+    return sentence if slope is None else f"{sentence}; slope {signed_text(slope)}"
 
 
 def _heaviest_share(usage: Usage) -> float:
@@ -250,9 +250,9 @@ def _balance_axes(axes: Axes, edges: Sequence[int], names: Sequence[str]) -> Non
 
 
 def _balance_takeaway(shares: Numbers, named: Sequence[tuple[str | None, list[str]]]) -> str:
-    told = "; ".join(f"{word}: {list_text(names, 4)}" for word, names in named if names)
-    if told:
-        return told[0].upper() + told[1:]
+    sentence = "; ".join(f"{word}: {list_text(names, 4)}" for word, names in named if names)
+    if sentence:
+        return sentence[0].upper() + sentence[1:]
     return f"Between {share_words(float(shares.min()))} and {share_words(float(shares.max()))}, no dead bit"
 
 
@@ -319,8 +319,8 @@ def _position_takeaway(positions: Sequence[PositionFigures]) -> str:
         return "Too few indices at each to vary"
     places, count = count_text(positions[0].entropy_bits.size), count_text(positions[0].count)
     never = max(figures.constant for figures in positions)
-    told = f"{'Up to ' if len(positions) > 1 else ''}{count_text(never)} of {places} never change"
-    return f"{told if never else f'All {places} change'}; {count} indices at each"
+    sentence = f"{'Up to ' if len(positions) > 1 else ''}{count_text(never)} of {places} never change"
+    return f"{sentence if never else f'All {places} change'}; {count} indices at each"
 
 
 def _values(axes: Axes, name: Literal["x", "y"]) -> Numbers:

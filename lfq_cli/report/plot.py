@@ -1,4 +1,4 @@
-"""`lfq stats --plot`: figures as one picture. Draws nothing itself; where each panel stands is decided here."""
+"""`lfq stats --plot`: statistics as one picture. Decides where each panel stands; panels draw themselves."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _WIDER = 1.6  # against the panel beside it
 
 
 def check_plot(path: Path, *, overwrite: bool = False) -> None:
-    """Raises now what `write_plot` would raise for its path alone: before hours of counting.
+    """Raises early what `write_plot` would raise for its path alone: before hours of counting.
 
     OptionError for another suffix than .png, .svg or .pdf, or without matplotlib; ExistsError or OutputError where
     something is in the way.
@@ -60,12 +60,12 @@ def headline(tokens: TokenUsage) -> str:
     usage = tokens.token or tokens.codebooks[0]
     books = "" if len(tokens.codebooks) == 1 else f"{len(tokens.codebooks)} codebooks, "
     what = "indices" if len(tokens.codebooks) == 1 else "tokens"
-    told = f"{books}{tokens.bits_stored} bits · {count_text(usage.count)} {what}"
+    heading = f"{books}{tokens.bits_stored} bits · {count_text(usage.count)} {what}"
     if tokens.token is None or not usage.count:
-        return told
+        return heading
     about = "" if usage.exact else "about "
     entropy, perplexity = number_text(usage.entropy_bits), number_text(usage.perplexity)
-    return f"{told} · {about}{entropy} bits of entropy · perplexity {about}{perplexity}"
+    return f"{heading} · {about}{entropy} bits of entropy · perplexity {about}{perplexity}"
 
 
 def _figures(items: Sequence[Item]) -> Iterator[Figure]:
@@ -113,8 +113,8 @@ def _rows(panels: Sequence[Panel]) -> list[list[Panel]]:
 
 def _draw_block(figure: Figure, label: str, tokens: TokenUsage, rows: Sequence[Sequence[Panel]], top: float) -> None:
     _write(figure, _MARGIN, top, shortened(one_line(label), 80), size=14, weight="bold")
-    told = headline(tokens) if rows else "Nothing was counted."
-    _write(figure, _MARGIN, top - 0.31, told, size=9.5, color=canvas.MUTED)
+    heading = headline(tokens) if rows else "Nothing was counted."
+    _write(figure, _MARGIN, top - 0.31, heading, size=9.5, color=canvas.MUTED)
     top -= _HEADER
     for row in rows:
         left = _MARGIN

@@ -1,4 +1,4 @@
-"""The figures of a set of tokens as tables of a page."""
+"""The statistics of a set of tokens as tables of a page."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ def _label(row: Statistic, usage: Usage) -> str:
 
 
 def _estimates(usages: Named) -> Html:
-    """How what bears a ≈ was estimated, and that long tokens are distinguished by a hash."""
-    told = []
+    """How the values marked ≈ were estimated, and that long tokens are distinguished by a hash."""
+    notes = []
     for name, usage in usages:
         hows = [
             f"{figure.removesuffix('_bits').replace('_', ' ')} by {how.method}, "
@@ -84,10 +84,10 @@ def _estimates(usages: Named) -> Html:
             for figure, how in usage.estimated.items()
         ]
         if hows:
-            told.append(f"≈ {name}: {'; '.join(hows)}. What follows from them is estimated too.")
+            notes.append(f"≈ {name}: {'; '.join(hows)}. What follows from them is estimated too.")
         if usage.bits > _MOST_INDEX_BITS:
-            told.append(f"{name}: tokens of {usage.bits} bits are distinguished by a hash of {_MOST_INDEX_BITS} bits.")
-    return items(map(text, told), class_="notes quiet") if told else Html("")
+            notes.append(f"{name}: tokens of {usage.bits} bits are distinguished by a hash of {_MOST_INDEX_BITS} bits.")
+    return items(map(text, notes), class_="notes quiet") if notes else Html("")
 
 
 def _code_tables(usages: Named) -> list[Html]:
@@ -136,7 +136,7 @@ def _state(entropy: float) -> str:
 
 def _position_tables(positions: Sequence[PositionFigures]) -> list[Html]:
     names = ["codebook"] if len(positions) == 1 else [f"codebook {k}" for k in range(len(positions))]
-    told = [
+    counted = [
         (name, figures)
         for name, figures in zip(names, positions, strict=True)
         if figures.axes and figures.codes_used.size
@@ -153,11 +153,11 @@ def _position_tables(positions: Sequence[PositionFigures]) -> list[Html]:
     ]
     least = ["position", "entropy, bits", "codes", "most used"]
     return [
-        _titled("Positions", columns, [(name, _position_row(figures)) for name, figures in told]),
+        _titled("Positions", columns, [(name, _position_row(figures)) for name, figures in counted]),
         _titled(
             "Positions that vary least",
             least,
-            [(name, row) for name, figures in told for row in _least_varied(figures)],
+            [(name, row) for name, figures in counted for row in _least_varied(figures)],
         ),
     ]
 
@@ -194,5 +194,5 @@ def _titled(title: str, columns: Sequence[str], rows: Sequence[tuple[str, list[H
     whole: Sequence[list[Html]] = [cells for _, cells in rows]
     if len({name for name, _ in rows}) > 1:
         columns, whole = ["", *columns], [[text(name), *cells] for name, cells in rows]
-    told = table(title, columns, whole, "wide" if len(columns) > _MOST_BESIDE else "")
-    return folded(f"{title} ({len(rows)})", told) if len(rows) > _MOST_UNFOLDED else told
+    content = table(title, columns, whole, "wide" if len(columns) > _MOST_BESIDE else "")
+    return folded(f"{title} ({len(rows)})", content) if len(rows) > _MOST_UNFOLDED else content

@@ -1,6 +1,6 @@
-"""How codes are used: counters fed one run of indices at a time, and the records they end in.
+"""How codes are used: counters fed one run of indices at a time, and the records they produce.
 
-Arrays only, nothing of files. Formulas and sources: docs/statistics.md.
+Only arrays, no files. Formulas and sources: docs/statistics.md.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What the figures say in words: one line for each thing that is wrong, and what to do where that is known.
+"""What the statistics mean: one line for each problem, and what to do where that is known.
 
-Says nothing where nothing is wrong. Formulas and the reasons of most thresholds: docs/statistics.md.
+Silent where nothing is wrong. Formulas and the reasons of most thresholds: docs/statistics.md.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ COMPRESSIBLE_SHARE = 0.1
 REPEATED_SHARE = 0.1
 """Of the codebooks' entropies that the joint token does not have. A twentieth is usual."""
 _MOST_NAMED = 6
-_MANY = 100  # unused codes, from which on their number is distributed normally
+_MANY = 100  # from this many unused codes on, their number is normally distributed
 _CHI_DEVIATIONS = 12  # the tail of chi square is longer than a normal one: once in 50,000 with one free share
 
 
 def advice(usage: TokenUsage) -> list[str]:
-    """A line for everything the numbers say is wrong, worst first; none where all is well or nothing was counted."""
+    """A line for every problem, worst first; none where all is well or nothing was counted."""
     count = usage.codebooks[0].count if usage.codebooks else 0
     if 0 < count < FEW_INDICES:
         return [f"{count} vectors: too few to say anything about the codes"]
@@ -54,7 +54,7 @@ def advice(usage: TokenUsage) -> list[str]:
 
 
 def faults(usage: TokenUsage) -> list[str]:
-    """The lines of `advice` but for those that ask for more samples."""
+    """The lines of `advice` except those that ask for more samples."""
     count = usage.codebooks[0].count if usage.codebooks else 0
     if count < FEW_INDICES:
         return []
@@ -89,12 +89,12 @@ def position_name(index: NDArray[np.intp]) -> str:
 
 
 def is_settled(usage: Usage) -> bool:
-    """Whether the sample has shown nearly all that it would ever show."""
+    """Whether the sample has shown nearly all codes that it ever would."""
     return usage.unseen_probability <= UNSETTLED
 
 
 def is_collapsed(usage: Usage) -> bool:
-    """Whether few codes do all the work, whatever the sample's size."""
+    """Whether few codes dominate, whatever the sample's size."""
     reachable = log2(max(1.0, usage.codes_used_if_uniform))
     return usage.bits > 1 and usage.entropy_bits_corrected < COLLAPSED_SHARE * reachable
 
@@ -131,7 +131,7 @@ def _dominant_codes(usage: TokenUsage) -> list[str]:
 
 
 def _dominant_code(usage: Usage, whose: str) -> str:
-    """What is said of a code that is much of all; nothing where there is none."""
+    """A line on a code that dominates; empty where there is none."""
     code, times = usage.most_used[0] if usage.most_used else (0, 0)
     share = times / usage.count
     if times < FEW_INDICES or share <= max(DOMINANT_SHARE, ldexp(DOMINANT_TIMES, -usage.bits)):
@@ -144,7 +144,7 @@ def _dead_bits(usage: TokenUsage) -> list[str]:
     for codebook, bits in zip(usage.codebooks, bits_of_codebooks(usage), strict=True):
         entropies = _entropies(codebook)
         if is_collapsed(codebook) and all(entropy < NEARLY_DEAD_BITS for entropy in entropies):
-            continue  # that it collapsed says it all
+            continue  # the collapse covers it
         dead += [bit for bit, entropy in zip(bits, entropies, strict=True) if entropy == 0]
         weak += [bit for bit, entropy in zip(bits, entropies, strict=True) if 0 < entropy < NEARLY_DEAD_BITS]
     lines = []
@@ -167,22 +167,22 @@ def _same_bits(usage: TokenUsage) -> list[str]:
     groups = [[bit for bit in group if bit in ours] for group in same_bits(usage, collapsed)]
     groups = [group for group in groups if len(group) > 1]
     if groups:
-        told = "; ".join(_bits(usage, group) for group in groups[:_MOST_NAMED]) + _and_more(len(groups) - _MOST_NAMED)
+        named = "; ".join(_bits(usage, group) for group in groups[:_MOST_NAMED]) + _and_more(len(groups) - _MOST_NAMED)
         them = "them" if len(groups) == 1 else "each"
-        lines.append(f"{told} say the same or the opposite: one of {them} would do")
+        lines.append(f"{named} say the same or the opposite: one of {them} would do")
     pairs = [pair for pair in strong_pairs(usage, collapsed) if pair[0] in ours and pair[1] in ours]
     if pairs:
         shown = [f"{bit_name(usage, i)} and {bit_name(usage, j)} ({r:+.2f})" for i, j, r in pairs[:_MOST_NAMED]]
-        told = ", ".join(shown) + _and_more(len(pairs) - len(shown))
-        lines.append(f"bits {told} are strongly correlated: fewer bits would say as much")
+        named = ", ".join(shown) + _and_more(len(pairs) - len(shown))
+        lines.append(f"bits {named} are strongly correlated: fewer bits would say as much")
     return lines
 
 
 def _repeated_codebooks(usage: TokenUsage) -> list[str]:
     copied = copied_codebooks(usage, _which_collapsed(usage))
     if copied:
-        told = ", ".join(f"codebook {copy} repeats codebook {k}" for k, copy in copied[:_MOST_NAMED])
-        return [f"{told}{_and_more(len(copied) - _MOST_NAMED)}, bit by bit: one of them would do"]
+        named = ", ".join(f"codebook {copy} repeats codebook {k}" for k, copy in copied[:_MOST_NAMED])
+        return [f"{named}{_and_more(len(copied) - _MOST_NAMED)}, bit by bit: one of them would do"]
     if usage.joint is None or not all(is_settled(found) for found in (*usage.codebooks, usage.joint)):
         return []
     apart = sum(codebook.entropy_bits for codebook in usage.codebooks)
@@ -228,10 +228,10 @@ def _constant_positions(usage: TokenUsage) -> list[str]:
     lines = []
     if whole.any():
         names = [position_name(index) for index in np.argwhere(whole)[:_MOST_NAMED]]
-        told = ", ".join(names) + _and_more(int(whole.sum()) - len(names))
+        named = ", ".join(names) + _and_more(int(whole.sum()) - len(names))
         of = f"{int(whole.sum()):,} of {whole.size:,} positions"
         change, they = ("changes", "it need") if whole.sum() == 1 else ("change", "they need")
-        lines.append(f"{of} never {change}: {told}; {they} not be stored or predicted")
+        lines.append(f"{of} never {change}: {named}; {they} not be stored or predicted")
     more = [k for k, constant in enumerate(each) if constant.sum() > whole.sum()]
     if more:
         most = max(int(constant.sum()) for constant in each)
@@ -283,7 +283,7 @@ def _few(value: float) -> str:
 
 
 def _entropy_known(usage: Usage) -> float:
-    """The codebook's entropy in bits at most: few samples say more of single bits than of codes."""
+    """An upper bound on the codebook's entropy in bits: small samples say more about single bits than about codes."""
     bounds = [float(usage.bits)]
     if usage.bit_figures is not None:
         bounds.append(float(usage.bit_figures.entropies.sum()) + _lost_by_chance(usage.bits, usage.count))
@@ -297,9 +297,9 @@ def _entropy_at_most(usage: Usage) -> float:
 
 
 def _lost_by_chance(parameters: int, count: int) -> float:
-    """What the entropy of a sample lacks at most, in bits, of a distribution with so many free shares.
+    """An upper bound on the bias of a sample's entropy, in bits, for a distribution with so many free parameters.
 
-    2 N ln 2 times what it lacks is distributed as chi square, of mean `parameters` and variance twice that (Wilks).
+    2 N ln 2 times the bias is chi-square distributed, with mean `parameters` and variance twice that (Wilks).
     """
     return (parameters + _CHI_DEVIATIONS * sqrt(2 * parameters)) / (2 * count * log(2))
 

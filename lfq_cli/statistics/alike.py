@@ -1,4 +1,4 @@
-"""Bits that say the same as others, and codebooks of such bits."""
+"""Bits that are equal or opposite to others, and codebooks of such bits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from lfq_cli.statistics.usage import BitFigures, TokenUsage, Usage
 
 SAME_BITS, STRONG_CORRELATION = 0.9, 0.7
-"""|phi| of two bits: 0.7 bits in common; half of the one's variance told by the other. Around 0.3 is usual."""
+"""|phi| of two bits: 0.7 bits in common; half of one's variance is explained by the other. Around 0.3 is usual."""
 CHANCE_DEVIATIONS = 6
 """|phi| of independent bits is 1 / sqrt(N) or so; of a joint token's ten thousand pairs none reaches 6 times that."""
 
@@ -22,7 +22,7 @@ def bits_of_codebooks(usage: TokenUsage) -> list[range]:
 
 
 def same_bits(usage: TokenUsage, leave_out: Collection[int] = ()) -> list[list[int]]:
-    """Groups of bits of the whole token that say the same or the opposite; without some codebooks' bits."""
+    """Groups of bits of the whole token that are equal or opposite; without some codebooks' bits."""
     groups = []
     for first, correlation in _correlations(usage, leave_out):
         groups += [[first + bit for bit in group] for group in _connected(abs(correlation) >= SAME_BITS)]
@@ -30,7 +30,7 @@ def same_bits(usage: TokenUsage, leave_out: Collection[int] = ()) -> list[list[i
 
 
 def strong_pairs(usage: TokenUsage, leave_out: Collection[int] = ()) -> list[tuple[int, int, float]]:
-    """(bit, bit, correlation) of pairs that are strongly correlated and do not say the same, strongest first."""
+    """(bit, bit, correlation) of pairs that are strongly correlated but not equal or opposite, strongest first."""
     pairs = []
     for first, correlation in _correlations(usage, leave_out):
         strong = np.triu((abs(correlation) >= STRONG_CORRELATION) & (abs(correlation) < SAME_BITS), 1)
@@ -39,7 +39,7 @@ def strong_pairs(usage: TokenUsage, leave_out: Collection[int] = ()) -> list[tup
 
 
 def copied_codebooks(usage: TokenUsage, leave_out: Collection[int] = ()) -> list[tuple[int, int]]:
-    """(codebook, its copy) where every bit of the one says the same as that bit of the other, or the opposite."""
+    """(codebook, its copy) where every bit of one equals that bit of the other, or is its opposite."""
     if len(usage.codebooks) == 1:
         return []
     group_of = {bit: number for number, group in enumerate(same_bits(usage, leave_out)) for bit in group}
@@ -53,7 +53,7 @@ def copied_codebooks(usage: TokenUsage, leave_out: Collection[int] = ()) -> list
 
 
 def free_bits(usage: Usage) -> int:
-    """Bits of a codebook that change and do not say what another says."""
+    """Bits of a codebook that change and are not equal or opposite to another."""
     if usage.bit_figures is None:
         return usage.bits
     dead = int((usage.bit_figures.entropies == 0).sum())
@@ -82,7 +82,7 @@ def _bit_figures(usage: TokenUsage) -> list[tuple[int, BitFigures]]:
 
 
 def _beyond_chance(figures: BitFigures) -> NDArray[np.float64]:
-    """Correlations [bits, bits] without the diagonal; 0 where there is none, or chance may be all there is."""
+    """Correlations [bits, bits] without the diagonal; 0 where there is none, or where chance explains it."""
     found = np.nan_to_num(figures.correlation)
     np.fill_diagonal(found, 0)
     found[abs(found) * np.sqrt(max(figures.count, 1)) < CHANCE_DEVIATIONS] = 0

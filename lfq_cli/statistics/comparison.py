@@ -32,7 +32,7 @@ class UsageComparison:
 
     @property
     def divergence_bits_if_same(self) -> float | None:
-        """What two samples of these sizes from one distribution diverge on average, to first order, at most 1.
+        """The expected divergence of two samples of these sizes from one distribution, to first order, at most 1.
 
         (U - 1) (1/N_a + 1/N_b) / (8 ln 2), U codes being used by either.
         """
@@ -42,7 +42,7 @@ class UsageComparison:
         return min(1.0, (either - 1) * (1 / self.a.count + 1 / self.b.count) / (8 * log(2)))
 
     def changes(self) -> dict[str, tuple[float | None, float | None, float | None]]:
-        """By statistic: A's, B's, and B's less A's; None where there is none."""
+        """By statistic: A's, B's, and B's minus A's; None where undefined."""
         found = {}
         for row in STATISTICS:
             x, y = row.of(self.a), row.of(self.b)
@@ -80,7 +80,7 @@ class TokenComparison:
 
 
 def compare(a: TokenCounts, b: TokenCounts, ours: TokenUsage, theirs: TokenUsage) -> TokenComparison:
-    """Two counts of the same codebooks, whose figures are `ours` and `theirs`."""
+    """Two counts of the same codebooks, whose statistics are `ours` and `theirs`."""
     pairs = zip(a.codebooks, b.codebooks, ours.codebooks, theirs.codebooks, strict=True)
     joint = None
     if a.joint is not None and b.joint is not None and ours.joint is not None and theirs.joint is not None:

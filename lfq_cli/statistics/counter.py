@@ -38,9 +38,9 @@ class Counter:
     """Counts indices of `bits` bits."""
 
     def __init__(self, bits: int, expected: int | None = None, memory_bytes: int = MEMORY_BYTES) -> None:
-        """expected: how many indices there will be; for a few, no table of a large codebook is made.
+        """expected: how many indices to expect; for few, no table of a large codebook is allocated.
 
-        memory_bytes: what exact counts may take where there is no table of all codes.
+        memory_bytes: the limit for exact counts where there is no table of all codes.
         """
         self.bits = bits
         self.most_codes = max(1 << 10, memory_bytes // _BYTES_OF_CODE)
@@ -49,21 +49,21 @@ class Counter:
 
     @classmethod
     def of_pairs(cls, codes: Codes, counts: Counts, bits: int, memory_bytes: int = MEMORY_BYTES) -> Counter:
-        """A counter that counted these uint64 codes, rising, so often."""
+        """A counter with these counts of uint64 codes, in rising order."""
         counter = cls(bits, int(codes.size), memory_bytes)
         counter.take(Tally(codes, counts))
         return counter
 
     @classmethod
     def of_table(cls, counts: Counts, bits: int, memory_bytes: int = MEMORY_BYTES) -> Counter:
-        """A counter that counted each of the 2^bits codes so often; at most DENSE_BITS bits."""
+        """A counter with these counts of all 2^bits codes; at most DENSE_BITS bits."""
         counter = cls(bits, memory_bytes=memory_bytes)
         counter.take(Tally(None, counts))
         return counter
 
     @classmethod
     def of_sketch(cls, sketch: Sketch, memory_bytes: int = MEMORY_BYTES) -> Counter:
-        """A counter that goes on from a sketch."""
+        """A counter that continues from a sketch."""
         counter = cls(sketch.bits, memory_bytes=memory_bytes) if sketch.bits > DENSE_BITS else cls(sketch.bits, 0)
         sketch.capacity = max(sketch.capacity, counter.most_codes // 4)
         counter._state = sketch
@@ -71,26 +71,26 @@ class Counter:
 
     @property
     def sketch(self) -> Sketch | None:
-        """What is known where not every code was counted."""
+        """The sketch, where not every code was counted exactly."""
         return self._state if isinstance(self._state, Sketch) else None
 
     @property
     def table(self) -> Counts | None:
-        """Counts of all codes, where there is a table of them; not to be changed."""
+        """Counts of all codes, where there is a table of them; read-only."""
         return self._state.table if isinstance(self._state, DenseTable) else None
 
     @property
     def total(self) -> int:
-        """Indices that were counted."""
+        """The number of counted indices."""
         return self._state.total
 
     def tally(self, indices: Indices) -> Tally:
-        """What indices [n] of an integer type come to; changes nothing, from any thread."""
+        """The tally of indices [n] of any integer type; changes nothing, callable from any thread."""
         return tally_dense(indices, self.bits) if isinstance(self._state, DenseTable) else tally_sparse(indices)
 
     @property
     def counts_fields(self) -> bool:
-        """Whether codes can be tallied as they lie in a stream, which is faster."""
+        """Whether codes can be tallied directly from a stream, which is faster."""
         return isinstance(self._state, DenseTable) and kernels.counts_fields(self.bits)
 
     def tally_fields(self, fields: FieldsTally) -> Tally | FieldsTally:
@@ -111,7 +111,7 @@ class Counter:
         self.take(self.tally(indices))
 
     def merge(self, other: Counter) -> None:
-        """Adds what another counter of as many bits counted, which stays as it was."""
+        """Adds the counts of another counter with as many bits, which is unchanged."""
         theirs = other._state
         if isinstance(theirs, Sketch):
             if not isinstance(self._state, Sketch):
@@ -131,7 +131,7 @@ class Counter:
         return None if isinstance(self._state, Sketch) else self._state.pairs()
 
     def usage(self, order: BitOrder, min_count: int = 1) -> Usage:
-        """The figures so far; `order` says which channel is an index's most significant bit."""
+        """The statistics so far; `order` says which channel is an index's most significant bit."""
         state = self._state
         if isinstance(state, Sketch):
             return _usage_of_sketch(state, order, min_count)
@@ -200,7 +200,7 @@ Extremes: TypeAlias = tuple[tuple[int, int], ...]
 
 
 def _extremes(runs: Iterable[tuple[Codes, Counts]]) -> tuple[Extremes, Extremes]:
-    """((code, count) of those used most, of those used least); of equal counts the lower codes.
+    """((code, count) of the most used codes, of the least used); for equal counts the lower codes.
 
     runs: codes rising from run to run, so that one of a later run has to be used more, or less, to be among them.
     """

@@ -1,4 +1,4 @@
-"""How often codes occur, without which ones: the counts of counts, and every figure that needs no more.
+"""How often codes occur, without which ones: the counts of counts, and every statistic that needs nothing else.
 
 Formulas with sources are in docs/statistics.md.
 """
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 STEPS_PER_OCTAVE = 4
 _FEW_COUNTS = 1 << 20
-_NEVER_TWICE_BITS = 200  # no sample is so large that one code of so many comes twice
+_NEVER_TWICE_BITS = 200  # no sample is so large that a code of this many bits occurs twice
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Profile:
         return round(float(self.counts @ self.codes))
 
     def used(self, at_least: int = 1) -> float:
-        """Codes that occurred at least so often."""
+        """Codes that occurred at least this often."""
         return float(self.codes[self.counts >= at_least].sum())
 
     def entropy_bits(self, total: int) -> float:
@@ -71,7 +71,7 @@ class Profile:
 
 
 def ranks_up_to(used: int) -> NDArray[np.float64]:
-    """Ranks 1 to `used`, at least 1, at which the rank-frequency curve is told: four an octave, and the last."""
+    """Ranks 1 to `used`, at least 1, of the rank-frequency curve: four per octave, and the last."""
     steps = int(np.log2(used) * STEPS_PER_OCTAVE) + 1
     return np.unique(np.append(np.round(2.0 ** (np.arange(steps) / STEPS_PER_OCTAVE)), used))
 
@@ -100,5 +100,5 @@ def expected_used(total: int, bits: int) -> float:
 
 
 def miller_madow_bits(total: int, used: float) -> float:
-    """What the entropy of `total` samples lacks on average, to first order: (used - 1) / (2 N ln 2)."""
+    """The expected bias of the entropy of `total` samples, to first order: (used - 1) / (2 N ln 2)."""
     return max(0.0, used - 1) / (2 * total * log(2)) if total else 0.0

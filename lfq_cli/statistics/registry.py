@@ -1,4 +1,4 @@
-"""The statistics of one set of codes: a row each, which every output reads. Formulas and sources: docs/statistics.md.
+"""The statistics of one set of codes: one row each, read by every output. Formulas and sources: docs/statistics.md.
 
 Each is a property of `Usage` of the same name. A row says what people see; how a format is written is known by the
 terminal and by the page.
@@ -15,7 +15,7 @@ Format = Literal["whole", "tenths", "number", "bits", "share", "signed"]
 
 
 class Counted(Protocol):
-    """What is asked of a `Usage` beside its statistics."""
+    """Other properties of a `Usage` that statistics need."""
 
     @property
     def min_count(self) -> int:
@@ -185,7 +185,7 @@ BY_KEY = {statistic.key: statistic for statistic in STATISTICS}
 
 
 def shown_for(usage: Counted) -> list[Statistic]:
-    """The statistics that say something of these codes: without --min-count none of codes used at least k times."""
+    """The statistics that apply to these codes: without --min-count, none of codes used at least k times."""
     return [row for row in STATISTICS if row.key != "codes_used_at_least" or usage.min_count > 1]
 
 

@@ -65,7 +65,7 @@ class Sketch:
         assert tally.counts is not None
         hashes = mixed(tally.codes)
         self.total += int(tally.counts.sum())
-        # new arrays: figures that were told before keep theirs
+        # new arrays: statistics returned before keep theirs
         self.both = self.both + pairs_of_codes(tally.codes, tally.counts, self.bits)
         self.registers = np.maximum(self.registers, registers_of(hashes))
         run = int(tally.counts.sum())

@@ -1,7 +1,7 @@
 """Exact counts: a table of all codes, or the codes seen and their counts. Arrays only.
 
-A run of indices is first tallied, which needs nothing but the run and can be done in any thread; a table then takes the
-tallies one after the other.
+A run of indices is first tallied, which needs only the run and can be done in any thread; a table then adds the tallies
+one after the other.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _BINCOUNT_SHARE = 4  # a run of fewer indices than a fourth of the codes is not 
 
 @dataclass(frozen=True)
 class Tally:
-    """What a run of indices came to: counts of all codes; or of some codes in rising order; or codes as they came."""
+    """The tally of a run: counts of all codes; or of some codes in rising order; or the codes unsorted."""
 
     codes: Codes | None
     counts: Counts | None
@@ -43,8 +43,8 @@ class Tally:
 
 @dataclass(frozen=True)
 class FieldsTally:
-    """A run of codes as they lie in a stream, every `stride` bits from bit `first` on; a table counts them as it takes
-    them: for a large table less memory, and less work, than handing codes on.
+    """A run of codes in a stream, every `stride` bits from bit `first` on. A table counts them when it adds the tally:
+    for a large table this takes less memory and work than passing codes on.
     """
 
     stream: Packed
@@ -77,7 +77,7 @@ def tally_dense(indices: Indices, bits: int) -> Tally:
     """Indices [n] of a table of 2^bits counts."""
     if _is_worth_a_table(indices.size, bits):
         return Tally(None, np.bincount(indices.astype(np.int64, copy=False), minlength=1 << bits))
-    return Tally(indices.astype(np.int64), None)  # a copy: the caller's buffer is filled again before this is added
+    return Tally(indices.astype(np.int64), None)  # a copy: the caller's buffer is reused before this is added
 
 
 def tally_sparse(indices: Indices) -> Tally:

@@ -34,7 +34,7 @@ class CountOptions:
 
 
 class TokenCounts:
-    """Counters of vectors of sum(dims) bits, fed with runs of vectors in any order of time."""
+    """Counters of vectors of sum(dims) bits, fed with runs of vectors in any order."""
 
     def __init__(
         self,
@@ -56,16 +56,16 @@ class TokenCounts:
 
     @property
     def is_hashed(self) -> bool:
-        """Whether joint tokens are too long to be told apart by anything but a hash."""
+        """Whether joint tokens are so long that they can only be distinguished by a hash."""
         return sum(self.dims) > MAX_INDEX_BITS
 
     @property
     def total(self) -> int:
-        """Vectors that were counted."""
+        """The number of counted vectors."""
         return self.codebooks[0].total
 
     def tally(self, indices: Indices, stream: Callable[[], Packed], start: int) -> list[Tally]:
-        """What indices [n, codebooks] of the vectors from `start` on come to; `stream` gives the same as bits.
+        """The tally of indices [n, codebooks] of the vectors from `start` on; `stream` holds the same as bits.
 
         Changes nothing; from any thread.
         """
@@ -96,7 +96,7 @@ class TokenCounts:
             counter.take(tally)
 
     def merge(self, other: TokenCounts) -> None:
-        """Adds the counts of the same codebooks elsewhere. Positions are dropped where the axes are others."""
+        """Adds the counts of the same codebooks elsewhere. Drops positions where the axes differ."""
         if not other.total:
             return
         if other.axes != self.axes:
@@ -111,7 +111,7 @@ class TokenCounts:
             here.counter.merge(there.counter)
 
     def replace(self, counters: Sequence[Counter]) -> None:
-        """Puts others, as many and of as many bits, in the place of `counters()`."""
+        """Replaces `counters()` by others, as many and with as many bits."""
         rest = list(counters)
         self.codebooks = [rest.pop(0) for _ in self.codebooks]
         self.joint = rest.pop(0) if self.joint is not None else None
@@ -119,19 +119,19 @@ class TokenCounts:
             positions.counter = rest.pop(0)
 
     def usage(self) -> TokenUsage:
-        """The figures so far."""
+        """The statistics so far."""
         least = self.options.min_count
         positions = tuple(counter.figures() for counter in self.positions)
-        told = tuple(figures for figures in positions if figures is not None)
+        complete = tuple(figures for figures in positions if figures is not None)
         return TokenUsage(
             codebooks=tuple(counter.usage(self.order, least) for counter in self.codebooks),
             joint=None if self.joint is None else self._joint_usage(self.joint),
-            positions=told if told and len(told) == len(positions) else None,
-            notes=tuple(self._notes(len(told) < len(positions))),
+            positions=complete if complete and len(complete) == len(positions) else None,
+            notes=tuple(self._notes(len(complete) < len(positions))),
         )
 
     def _joint_usage(self, joint: Counter) -> Usage:
-        usage = joint.usage("msb", self.options.min_count)  # codes are bits as the stream has them
+        usage = joint.usage("msb", self.options.min_count)  # codes are bits in stream order
         return usage.of_hashes(sum(self.dims)) if self.is_hashed else usage
 
     def _notes(self, too_many: bool) -> list[str]:
@@ -151,7 +151,7 @@ class TokenCounts:
 
 
 def joint_codes(stream: Packed, vectors: int, dims: tuple[int, ...]) -> NDArray[np.uint64]:
-    """The stream of some vectors -> one code for each: its bits, first most significant; of more than 64 a hash."""
+    """The stream of some vectors -> one code each: its bits, first most significant; beyond 64 bits a hash."""
     width = sum(dims)
     if width <= MAX_INDEX_BITS:
         return stream_to_indices(stream, vectors, (width,), "msb", _JOINT_DTYPE)[:, 0]
@@ -166,5 +166,5 @@ def joint_codes(stream: Packed, vectors: int, dims: tuple[int, ...]) -> NDArray[
 
 
 def index_axes(positions: tuple[int, ...]) -> tuple[int, ...]:
-    """The axes of an index tensor that positions are told along: all but the batch; none where there is no more."""
+    """The position axes of an index tensor: all but the batch; none where there are no others."""
     return positions[1:] if prod(positions) else ()

@@ -1,4 +1,4 @@
-"""The figures of one set of codes, as a record. What they mean, with formulas and sources: docs/statistics.md."""
+"""The statistics of one set of codes, as a record. Definitions, formulas and sources: docs/statistics.md."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class BitFigures:
 
 @dataclass(frozen=True)
 class Estimate:
-    """How a figure was estimated where exact counting did not fit, and its standard error."""
+    """How a statistic was estimated where exact counting did not fit, and its standard error."""
 
     method: str
     standard_error: float
@@ -63,7 +63,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Usage:
-    """How one set of 2^bits codes is used: that of a codebook, or of the joint token of all codebooks of a vector."""
+    """How one set of 2^bits codes is used: of a codebook, or of the joint token of all codebooks of a vector."""
 
     bits: int
     count: int
@@ -81,7 +81,7 @@ class Usage:
     """The k of `codes_used_at_least`."""
 
     def of_hashes(self, bits: int) -> Usage:
-        """The same of tokens of so many bits that were told apart by a hash: the codes themselves are not known."""
+        """The same for tokens of so many bits that are distinguished by a hash: the codes themselves are unknown."""
         return replace(self, bits=bits, bit_figures=None, most_used=(), least_used=())
 
     @property
@@ -112,12 +112,12 @@ class Usage:
 
     @property
     def codes_used_if_uniform(self) -> float:
-        """Codes that as many uniform random indices would use."""
+        """Codes that as many uniform random indices would use on average."""
         return expected_used(self.count, self.bits)
 
     @property
     def entropy_bits(self) -> float:
-        """The entropy of the shares that were seen."""
+        """The entropy of the observed distribution."""
         return min(float(self.bits), self.profile.entropy_bits(self.count))
 
     @property
@@ -137,7 +137,7 @@ class Usage:
 
     @property
     def unseen_probability(self) -> float:
-        """Good and Turing's estimate that the next index is a code not seen yet: codes seen once / count.
+        """The Good-Turing estimate of the probability that the next index is an unseen code: codes seen once / count.
 
         0 where no code is left.
         """
@@ -152,7 +152,7 @@ class Usage:
 
     @property
     def total_correlation_bits(self) -> float | None:
-        """What the bits say of each other: the sum of their entropies less that of the code."""
+        """The redundancy of the bits: the sum of their entropies minus the entropy of the code."""
         if self.bit_figures is None or not self.count:
             return None
         return max(0.0, float(self.bit_figures.entropies.sum()) - self.entropy_bits)
@@ -221,7 +221,7 @@ class PositionFigures:
 
 @dataclass(frozen=True)
 class TokenUsage:
-    """The figures of one tensor, or of all: by codebook, of the joint token, by position."""
+    """The statistics of one tensor, or of all: by codebook, of the joint token, by position."""
 
     codebooks: tuple[Usage, ...]
     joint: Usage | None
@@ -243,15 +243,15 @@ class TokenUsage:
 
     def figures(self) -> dict[str, Any]:
         """The JSON objects by codebook, and of the joint token if there are several."""
-        told: dict[str, Any] = {"codebooks": [usage.figures() for usage in self.codebooks]}
-        told["joint"] = None if self.joint is None else self.joint.figures()
+        entry: dict[str, Any] = {"codebooks": [usage.figures() for usage in self.codebooks]}
+        entry["joint"] = None if self.joint is None else self.joint.figures()
         if self.positions is not None:
-            told["positions"] = [figures.figures() for figures in self.positions]
-        return told | {"notes": list(self.notes)}
+            entry["positions"] = [figures.figures() for figures in self.positions]
+        return entry | {"notes": list(self.notes)}
 
 
 def _binary_entropy(share: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Entropy in bits of coins that show one with these probabilities."""
+    """Entropy in bits of coins that show heads with these probabilities."""
     found = np.zeros_like(share)
     for p in (share, 1 - share):
         np.add(found, -p * np.log2(p, where=p > 0, out=np.zeros_like(p)), out=found)

@@ -90,7 +90,7 @@ class TrainingRun:
         return State(tensors, self.best, self.history)
 
     def restore(self, state: State) -> None:
-        """Goes on from a state of a run that was begun alike."""
+        """Resumes from the state of a run that began with the same recipe."""
         last = state.history[-1]
         self._learner.restore(state.tensors, last.step)
         self._seconds = last.seconds

@@ -37,8 +37,8 @@ ALIKE = 0.01
 def best_of(found: Sequence[Try]) -> Shape:
     """The shape to go on with."""
     least = min(tried.unexplained for tried in found)
-    alike = [tried.shape for tried in found if tried.unexplained <= least * (1 + ALIKE)]
-    return min(alike, key=lambda shape: shape.levels)
+    equally_good = [tried.shape for tried in found if tried.unexplained <= least * (1 + ALIKE)]
+    return min(equally_good, key=lambda shape: shape.levels)
 
 
 def candidates(bits: int, coordinates: int) -> list[Shape]:

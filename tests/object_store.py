@@ -65,7 +65,7 @@ def seaweed(folder):
     command = [
         *(weed(), "-logdir", str(folder), "server", "-dir", str(folder), "-ip", "127.0.0.1", "-ip.bind", "127.0.0.1"),
         *(f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}", "-s3", f"-s3.port={s3}"),
-        *(f"-s3.config={config}", "-master.volumeSizeLimitMB=256", "-volume.max=0", "-master.telemetry=false"),
+        *(f"-s3.config={config}", "-master.volumeSizeLimitMB=256", "-volume.max=10000", "-master.telemetry=false"),
         *(
             "-s3.iam=false",
             "-s3.autoCreateBucket=false",

@@ -11,10 +11,10 @@ from grid import kinds, routes
 from grid.cells import Cell, Prepared, Refused
 
 from lfq_cli import checkpoints
-from lfq_cli.bits import PACKINGS
 from lfq_cli.checkpoints import Facts
 from lfq_cli.cli import COMMANDS
 from lfq_cli.errors import LfqError
+from lfq_cli.packings import PACKINGS
 from lfq_cli.quantizer.record import CONFIG_KEYS
 
 pytestmark = pytest.mark.slow

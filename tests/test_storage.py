@@ -337,7 +337,9 @@ def test_requests_that_fail_now_and_then_are_made_again(proxied, lfq, client, ki
     assert lfq("verify", f"{bucket}/out")[0] == 0
 
 
-def test_a_store_that_stays_busy_fails_with_its_own_words(proxied, lfq):
+def test_a_store_that_stays_busy_fails_with_its_own_words(proxied, lfq, monkeypatch):
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # of the client's own, whose pauses are long
+    stores.store_of.cache_clear()
     proxy, bucket = proxied
     proxy.fault = lambda method, path, wanted, number: "busy" if wanted and "b.npy" in path else None
     code, _, err = lfq("encode", "c.safetensors", f"{bucket}/in", "-o", "there")

@@ -63,6 +63,7 @@ def web(lfq, monkeypatch):
     monkeypatch.setattr(stores, "_FIRST_PAUSE", 0.01)
     server = ThreadingHTTPServer(("127.0.0.1", 0), Files)
     server.daemon_threads = True
+    server.block_on_close = False  # the client keeps connections open
     server.folder, server.mode, server.seen, server.etag = Path("www").absolute(), "ranges", [], '"1"'
     server.folder.mkdir()
     server.url = f"http://127.0.0.1:{server.server_port}"

@@ -400,7 +400,7 @@ ROUTES = {
     "export": Route(
         "export",
         export_npy,
-        lambda kind: "indices of 64 bits do not fit int64" if widest(kind) == 64 else None,
+        lambda kind: "ids up to 18446744073709551615 do not fit int64" if widest(kind) == 64 else None,
     ),
     "export-codebook": Route("export-codebook", export(), too_large),
     "export-codebook --no-project-out": Route("export-codebook", export("--no-project-out", bare=True), too_large),

@@ -37,6 +37,20 @@ def pack(bits: NDArray[np.bool_]) -> Packed:
     return np.packbits(bits)
 
 
+def to_rows(stream: Packed, vectors: int, bits_per_vector: int) -> Packed:
+    """The stream of so many vectors -> [vectors, ceil(B / 8)] uint8, each starting at a byte, with a zero tail."""
+    if bits_per_vector % 8 == 0:
+        return stream.reshape(vectors, bits_per_vector // 8)
+    return np.packbits(unpack(stream, vectors, bits_per_vector), axis=-1)
+
+
+def from_rows(rows: Packed, bits_per_vector: int) -> Packed:
+    """The inverse of `to_rows`."""
+    if bits_per_vector % 8 == 0:
+        return rows.reshape(-1)
+    return np.packbits(np.unpackbits(rows, axis=-1, count=bits_per_vector))
+
+
 def unpack(stream: Packed, vectors: int, bits_per_vector: int) -> NDArray[np.bool_]:
     """stream -> bits [vectors, B] bool."""
     count = vectors * bits_per_vector

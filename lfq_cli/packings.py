@@ -13,7 +13,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lfq_cli.bits import BitOrder, Packed, indices_to_bits, pack, stream_bytes, stream_to_indices, unpack
+from lfq_cli.bits import (
+    BitOrder,
+    Packed,
+    from_rows,
+    indices_to_bits,
+    pack,
+    stream_bytes,
+    stream_to_indices,
+    to_rows,
+)
 from lfq_cli.dtypes import NUMPY
 
 
@@ -42,17 +51,11 @@ class Packing:
 def _to_rows(
     stream: Packed, vectors: int, dims: tuple[int, ...], order: BitOrder, dtype: np.dtype[Any]
 ) -> NDArray[Any]:
-    width = sum(dims)
-    if width % 8 == 0:
-        return stream.reshape(vectors, width // 8)
-    return np.packbits(unpack(stream, vectors, width), axis=-1)
+    return to_rows(stream, vectors, sum(dims))
 
 
 def _from_rows(rows: NDArray[Any], vectors: int, dims: tuple[int, ...], order: BitOrder) -> Packed:
-    width = sum(dims)
-    if width % 8 == 0:
-        return rows.reshape(-1)
-    return np.packbits(np.unpackbits(rows.reshape(vectors, -(-width // 8)), axis=-1, count=width))
+    return from_rows(rows.reshape(vectors, _row_bytes(dims)), sum(dims))
 
 
 def _row_bytes(dims: tuple[int, ...]) -> int:

@@ -53,10 +53,7 @@ class Encoder:
 
     def __call__(self, batch: Batch) -> Batch:
         """The batch with its tokens. Raises LfqError as `Codec.encode` does."""
-        with use_threads(_threads()):
-            tokens = _mapped(self._encode, _column(batch, self._column))
-        rest = {name: each for name, each in batch.items() if self._keep or name != self._column}
-        return rest | {self._into: tokens}
+        return _replaced(batch, self._column, self._into, self._encode, keep=self._keep)
 
     def _encode(self, x: Array) -> Array:
         axis = self._axis if self._axis is None or self._axis < 0 else self._axis + 1
@@ -92,10 +89,7 @@ class Decoder:
 
     def __call__(self, batch: Batch) -> Batch:
         """The batch with its floats. Raises LfqError as `Codec.decode` does."""
-        with use_threads(_threads()):
-            values = _mapped(self._decode, _column(batch, self._column))
-        rest = {name: each for name, each in batch.items() if self._keep or name != self._column}
-        return rest | {self._into: values}
+        return _replaced(batch, self._column, self._into, self._decode, keep=self._keep)
 
     def _decode(self, array: Array) -> Array:
         tokens: Any = array
@@ -112,6 +106,14 @@ class Decoder:
         axis = self._axis if self._axis < 0 else self._axis + 1
         decoded: Array = self._codec.decode(tokens, dtype=self._dtype, channel_axis=axis)
         return decoded
+
+
+def _replaced(batch: Batch, column: str, into: str, work: Callable[[Array], Array], *, keep: bool) -> Batch:
+    """The batch with work(column) as the column `into`; without the column itself, unless it is kept."""
+    with use_threads(_threads()):
+        made = _mapped(work, _column(batch, column))
+    rest = {name: each for name, each in batch.items() if keep or name != column}
+    return rest | {into: made}
 
 
 def _column(batch: Batch, name: str) -> Array:

@@ -24,6 +24,7 @@ class Proxy:
         self.lock = threading.Lock()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self.server.daemon_threads = True
+        self.server.block_on_close = False  # clients keep connections open
         self.url = f"http://127.0.0.1:{self.server.server_port}"
 
     def count(self, method, part=""):

@@ -111,7 +111,8 @@ def _as_tensor(raw: Raw, spec: FloatFormat) -> torch.Tensor:
     """raw as stored -> a tensor on the CPU that shares its memory, in torch's dtype where there is one."""
     import torch
 
-    dtypes = {"F16": torch.float16, "BF16": torch.bfloat16}
-    if spec.name in dtypes:  # torch widens them 10 times as fast as numpy
-        return torch.from_numpy(raw.view(np.int16)).view(dtypes[spec.name])
+    from lfq_cli.nn import blocks
+
+    if spec.name in ("F16", "BF16"):  # torch widens them 10 times as fast as numpy
+        return torch.from_numpy(raw.view(np.int16)).view(blocks.DTYPES[spec.name])
     return torch.from_numpy(to_float32(raw, spec))

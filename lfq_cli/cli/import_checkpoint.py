@@ -18,16 +18,6 @@ Foreign = Annotated[
         help="A state dict, alone or inside a larger model: file, folder or shard index.",
     ),
 ]
-Native = Annotated[
-    Path,
-    typer.Option(
-        "--output",
-        "-o",
-        metavar="NATIVE",
-        parser=options.path,
-        help="A name in .safetensors, or a folder that is made.",
-    ),
-]
 
 Layout = Annotated[
     Literal["auto", "channel-first", "channel-last"],
@@ -39,7 +29,7 @@ Layout = Annotated[
 @takes_display
 def import_checkpoint(
     foreign: Foreign,
-    output: Native,
+    output: options.Native,
     layout: Layout = "auto",
     num_quantizers: options.Levels = None,
     overwrite: options.Overwrite = False,

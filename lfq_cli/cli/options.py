@@ -171,6 +171,16 @@ _FACT_OPTIONS: dict[str, Any] = {
         typer.Option("--cosine-scale", metavar="S", help="Scale of the cosine projection."),
     ],
 }
+Native = Annotated[
+    Path,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="NATIVE",
+        parser=path,
+        help="A name in .safetensors, or a folder that is made.",
+    ),
+]
 ShardOption = Annotated[
     str | None,
     typer.Option(

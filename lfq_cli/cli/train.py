@@ -19,16 +19,6 @@ Inputs = Annotated[
         metavar="INPUT", parser=options.place, help="Tensor files, tar shards, .parquet files, folders or globs."
     ),
 ]
-Native = Annotated[
-    Path,
-    typer.Option(
-        "--output",
-        "-o",
-        metavar="NATIVE",
-        parser=options.path,
-        help="A name in .safetensors, or a folder that is made.",
-    ),
-]
 Bits = Annotated[
     int | None,
     typer.Option(
@@ -138,7 +128,7 @@ _BY_OBJECTIVE: dict[str, dict[str, Any]] = {
 @takes_display
 def train(
     inputs: Inputs,
-    output: Native,
+    output: options.Native,
     bits: Bits = None,
     codebook_size: CodebookSize = None,
     num_codebooks: NumCodebooks = None,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lfq_cli.bits import BitOrder, Indices, Packed, stream_to_indices
+from lfq_cli.bits import BitOrder, Indices, Packed, from_rows, stream_to_indices
 from lfq_cli.errors import OptionError
 
 if TYPE_CHECKING:
@@ -20,10 +20,7 @@ def to_indices(rows: Packed, vectors: int, dims: tuple[int, ...], order: BitOrde
     """rows [n, bytes], each of `vectors` from its own first byte on -> indices [n, vectors, len(dims)] of `dtype`."""
     count = len(rows)
     bits = vectors * sum(dims)
-    stream = rows.reshape(-1)
-    if bits % 8:
-        stream = np.packbits(np.unpackbits(rows, axis=1, count=bits))
-    indices = stream_to_indices(stream, count * vectors, dims, order, dtype)
+    indices = stream_to_indices(from_rows(rows, bits), count * vectors, dims, order, dtype)
     return indices.reshape(count, vectors, len(dims))
 
 

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lfq_cli.bits import Packed, cut_stream, join_streams
+from lfq_cli.bits import Packed, cut_stream, join_streams, to_rows
 from lfq_cli.codesfile import TensorCodes
 from lfq_cli.data.catalog import Catalog
 from lfq_cli.data.shelf import Shelf
@@ -66,7 +66,7 @@ class FileStore:
         for end in [*(np.flatnonzero(np.diff(files)) + 1).tolist(), len(files)]:
             low, high = int(rows[begin:end].min()), int(rows[begin:end].max()) + 1
             stream = self._shelf.get(int(files[begin]))[self._name].stream(low * vectors, high * vectors)
-            every = _split(stream, high - low, vectors * self._catalog.kinds[self._name].bits_per_vector)
+            every = to_rows(stream, high - low, vectors * self._catalog.kinds[self._name].bits_per_vector)
             out[begin:end] = every if high - low == end - begin else every[rows[begin:end] - low]
             begin = end
 
@@ -117,14 +117,6 @@ def _is_dense(files: NDArray[np.int64], rows: NDArray[np.int64], nbytes: int) ->
     if 8 * (len(files) - len(steps)) > len(files) or (steps < 0).any():
         return False
     return int(steps.sum() - len(steps)) * nbytes <= _GAP_BYTES * len(files)
-
-
-def _split(stream: Packed, samples: int, bits: int) -> Packed:
-    """A stream of samples of so many bits each -> [samples, bytes], each starting at a byte."""
-    if bits % 8 == 0:
-        return stream.reshape(samples, bits // 8)
-    every = np.unpackbits(stream, count=samples * bits).reshape(samples, bits)
-    return np.packbits(every, axis=1)
 
 
 class MemoryStore:

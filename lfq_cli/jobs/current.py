@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from lfq_cli import codesfile
 from lfq_cli.codesfile import CodesHeader, MadeFrom, PartRows, SourceInfo
@@ -13,7 +14,16 @@ from lfq_cli.storage.places import exists
 from lfq_cli.storage.urlpath import UrlPath
 
 _SECOND = 1_000_000_000
-_REPLACES = "--overwrite replaces it"
+REPLACES = "--overwrite replaces it"
+
+
+def existing_header(path: Path) -> CodesHeader:
+    """The header of the codes file in an output's place. Raises ExistsError where something else is there."""
+    try:
+        with codesfile.open_codes(path) as existing:
+            return existing.header
+    except CodesFileError as error:
+        raise ExistsError(f"{path}: exists and is not a whole codes file", REPLACES) from error
 
 
 def is_current(job: Job, header: CodesHeader, *, by_header: bool = False) -> bool:
@@ -24,19 +34,15 @@ def is_current(job: Job, header: CodesHeader, *, by_header: bool = False) -> boo
     """
     if not exists(job.output):
         return False
-    try:
-        with codesfile.open_codes(job.output) as existing:
-            found = existing.header
-    except CodesFileError as error:
-        raise ExistsError(f"{job.output}: exists and is not a whole codes file", _REPLACES) from error
+    found = existing_header(job.output)
     if found.made_from is None:
         raise ExistsError(
             f"{job.output}: exists, and does not say what it was made from: an older lfq wrote it",
-            f"{_REPLACES}; lfq verify --source tells whether it is what its source gives",
+            f"{REPLACES}; lfq verify --source tells whether it is what its source gives",
         )
     if found.without_digests() != header:
         difference = next(_differences(found, header), "made with other options for what the checkpoint does not say")
-        raise ExistsError(f"{job.output}: exists, {difference}", _REPLACES)
+        raise ExistsError(f"{job.output}: exists, {difference}", REPLACES)
     if by_header and not isinstance(job.source, UrlPath):  # an object is asked for its tag, not read
         _refuse_older(job)
     else:
@@ -47,7 +53,7 @@ def is_current(job: Job, header: CodesHeader, *, by_header: bool = False) -> boo
 def _refuse_other_values(job: Job, made_from: MadeFrom) -> None:
     nbytes, digest = fingerprint(job.source, TensorError)
     if digest != made_from.fingerprint:
-        raise ExistsError(f"{job.output}: exists, made from other content than {job.source} has now", _REPLACES)
+        raise ExistsError(f"{job.output}: exists, made from other content than {job.source} has now", REPLACES)
     if nbytes > WHOLE_BYTES and not isinstance(
         job.source, UrlPath
     ):  # written to since, perhaps between the blocks that were compared
@@ -59,7 +65,7 @@ def _refuse_older(job: Job) -> None:
     if isinstance(job.output, UrlPath):
         written += _SECOND  # stores report whole seconds
     if written < job.source.stat().st_mtime_ns:
-        raise ExistsError(f"{job.output}: exists and is older than {job.source}", _REPLACES)
+        raise ExistsError(f"{job.output}: exists and is older than {job.source}", REPLACES)
 
 
 def _differences(found: CodesHeader, wanted: CodesHeader) -> Iterator[str]:

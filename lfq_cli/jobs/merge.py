@@ -16,7 +16,7 @@ of them from where the output before it ended. What it says of its making is mad
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from lfq_cli import codesfile
 from lfq_cli.codesfile import FROM_CODES, CodesHeader, CodesTensor, MadeFrom
 from lfq_cli.codesfile.header import Samples
 from lfq_cli.errors import CodesFileError, ExistsError, LfqError, OptionError
+from lfq_cli.jobs.current import REPLACES, existing_header
 from lfq_cli.jobs.draft import Limits
 from lfq_cli.jobs.inputs import find_inputs, sorted_out
 from lfq_cli.jobs.kinds import is_codes_file
@@ -35,8 +36,6 @@ from lfq_cli.pipeline import Progress, SamplesJoiner, StoredFile, StoredReader, 
 from lfq_cli.samples import CONTAINERS
 from lfq_cli.storage.places import exists, is_folder, is_taken
 from lfq_cli.tensors import FORMATS
-
-_REPLACES = "--overwrite replaces it"
 
 
 @dataclass(frozen=True)
@@ -130,24 +129,15 @@ class _Merger:
     def make(self, job: Job, group: Group) -> Outcome:
         """Makes the job's output. Raises LfqError where it cannot be made."""
         header = _header(group)
-        infos = header.tensors.values()
-        outcome = Outcome(
-            job.source,
-            job.output,
-            "written",
-            tensors=len(infos),
-            vectors=sum(info.vectors for info in infos),
+        return settle_merge(
+            job,
+            header,
+            self._options,
+            self._progress,
             bytes_in=header.stored_bytes,
-            bytes_out=header.stored_bytes,
-            samples=group.count,
-        )
-        return settle_output(
-            outcome,
-            overwrite=self._options.overwrite,
-            dry_run=self._options.dry_run,
             is_current=lambda: _is_current(job.output, header),
             write=lambda: self._write(job.output, header, group),
-            progress=self._progress,
+            samples=group.count,
         )
 
     def _write(self, path: Path, header: CodesHeader, group: Group) -> None:
@@ -174,6 +164,39 @@ class _Merger:
         damage = self._checked[path]
         if damage is not None:
             raise damage
+
+
+def settle_merge(
+    job: Job,
+    header: CodesHeader,
+    options: MergeOptions,
+    progress: Progress,
+    *,
+    bytes_in: int,
+    is_current: Callable[[], bool],
+    write: Callable[[], None],
+    samples: int | None = None,
+) -> Outcome:
+    """The outcome of making an output with this header of codes files, as `settle_output` has it."""
+    infos = header.tensors.values()
+    outcome = Outcome(
+        job.source,
+        job.output,
+        "written",
+        tensors=len(infos),
+        vectors=sum(info.vectors for info in infos),
+        bytes_in=bytes_in,
+        bytes_out=header.stored_bytes,
+        samples=samples,
+    )
+    return settle_output(
+        outcome,
+        overwrite=options.overwrite,
+        dry_run=options.dry_run,
+        is_current=is_current,
+        write=write,
+        progress=progress,
+    )
 
 
 def _header(group: Group) -> CodesHeader:
@@ -227,15 +250,11 @@ def _is_current(path: Path, header: CodesHeader) -> bool:
     """Whether the output is there. Raises ExistsError where something else is in its place."""
     if not exists(path):
         return False
-    try:
-        with codesfile.open_codes(path) as existing:
-            found = existing.header
-    except CodesFileError as error:
-        raise ExistsError(f"{path}: exists and is not a whole codes file", _REPLACES) from error
+    found = existing_header(path)
     if found.made_from is None or found.made_from.options != FROM_CODES:
-        raise ExistsError(f"{path}: exists, and was not made by lfq merge or split", _REPLACES)
+        raise ExistsError(f"{path}: exists, and was not made by lfq merge or split", REPLACES)
     if found.made_from != header.made_from:
-        raise ExistsError(f"{path}: exists, made from other codes files, or from other samples of them", _REPLACES)
+        raise ExistsError(f"{path}: exists, made from other codes files, or from other samples of them", REPLACES)
     if found.without_digests() != header.without_digests():
-        raise ExistsError(f"{path}: exists, and is not what this run would make", _REPLACES)
+        raise ExistsError(f"{path}: exists, and is not what this run would make", REPLACES)
     return True

@@ -16,15 +16,14 @@ from lfq_cli.codesfile import CodesFile, CodesHeader, CodesTensor
 from lfq_cli.codesfile.reader import Stored
 from lfq_cli.errors import CodesFileError, ExistsError, LfqError
 from lfq_cli.jobs.agreement import require_same_whole
-from lfq_cli.jobs.merge import MergeOptions
-from lfq_cli.jobs.outcome import Outcome, clear_leftovers, outcome_of, settle_output, until_failure
+from lfq_cli.jobs.current import REPLACES, existing_header
+from lfq_cli.jobs.merge import MergeOptions, settle_merge
+from lfq_cli.jobs.outcome import Outcome, clear_leftovers, outcome_of, until_failure
 from lfq_cli.jobs.parts import whole_path
 from lfq_cli.jobs.plan import Job, plan_wholes
 from lfq_cli.jobs.regroup import reopened
 from lfq_cli.pipeline import PartsJoiner, Progress, StoredReader, start_workers
 from lfq_cli.storage.places import exists
-
-_REPLACES = "--overwrite replaces it"
 
 
 @dataclass(frozen=True)
@@ -81,23 +80,14 @@ class _Merger:
     def make(self, job: Job, paths: Sequence[Path]) -> Outcome:
         """Makes the job's output from the parts. Raises LfqError where it cannot be made."""
         header, parts = read_parts(paths)
-        infos = header.tensors.values()
-        outcome = Outcome(
-            job.source,
-            job.output,
-            "written",
-            tensors=len(infos),
-            vectors=sum(info.vectors for info in infos),
+        return settle_merge(
+            job,
+            header,
+            self._options,
+            self._progress,
             bytes_in=sum(info.stored_bytes for part in parts for info in part.tensors.values()),
-            bytes_out=header.stored_bytes,
-        )
-        return settle_output(
-            outcome,
-            overwrite=self._options.overwrite,
-            dry_run=self._options.dry_run,
             is_current=lambda: _is_current(job.output, header),
             write=lambda: self._write(job.output, header, parts),
-            progress=self._progress,
         )
 
     def _write(self, path: Path, header: CodesHeader, parts: Sequence[PartFile]) -> None:
@@ -212,11 +202,7 @@ def _is_current(path: Path, header: CodesHeader) -> bool:
     """Whether the whole already exists, whoever made it. Raises ExistsError where something else is in its place."""
     if not exists(path):
         return False
-    try:
-        with codesfile.open_codes(path) as existing:
-            found = existing.header
-    except CodesFileError as error:
-        raise ExistsError(f"{path}: exists and is not a whole codes file", _REPLACES) from error
+    found = existing_header(path)
     if found.without_digests(keep_origin=True) != header:
-        raise ExistsError(f"{path}: exists, and is not what these parts make", _REPLACES)
+        raise ExistsError(f"{path}: exists, and is not what these parts make", REPLACES)
     return True

@@ -16,9 +16,10 @@ from typing import Any
 
 from lfq_cli import backends, codesfile
 from lfq_cli.codesfile import FROM_CODES, CodesHeader, Coding, MadeFrom
-from lfq_cli.errors import CodesFileError, ExistsError, OptionError, TensorError
+from lfq_cli.errors import ExistsError, OptionError, TensorError
 from lfq_cli.files import remove_leftovers
 from lfq_cli.fingerprint import fingerprint
+from lfq_cli.jobs.current import REPLACES, existing_header
 from lfq_cli.jobs.draft import Draft, Limits
 from lfq_cli.jobs.encode import EncodeOptions, encode, require_certain_bits
 from lfq_cli.jobs.keys import KeySet
@@ -32,7 +33,6 @@ from lfq_cli.quantizer import Quantizer
 from lfq_cli.samples import container_of, stem_of
 from lfq_cli.storage.places import exists
 
-_REPLACES = "--overwrite replaces it"
 _NAMES_AT_ONCE = 1 << 12
 
 
@@ -209,7 +209,7 @@ class _Packer:
         """
         number = 0
         for path in sorted(folder.glob(f"*{codesfile.SUFFIX}")):
-            difference = self.difference(_header_at(path), beside=True)
+            difference = self.difference(existing_header(path), beside=True)
             if difference is not None:
                 raise ExistsError(f"{path}: exists, {difference}", "append with the checkpoint and options of then")
             with codesfile.open_codes(path) as codes:
@@ -329,7 +329,7 @@ class _Packer:
         """The header of an existing file if this run would write the same, and where the next begins. Raises
         ExistsError.
         """
-        header = _header_at(path)
+        header = existing_header(path)
         made_from, difference = header.made_from, self.difference(header)
         if difference is None and made_from is not None:
             last = cursor.index + made_from.inputs
@@ -340,7 +340,7 @@ class _Packer:
             elif last < len(self.inputs) and made_from.end is None and self._could_hold_more(header):
                 difference = "made when there were fewer inputs"
         if difference is not None or made_from is None:
-            raise ExistsError(f"{path}: exists, {difference}", f"{_REPLACES}; --append leaves it and adds what is new")
+            raise ExistsError(f"{path}: exists, {difference}", f"{REPLACES}; --append leaves it and adds what is new")
         return header, Cursor(last) if made_from.end is None else Cursor(last - 1, made_from.end)
 
     def _could_hold_more(self, header: CodesHeader) -> bool:
@@ -382,11 +382,3 @@ class _Packer:
 def _of_samples(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options that decide how a sample is encoded, without those that decide how many are in a file."""
     return {name: value for name, value in options.items() if name not in ("samples_per_file", "file_bytes")}
-
-
-def _header_at(path: Path) -> CodesHeader:
-    try:
-        with codesfile.open_codes(path) as codes:
-            return codes.header
-    except CodesFileError as error:
-        raise ExistsError(f"{path}: exists and is not a whole codes file", _REPLACES) from error

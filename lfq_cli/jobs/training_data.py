@@ -82,9 +82,7 @@ class TrainingData:
         run = self.runs[max(bisect_right([run.first for run in self.runs], number) - 1, 0)]
         place = self._places[run.place]
         where = f"{place.path}: {place.tensor!r}" if place.block is not None else str(place.path)
-        before = [r.vectors for r in self.runs[: run.place] if self._places[r.place].path == place.path]
-        same = [r for r in self.runs[: run.place] if self._is_same_tensor(r, place)]
-        count = sum(r.vectors for r in same) if place.block is not None else sum(before)
+        count = sum(each.vectors for each in self.runs[: run.place] if self._is_same_tensor(each, place))
         return f"{where}, vector {count + number - run.first}"
 
     def _is_same_tensor(self, run: Run, place: _Place) -> bool:

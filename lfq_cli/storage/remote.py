@@ -9,7 +9,7 @@ import logging
 import os
 import tempfile
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lfq_cli.errors import LfqError
-from lfq_cli.regions import FileRegion, InputFile, Region, read_small
+from lfq_cli.regions import FileRegion, InputFile, Region, bytes_of, read_small
 from lfq_cli.storage.ranges import AHEAD, RANGE_BYTES, ReadAhead
 from lfq_cli.storage.stores import RangesIgnoredError
 from lfq_cli.storage.urlpath import UrlPath, is_url, path_of
@@ -148,22 +148,26 @@ class RemoteFile(InputFile):
             raise self.refused(reason) from reason
 
     def read_rows(self, positions: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
-        """As in InputFile; each row is a separate range, many at once, since each waits for the network."""
-        with ThreadPoolExecutor(AHEAD, thread_name_prefix="lfq-rows") as pool:
-            for row, data in zip(
-                out, pool.map(lambda at: self._row(at, out.shape[1]), positions.tolist()), strict=True
-            ):
-                row[:] = np.frombuffer(data, np.uint8)
+        """As in InputFile; each row by a range of its own, many at once: each waits for the network."""
+        done = self._fetch_rows(positions, out) if self._staged is None else 0
+        for row, position in zip(out[done:], positions[done:].tolist(), strict=True):
+            self.read_into(position, bytes_of(row))
 
-    def _row(self, position: int, count: int) -> bytes:
-        if self._staged is None:
-            try:
-                return self.path.store.range(self._url, position, count)
-            except RangesIgnoredError:
-                self.stage()
-            except OSError as reason:
-                raise self.refused(reason) from reason
-        return self.read(position, count)
+    def _fetch_rows(self, positions: NDArray[np.int64], out: NDArray[np.uint8]) -> int:
+        """Fetches each row by its range; returns how many there were before a server ignored one: then it is staged."""
+        pending = [self._start_range(position, out.shape[1]) for position in positions.tolist()]
+        try:
+            for k, data in enumerate(pending):
+                out[k] = np.frombuffer(data.result(), np.uint8)
+        except RangesIgnoredError:
+            self.stage()
+            return k
+        except OSError as reason:
+            raise self.refused(reason) from reason
+        finally:
+            for each in pending:
+                each.cancel()
+        return len(pending)
 
     def read(self, position: int, count: int) -> bytes:
         """`count` bytes of the object from byte `position` on."""

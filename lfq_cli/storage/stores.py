@@ -111,12 +111,10 @@ class Store:
     def find(self, url: str) -> ObjectStatus | None:
         """The current status of the URL; None where nothing exists."""
         try:
-            info = self._again(url, lambda: self._system.info(url))
+            return self.fresh(url)
         except FileNotFoundError:
             self._known.pop(url, None)
             return None
-        found = self._known[url] = self._status_from(info)
-        return found
 
     def fresh(self, url: str) -> ObjectStatus:
         """The current status of the URL. Raises FileNotFoundError where nothing exists."""

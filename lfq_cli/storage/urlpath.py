@@ -30,7 +30,7 @@ class UrlPath(PosixPath):
 
     @property
     def store(self) -> Store:
-        """The URL."""
+        """The store that it lies in, of this process."""
         from lfq_cli.storage.stores import store_of
 
         return store_of(self.scheme, os.getpid())

@@ -19,6 +19,8 @@ from typing import Any
 
 NEEDED = ("torch", "numpy", "safetensors", "einops", "typer", "rich", "pytest")
 TESTS = "tests/test_device.py"
+OWN_WARNINGS = ("-o", "filterwarnings=default")
+"""Not errors, as in `make test`: the interpreter and its torch are whatever is there."""
 ROOT = Path(__file__).parent.parent
 
 
@@ -83,7 +85,7 @@ def run_tests(device: str) -> dict[str, Any]:
     """The tests of the device path on the device; their output is shown."""
     several = ["-n", str(min(4, os.cpu_count() or 1))] if find_spec("xdist") is not None else []
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *several, TESTS],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *OWN_WARNINGS, *several, TESTS],
         cwd=ROOT,
         env={**os.environ, "LFQ_TEST_DEVICE": device},
         stdout=subprocess.PIPE,

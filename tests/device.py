@@ -30,7 +30,8 @@ def selected(*, block_values: int | None = None) -> Iterator[None]:
     def on_device(device: str, quantizer: Quantizer, compute_dtype: str, *, decoding: bool) -> Any:
         select("cpu", quantizer, compute_dtype, decoding=decoding)  # which checks the options
         backend = backend_on_device(quantizer, backends.computed_in(quantizer, compute_dtype))
-        backend.block_values = block_values or backend.block_values
+        if block_values is not None:
+            backend.block_bytes = 4 * block_values
         return backend
 
     with patch.object(backends, "select", on_device):

@@ -406,7 +406,7 @@ def test_a_gpu_that_really_runs_out() -> None:
     expected, _ = backend.encode(raw, FORMATS["F32"])
     values = backend.decode(expected, len(raw), 1, FORMATS["F32"], project_out=True).copy()
     torch.cuda.empty_cache()
-    found = torch.device(device.NAME)
+    found = torch.device(device.NAME).index or 0  # torch wants a number here
     total = torch.cuda.get_device_properties(found).total_memory
     held = torch.cuda.memory_reserved(found)
     torch.cuda.set_per_process_memory_fraction((held + (96 << 20)) / total, found)

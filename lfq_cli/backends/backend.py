@@ -7,29 +7,19 @@ from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
 from lfq_cli.bits import Packed
-from lfq_cli.cpus import threads
 from lfq_cli.floats import FloatFormat, Floats, Raw
 from lfq_cli.quantizer import Quantizer
 
-BLOCK_VALUES = 1 << 20
-"""What is computed stays in cache, and a block is worth its interpreted lines. Encoding 1 GiB with 2^19, 2^20, 2^22 and
-2^23 values: 4.7, 5.0, 3.5, - GB/s (float32, 512 -> 18), 1.9, 2.0, 1.7, 1.1 GB/s (bfloat16); two cores of an AMD EPYC.
+BLOCK_BYTES = 4 << 20
+"""XXX
 """
 
 
-_VALUES_OF_ALL_THREADS = 1 << 21
-"""Memory with 64 threads: 57 MiB without a projection and 276 MiB with one; with 2^23 values 78 and 342 MiB."""
-
-
-def block_values() -> int:
-    """Values of a block: fewer where many threads have one each, so memory does not grow with them."""
-    return min(BLOCK_VALUES, max(1 << 14, _VALUES_OF_ALL_THREADS // threads()))
-
-
 class Backend(Protocol):
-    """One implementation of the arithmetic, in blocks of about `block_values` floats."""
+    """One implementation of the arithmetic, in blocks of about `block_bytes`."""
 
-    block_values: int
+    block_bytes: int
+    """Of floats as stored."""
     quantizer: Quantizer
     compute_dtype: str
     """What is really computed in: float32 where there is nothing but a comparison, whatever was asked for."""

@@ -11,13 +11,13 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from math import prod
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from lfq_cli.backends.backend import BLOCK_VALUES, CodesToRead, FloatsToRead
+from lfq_cli.backends.backend import CodesToRead, FloatsToRead
 from lfq_cli.backends.halving import Halving
 from lfq_cli.backends.lanes import Lane, Ring, Start
 from lfq_cli.backends.torch_settings import exact_products
@@ -32,9 +32,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-MOST_LANES = 12
-"""Each has 16 MiB of float32 on its way; reading from the page cache, a core fills it at about a tenth of the speed at
-which PCIe 5 takes it. Not yet measured on a GPU."""
+BLOCK_BYTES = 32 << 20
+"""ZZZ"""
+
+MOST_LANES = 10
+"""ZZZ"""
 
 _NAN_BYTES = 8
 _MPS_FORMATS = frozenset({"F32", "F16", "BF16"})
@@ -57,7 +59,7 @@ class DeviceBackend:
         self.quantizer = quantizer
         self.compute_dtype = compute_dtype
         widened = -(-quantizer.bits_per_vector // quantizer.dim)  # by levels, which are computed side by side
-        self.block_values = max(1, 4 * BLOCK_VALUES // widened)  # hides the overhead of starting the device's work
+        self.block_bytes = BLOCK_BYTES // widened
         self._dtype: torch.dtype = getattr(torch, compute_dtype)
         self._device = device
         self._formats = _MPS_FORMATS if device.type == "mps" else frozenset(FORMATS)
@@ -187,11 +189,8 @@ class DeviceBackend:
         """On the lane's stream, without gradients, and without the caller's autocast."""
         import torch
 
-        with ExitStack() as settings:
-            settings.enter_context(torch.inference_mode())
-            settings.enter_context(torch.autocast(self._device.type, enabled=False))
-            if lane is not None:
-                settings.enter_context(lane.stream.queueing())
+        queueing = nullcontext() if lane is None else lane.stream.queueing()
+        with torch.inference_mode(), torch.autocast(self._device.type, enabled=False), queueing:
             yield
 
     def _host_tensor(self, raw: Raw, spec: FloatFormat) -> torch.Tensor:

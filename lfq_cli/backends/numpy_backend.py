@@ -10,7 +10,7 @@ from einops import rearrange
 
 from lfq_cli import bits as packed_bits
 from lfq_cli import kernels
-from lfq_cli.backends.backend import block_values
+from lfq_cli.backends.backend import BLOCK_BYTES
 from lfq_cli.backends.extremes import SAFE_INPUTS, USUAL_SCALES, WHY_EXTREMES
 from lfq_cli.bits import Packed
 from lfq_cli.floats import FloatFormat, Floats, Raw, from_float32, has_extremes, has_nan, positive, to_float32
@@ -26,7 +26,7 @@ class NumpyBackend:
 
     def __init__(self, quantizer: Quantizer) -> None:
         self.quantizer = quantizer
-        self.block_values = block_values()
+        self.block_bytes = BLOCK_BYTES
         self._magnitude = quantizer.code_magnitude()
         self._scratch = threading.local()
 

@@ -9,7 +9,7 @@ from einops import rearrange
 
 from lfq_cli import bits as packed_bits
 from lfq_cli import kernels
-from lfq_cli.backends.backend import block_values
+from lfq_cli.backends.backend import BLOCK_BYTES
 from lfq_cli.backends.extremes import SAFE_INPUTS, WHY_EXTREMES
 from lfq_cli.bits import Packed
 from lfq_cli.floats import FloatFormat, Floats, Raw, from_float32, has_extremes, has_nan, to_float32
@@ -36,7 +36,7 @@ class ResidualNumpyBackend:
 
     def __init__(self, quantizer: Quantizer) -> None:
         self.quantizer = quantizer
-        self.block_values = block_values()
+        self.block_bytes = BLOCK_BYTES
 
     def working(self) -> AbstractContextManager[object]:
         """As in Backend; nothing is set."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from einops import rearrange
 
 from lfq_cli import bits as packed_bits
-from lfq_cli.backends.backend import block_values
+from lfq_cli.backends.backend import BLOCK_BYTES
 from lfq_cli.backends.residual_numpy_backend import has_plain_levels
 from lfq_cli.backends.torch_settings import exact_products
 from lfq_cli.bits import Packed
@@ -40,9 +42,10 @@ class TorchBackend:
         self.quantizer = quantizer
         self.compute_dtype = compute_dtype
         widened = -(-quantizer.bits_per_vector // quantizer.dim)  # by levels, which are computed side by side
-        self.block_values = max(1, block_values() // widened)
+        self.block_bytes = BLOCK_BYTES // widened
         self._dtype: torch.dtype = getattr(torch, compute_dtype)
         self._module: Any = module_of(quantizer).to(self._dtype)
+        self._scratch = _Scratch()
         # the same bits and sums as the module's (tests/test_numerics.py), in a third of the time
         self._numpy_levels = compute_dtype == "float32" and has_plain_levels(quantizer)
         turn_projections(self._module)
@@ -54,7 +57,7 @@ class TorchBackend:
     def encode(self, raw: Raw, spec: FloatFormat) -> tuple[Packed, bool]:
         """As in Backend."""
         with _computing():
-            z = _of_vectors(self._projected if self._numpy_levels else self._latents, _as_tensor(raw, spec))
+            z = _of_vectors(self._projected if self._numpy_levels else self._latents, self._as_tensor(raw, spec))
             # a NaN in x gives one in z, which has fewer other values; a maximum is NaN if any value is
             nan = z.numel() > 0 and bool(z.max().isnan()) and has_nan(raw, spec)
             bits = residual_bits(z.numpy()[..., None], self.quantizer) if self._numpy_levels else (z > 0).numpy()
@@ -63,7 +66,8 @@ class TorchBackend:
     def latents(self, raw: Raw, spec: FloatFormat) -> Floats:
         """As in Backend."""
         with _computing():
-            return np.asarray(_of_vectors(self._latents, _as_tensor(raw, spec)).numpy())
+            z = _of_vectors(self._latents, self._as_tensor(raw, spec))
+            return np.asarray(z.numpy().copy())  # z may lie in scratch memory
 
     def decode(self, stream: Packed, outer: int, inner: int, spec: FloatFormat, *, project_out: bool) -> Raw:
         """As in Backend."""
@@ -79,6 +83,21 @@ class TorchBackend:
                 y = self._module.decode_bits(torch.from_numpy(by_vector), project_out=project_out).float()
             y = rearrange(y, "(o i) c -> o c i", o=outer).contiguous()
         return from_float32(y.numpy(), spec)
+
+    def _as_tensor(self, raw: Raw, spec: FloatFormat) -> torch.Tensor:
+        """raw as stored -> float32, or what is computed in; shares raw's memory or is valid until this thread's next
+        call.
+        """
+        import torch
+
+        from lfq_cli.nn import blocks
+
+        if spec.name not in ("F16", "BF16"):
+            return torch.from_numpy(to_float32(raw, spec))
+        x = torch.from_numpy(raw.view(np.int16)).view(blocks.DTYPES[spec.name])
+        if x.dtype == self._dtype:
+            return x
+        return self._scratch.get(x.shape).copy_(x)  # torch widens them 10 times as fast as numpy
 
     def _projected(self, x: torch.Tensor) -> torch.Tensor:
         z: torch.Tensor = self._module.project(x.to(self._dtype))
@@ -107,12 +126,19 @@ def _of_vectors(compute: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor
     return torch.cat([compute(rearrange(item, "c i -> i c")) for item in x])
 
 
-def _as_tensor(raw: Raw, spec: FloatFormat) -> torch.Tensor:
-    """raw as stored -> a tensor on the CPU that shares its memory, in torch's dtype where there is one."""
-    import torch
+class _Scratch(threading.local):
+    """float32 memory of each thread, used again for every block: new memory costs as much as what is done in it."""
 
-    from lfq_cli.nn import blocks
+    def __init__(self) -> None:
+        import torch
 
-    if spec.name in ("F16", "BF16"):  # torch widens them 10 times as fast as numpy
-        return torch.from_numpy(raw.view(np.int16)).view(blocks.DTYPES[spec.name])
-    return torch.from_numpy(to_float32(raw, spec))
+        self._held = torch.empty(0)
+
+    def get(self, shape: Sequence[int]) -> torch.Tensor:
+        """float32 of this shape; what it held before is lost."""
+        import torch
+
+        count = prod(shape)
+        if self._held.numel() < count:
+            self._held = torch.empty(count)
+        return self._held[:count].view(shape)

@@ -113,7 +113,7 @@ class SampleEncoder:
         nbytes = 0
         for sample in samples:
             plan = sample if isinstance(sample, BadSample) else self._plan_or_bad(sample)
-            full = len(run) == BATCH_SAMPLES or nbytes >= 4 * self._backend.block_values
+            full = len(run) == BATCH_SAMPLES or nbytes >= self._backend.block_bytes
             if run and (full or plan != planned):
                 yield from self._encoded(run, planned)
                 run, nbytes = [], 0

@@ -70,6 +70,9 @@ class Workers:
             wait([running])
 
 
+MOST_THREADS = 8
+"""YYY"""
+
 BLOCKS_AT_ONCE = 4  # handing over costs more than what stays in cache gains: of the read floor 1 reaches 0.4, 4 0.6
 
 
@@ -81,7 +84,7 @@ def in_tasks(blocks: Iterator[Block]) -> Iterator[list[Block]]:
 
 @contextmanager
 def start_workers() -> Iterator[Workers]:
-    """As many worker threads as `cpus.threads` says, for as long as the block lasts."""
-    count = threads()
+    """As many worker threads as `cpus.threads` says, up to MOST_THREADS, for as long as the block lasts."""
+    count = min(threads(), MOST_THREADS)
     with ThreadPoolExecutor(count, thread_name_prefix="lfq") as pool:
         yield Workers(pool, count)

@@ -87,11 +87,13 @@ def linear_floor(path: str, checkpoint: str) -> Work:
     import torch
     from safetensors import safe_open
 
+    from lfq_cli.floats import FORMATS
+
     threads = torch.get_num_threads()
     quantizer, backend = _linear(checkpoint)
     torch.set_num_threads(threads)
     weight, bias = (torch.from_numpy(quantizer.weights[f"project_in.{part}"].copy()) for part in ("weight", "bias"))
-    rows = max(1, backend.block_bytes // 4 // quantizer.dim)
+    rows = max(1, backend.block_values(FORMATS["F32"]) // quantizer.dim)
     with safe_open(path, "pt") as file:
         x = file.get_tensor("x").float()
 

@@ -89,11 +89,11 @@ def test_a_gigabyte_passes_in_constant_memory(case: str, tmp_path: Path) -> None
     out.unlink()
 
 
-def test_many_threads_need_no_more_memory(tmp_path: Path) -> None:
+def test_more_than_eight_threads_need_no_more_memory(tmp_path: Path) -> None:
     native.write(Quantizer(dim=18, codebook_dim=18), tmp_path / "c.safetensors")
     np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.float32, (1 << 22, 18))
     peaks = {}
-    for threads in ("2", "64"):
+    for threads in ("8", "64"):
         for arguments in (
             ("encode", "x.npy", "x.codes.safetensors"),
             ("decode", "x.codes.safetensors", "y.safetensors"),
@@ -102,5 +102,5 @@ def test_many_threads_need_no_more_memory(tmp_path: Path) -> None:
             names = [tmp_path / name for name in ("c.safetensors", source)]
             _, peak = run(command, *names, "-o", tmp_path / out, "--overwrite", "-q", "--threads", threads)
             peaks[command, threads] = peak
-    assert peaks["encode", "64"] < 1.25 * peaks["encode", "2"]
-    assert peaks["decode", "64"] < 1.25 * peaks["decode", "2"]
+    assert peaks["encode", "64"] < 1.25 * peaks["encode", "8"]
+    assert peaks["decode", "64"] < 1.25 * peaks["decode", "8"]

@@ -96,7 +96,7 @@ def working_in(block_values: int, threads: int) -> Iterator[None]:
 
     def smaller(*args: Any, **options: Any) -> Any:
         backend = select(*args, **options)
-        backend.block_bytes = 4 * block_values
+        backend.block_values = lambda spec: block_values
         return backend
 
     with patch.object(backends, "select", smaller), use_threads(threads):

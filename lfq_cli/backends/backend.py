@@ -11,20 +11,29 @@ from lfq_cli.floats import FloatFormat, Floats, Raw
 from lfq_cli.quantizer import Quantizer
 
 BLOCK_BYTES = 4 << 20
-"""XXX
+"""Of floats as stored, where they are only compared: what is read stays in cache, and a block is worth its Python
+code, which only one thread runs at a time. Encoding float32 [n, 18] on two cores of an Intel Xeon with 1, 2, 4 and 8
+MiB: 3.5, 4.5, 5.5 and 5.5 GB/s; on 16 cores with 4, 8 and 16 MiB: 15.8, 12.0 and 11.1 GB/s.
 """
 
 
-class Backend(Protocol):
-    """One implementation of the arithmetic, in blocks of about `block_bytes`."""
+def widening(quantizer: Quantizer) -> int:
+    """How many times as many values as its input a block has while levels are computed side by side, at least 1."""
+    return -(-quantizer.bits_per_vector // quantizer.dim)
 
-    block_bytes: int
-    """Of floats as stored."""
+
+class Backend(Protocol):
+    """One implementation of the arithmetic, in blocks."""
+
     quantizer: Quantizer
     compute_dtype: str
     """What is really computed in: float32 where there is nothing but a comparison, whatever was asked for."""
     forks: bool
     """Whether a forked process can go on with it: not where torch has threads or a device."""
+
+    def block_values(self, spec: FloatFormat) -> int:
+        """About how many floats, stored as `spec`, a block should have."""
+        ...
 
     def working(self) -> AbstractContextManager[object]:
         """A context in which the backend works: process-wide settings are restored at its end."""

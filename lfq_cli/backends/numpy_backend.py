@@ -26,9 +26,12 @@ class NumpyBackend:
 
     def __init__(self, quantizer: Quantizer) -> None:
         self.quantizer = quantizer
-        self.block_bytes = BLOCK_BYTES
         self._magnitude = quantizer.code_magnitude()
         self._scratch = threading.local()
+
+    def block_values(self, spec: FloatFormat) -> int:
+        """As in Backend."""
+        return BLOCK_BYTES // spec.itemsize
 
     def working(self) -> AbstractContextManager[object]:
         """As in Backend; nothing is set."""

@@ -36,7 +36,10 @@ class ResidualNumpyBackend:
 
     def __init__(self, quantizer: Quantizer) -> None:
         self.quantizer = quantizer
-        self.block_bytes = BLOCK_BYTES
+
+    def block_values(self, spec: FloatFormat) -> int:
+        """As in Backend."""
+        return BLOCK_BYTES // spec.itemsize
 
     def working(self) -> AbstractContextManager[object]:
         """As in Backend; nothing is set."""

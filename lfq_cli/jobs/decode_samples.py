@@ -161,7 +161,7 @@ def _write_all(
     counts, errors = {"written": 0, "current": 0}, []
     keys = decoder.codes.keys_of_samples
     cleared: set[Path] = set()
-    for first, last in _runs(tensors, len(keys), decoder.backend.block_bytes // decoder.spec.itemsize):
+    for first, last in _runs(tensors, len(keys), decoder.backend.block_values(decoder.spec)):
         streams = [decoder.values(tensor, first, last) for tensor in tensors]
         for sample in range(first, last):
             values = [next(stream) for stream in streams]

@@ -41,7 +41,7 @@ class DecodeTask:
 
     def blocks(self) -> Iterator[Block]:
         """The tensor in order, in blocks that suit the backend."""
-        return self.geometry.blocks(self.backend.block_bytes // self.spec.itemsize)
+        return self.geometry.blocks(self.backend.block_values(self.spec))
 
     def run(self, blocks: list[Block], file: BinaryIO) -> list[Block]:
         """Reads and decodes some blocks and writes them into `file`, one after the other."""

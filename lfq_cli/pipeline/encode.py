@@ -63,7 +63,7 @@ class EncodeTask:
                 " only be read whole",
                 "save it as .npy or .safetensors, which can be read in parts",
             )
-        return self.geometry.blocks(self.backend.block_bytes // self.spec.itemsize, whole_items=not seekable)
+        return self.geometry.blocks(self.backend.block_values(self.spec), whole_items=not seekable)
 
     def run(self, blocks: list[Block]) -> list[tuple[Block, Packed, int]]:
         """Reads and encodes some blocks; returns with each the count of its NaN values."""

@@ -20,6 +20,7 @@ from lfq_cli.samples.selection import matches
 from lfq_cli.tensors import StoredTensor
 
 BATCH_SAMPLES = 256
+RUN_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ class SampleEncoder:
         nbytes = 0
         for sample in samples:
             plan = sample if isinstance(sample, BadSample) else self._plan_or_bad(sample)
-            full = len(run) == BATCH_SAMPLES or nbytes >= self._backend.block_bytes
+            full = len(run) == BATCH_SAMPLES or nbytes >= RUN_BYTES
             if run and (full or plan != planned):
                 yield from self._encoded(run, planned)
                 run, nbytes = [], 0

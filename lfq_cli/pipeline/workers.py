@@ -71,7 +71,9 @@ class Workers:
 
 
 MOST_THREADS = 8
-"""YYY"""
+"""Only one of them runs Python code at a time. Encoding float32 [n, 18] on 16 cores with 6, 8, 12 and 16 threads: 13,
+16, 13 and 12 GB/s.
+"""
 
 BLOCKS_AT_ONCE = 4  # handing over costs more than what stays in cache gains: of the read floor 1 reaches 0.4, 4 0.6
 

@@ -185,25 +185,25 @@ def counts_file(folder: Path, whole: bytes) -> bytes:
 
 
 def counts_reader(wholes: list[bytes], folder: Path) -> Callable[[Path], None]:
-    """Takes statistics; what passes has the figures of a whole file."""
+    """Reads saved counts; what is accepted has the statistics of a whole file."""
 
-    def figures(path: Path) -> str:
+    def statistics(path: Path) -> str:
         report = stats([path], options=CountOptions(by_position=True))
         for error in report.failed.values():
             raise error
         assert report.overall is not None
-        return json.dumps(report.overall.figures(), allow_nan=False)
+        return json.dumps(report.overall.as_json(), allow_nan=False)
 
     expected = set()
     for whole in wholes:
         path = folder / "whole.safetensors"
         path.write_bytes(whole)
-        expected.add(figures(path))
+        expected.add(statistics(path))
 
     def read(path: Path) -> None:
         if described_format(path) not in (None, "lfq-counts"):
             raise LfqError("something else")
-        assert figures(path) in expected, "a damaged file passed as whole"
+        assert statistics(path) in expected, "a damaged file passed as whole"
 
     return read
 

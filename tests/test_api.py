@@ -129,7 +129,7 @@ def test_a_plain_quantizer_needs_no_torch(folder: Path) -> None:
         "assert codec.decode(tokens).tolist() == [[1] * 5] * 2\n"
         "with lfq.create('o.codes.safetensors', codec) as out:\n"
         "    out.append(np.ones((2, 3, 5), np.float32), labels=[1, 2])\n"
-        "lfq.stats('o.codes.safetensors').figures\n"
+        "lfq.stats('o.codes.safetensors').as_json()\n"
         "assert 'torch' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, cwd=folder)
@@ -215,7 +215,7 @@ def test_stats_of_tokens_are_those_of_their_file(folder: Path) -> None:
     of_file, of_tokens = lfq.stats("t.codes.safetensors"), lfq.stats(tokens)
     assert of_file.usage is not None
     assert of_tokens.usage is not None
-    assert of_file.usage.figures() == of_tokens.usage.figures()
+    assert of_file.usage.as_json() == of_tokens.usage.as_json()
     assert "utilisation" in str(of_tokens) or "codes used" in str(of_tokens)
     assert of_tokens._repr_html_().startswith("<pre>")
     of_tokens.plot("usage.png")

@@ -76,9 +76,9 @@ def test_shards_merge(parts):
     shards = [counter_of(part) for part in np.array_split(indices, parts)]
     total = Counter(BITS, memory_bytes=LITTLE)
     for shard in shards:
-        before = shard.usage("msb").figures()
+        before = shard.usage("msb").as_json()
         total.merge(shard)
-        assert shard.usage("msb").figures() == before
+        assert shard.usage("msb").as_json() == before
     check(total, indices)
 
 
@@ -151,11 +151,11 @@ def test_figures_that_were_told_stay():
     """What a file's figures are does not change with the files that come after it."""
     counter = counter_of(zipf(50_000, 1))
     usage = counter.usage("msb")
-    before = usage.figures()
+    before = usage.as_json()
     counter.add(np.full(100_000, 2**BITS - 1, np.uint64))
     counter.merge(counter_of(np.full(1_000, 5, np.uint64)))
     counter.merge(counter_of(zipf(50_000, 2)))
-    assert usage.figures() == before
+    assert usage.as_json() == before
 
 
 def test_memory_has_an_end_whatever_comes():

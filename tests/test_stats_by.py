@@ -76,7 +76,7 @@ def test_groups_are_their_samples_counted_alone(tmp_path_factory: pytest.TempPat
         assert codebook.codes_used == len(expected)
         assert set(codebook.most_used) <= set(expected.items())
     assert report.overall is not None
-    assert json.dumps(report.overall.figures()) == json.dumps(stats(paths).overall.figures())  # type: ignore[union-attr]
+    assert json.dumps(report.overall.as_json()) == json.dumps(stats(paths).overall.as_json())  # type: ignore[union-attr]
 
 
 def test_positions_are_counted_within_each_sample(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_positions_are_counted_within_each_sample(tmp_path: Path) -> None:
         own = [each for each in samples if value_of(each, FLAGS) == item.group.value]
         alone = sample_files.write(tmp_path / f"own{SUFFIX}", own, kind)
         expected = stats([alone], (), CountOptions(by_position=True)).tensors[0].usage
-        assert json.dumps(item.usage.figures()) == json.dumps(expected.figures())
+        assert json.dumps(item.usage.as_json()) == json.dumps(expected.as_json())
 
 
 def test_what_carries_no_such_value_is_named_and_the_rest_counted(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def expected_of(bits, order, min_count=1):
 @given(bit_rows(), st.sampled_from(["msb", "lsb"]), st.integers(1, 5))
 def test_usage(bits, order, min_count):
     usage, _ = usage_of(bits, order, min_count)
-    same(usage.figures(), expected_of(bits, order, min_count))
+    same(usage.as_json(), expected_of(bits, order, min_count))
 
 
 @pytest.mark.parametrize("width", [4, 10, 18, 64])
@@ -87,7 +87,7 @@ def test_usage_of_many(width):
     bits = random.random((20_000, width)) < random.uniform(0.02, 0.98, width)
     bits[random.random(20_000) < 0.3] = bits[0]
     usage, _ = usage_of(bits, "msb", 3)
-    same(usage.figures(), expected_of(bits, "msb", 3))
+    same(usage.as_json(), expected_of(bits, "msb", 3))
 
 
 def test_every_code_seen_leaves_none_unseen():
@@ -104,7 +104,7 @@ def test_usage_of_tokens_that_are_told_apart_by_a_hash(width):
     codes = twin.joint_codes(rows)
     _, counts = np.unique(np.array([hash(code) for code in codes]), return_counts=True)
     usage = Usage(bits=width, count=50, profile=profile_of(counts), bit_figures=None)
-    same(usage.figures(), twin.usage(codes, rows, width))
+    same(usage.as_json(), twin.usage(codes, rows, width))
 
 
 def test_token_usage():
@@ -112,13 +112,13 @@ def test_token_usage():
     bits = random.random((300, 9)) < 0.4
     parts = [bits[:, :4], bits[:, 4:6], bits[:, 6:]]
     token = TokenUsage(tuple(usage_of(part, "lsb")[0] for part in parts), usage_of(bits, "msb")[0])
-    told = token.figures()
+    told = token.as_json()
     expected = twin.token_usage(bits.tolist(), [4, 2, 3], "lsb")
     same({key: told[key] for key in expected}, expected)
     assert token.bits_stored == 9
     assert token.token is token.joint
     alone = TokenUsage((usage_of(bits, "msb")[0],), None)
-    assert alone.figures()["joint"] is None
+    assert alone.as_json()["joint"] is None
     assert alone.token is alone.codebooks[0]
 
 
@@ -243,7 +243,7 @@ def test_positions(batch, axes, data):
         entropy_bits=np.array([-(c / batch) @ np.log2(c / batch) for c in columns]).reshape(axes),
         most_used_share=np.array([counts.max() / batch for counts in columns]).reshape(axes),
     )
-    same(figures.figures(), twin.positions(codes, (batch, *axes)))
+    same(figures.as_json(), twin.positions(codes, (batch, *axes)))
 
 
 # comparisons
@@ -257,13 +257,13 @@ def test_comparison(a_bits, b_bits):
     given_to_it = [
         expected[name] for name in ("divergence_bits", "codes_only_a", "codes_only_b", "share_only_a", "share_only_b")
     ]
-    same(UsageComparison(a, b, *given_to_it).figures(), expected)
+    same(UsageComparison(a, b, *given_to_it).as_json(), expected)
     assert tuple(row.key for row in STATISTICS) == twin.COMPARED
 
 
 def test_comparison_of_what_was_not_counted_exactly():
     usage, _ = usage_of(np.eye(4, dtype=bool), "msb")
-    told = UsageComparison(usage, usage, None, None, None, None, None).figures()
+    told = UsageComparison(usage, usage, None, None, None, None, None).as_json()
     assert told["divergence_bits"] is told["codes_only_a"] is told["share_only_b"] is None
     assert all(value["change"] in (0, None) for value in told["figures"].values())
 
@@ -284,7 +284,7 @@ def estimated(bits, count, used):
 
 
 def test_estimates_are_told():
-    told = estimated(40, 44, 26.4).figures()
+    told = estimated(40, 44, 26.4).as_json()
     assert told["exact"] is False
     assert told["estimated"] == {"codes_used": {"method": "HyperLogLog", "standard_error": 26.4 * 0.0081}}
     assert told["codes_used"] == 26

@@ -35,8 +35,7 @@ class Statistics:
         """The statistics of each tensor."""
         return self._report.tensors
 
-    @property
-    def figures(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """The object of `lfq stats --json` (docs/statistics.md)."""
         return stats_json(self._report)
 

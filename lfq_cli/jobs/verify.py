@@ -246,7 +246,7 @@ def as_json(verdict: Verdict) -> dict[str, Any]:
     if verdict.source is not None:
         fields["source"] = str(verdict.source)
     if verdict.comparisons:
-        fields["comparisons"] = {name: comparison.figures() for name, comparison in verdict.comparisons.items()}
+        fields["comparisons"] = {name: comparison.as_json() for name, comparison in verdict.comparisons.items()}
     if verdict.error is not None:
         fields |= {"error": verdict.error.message, "hint": verdict.error.hint}
     return fields

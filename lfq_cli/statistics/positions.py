@@ -33,7 +33,7 @@ class PositionCounter:
             codes = mixed(codes) >> np.uint64(MAX_INDEX_BITS - self._code_bits)
         return self.counter.tally(positions << np.uint64(self._code_bits) | codes)
 
-    def figures(self) -> PositionFigures | None:
+    def statistics(self) -> PositionFigures | None:
         """What each position uses; None where not every pair was counted."""
         pairs = self.counter.exact_pairs()
         if pairs is None:

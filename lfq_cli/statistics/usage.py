@@ -167,7 +167,7 @@ class Usage:
         """Indices for each of the 2^bits codes."""
         return ldexp(self.count, -self.bits)
 
-    def figures(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """The JSON object of `lfq stats --json` (docs/statistics.md)."""
         bits = self.bit_figures
         ranks, counts = self.profile.at_ranks()
@@ -207,7 +207,7 @@ class PositionFigures:
         """Positions that never change."""
         return int((self.codes_used == 1).sum()) if self.count > 1 else 0
 
-    def figures(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """The JSON object of `--by-position`; arrays are flat, in C order of `axes`."""
         return {
             "axes": list(self.axes),
@@ -241,12 +241,12 @@ class TokenUsage:
         """Bits of one vector in the codes file."""
         return sum(usage.bits for usage in self.codebooks)
 
-    def figures(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """The JSON objects by codebook, and of the joint token if there are several."""
-        entry: dict[str, Any] = {"codebooks": [usage.figures() for usage in self.codebooks]}
-        entry["joint"] = None if self.joint is None else self.joint.figures()
+        entry: dict[str, Any] = {"codebooks": [usage.as_json() for usage in self.codebooks]}
+        entry["joint"] = None if self.joint is None else self.joint.as_json()
         if self.positions is not None:
-            entry["positions"] = [figures.figures() for figures in self.positions]
+            entry["positions"] = [each.as_json() for each in self.positions]
         return entry | {"notes": list(self.notes)}
 
 

@@ -163,14 +163,14 @@ def test_stats(encoded):
         r[:5] for r in table(result.out)
     ]
     assert result.err == ""
-    figures = run("stats", codes, "--json").json
-    (tensor,) = figures["tensors"]
+    report = run("stats", codes, "--json").json
+    (tensor,) = report["tensors"]
     assert (tensor["file"], tensor["tensor"]) == (codes, "data")
     bits = np.moveaxis(x, 1, -1).reshape(-1, BITS) > 0
     counts = np.unique(np.packbits(bits, axis=1), return_counts=True)[1]
     shares = counts / counts.sum()
     entropy = -(shares * np.log2(shares)).sum()
-    for (usage,) in (tensor["codebooks"], figures["overall"]["codebooks"]):
+    for (usage,) in (tensor["codebooks"], report["overall"]["codebooks"]):
         assert usage["count"] == len(bits)
         assert usage["codes_used"] == len(counts)
         assert usage["utilisation"] == pytest.approx(len(counts) / 2**BITS)
@@ -183,9 +183,9 @@ def test_stats_over_several_files():
     for k in range(3):
         np.save(f"{k}.npy", floats(10 + k, BITS, seed=k))
     run("encode", "plain.safetensors", "0.npy", "1.npy", "2.npy", "-o", "out", "-q")
-    figures = run("stats", "out", "--json").json
-    assert [item["codebooks"][0]["count"] for item in figures["tensors"]] == [10, 11, 12]
-    assert figures["overall"]["codebooks"][0]["count"] == 33
+    report = run("stats", "out", "--json").json
+    assert [item["codebooks"][0]["count"] for item in report["tensors"]] == [10, 11, 12]
+    assert report["overall"]["codebooks"][0]["count"] == 33
 
 
 def test_export_codebook():

@@ -218,7 +218,7 @@ def test_every_statistic_is_shown_and_compared(row):
     compared = TokenComparison((UsageComparison(usage, usage, None, None, None, None, None),), None)
     lines = comparison_lines(ComparisonReport(report_of(tokens), report_of(tokens), compared), verbose=False, width=80)
     assert any(line.plain.startswith(f"{label} ") for line in lines)
-    assert row.key in tokens.figures()["codebooks"][0]
+    assert row.key in tokens.as_json()["codebooks"][0]
 
 
 def test_bits_are_marked():
@@ -530,7 +530,7 @@ def test_a_comparison_as_json(capsys):
     told = read_json(capsys.readouterr().out)
     assert set(told) == {"a", "b", "comparison"}
     assert told["a"] == read_json(json.dumps(stats_json(report.a)))
-    assert told["comparison"] == read_json(json.dumps(report.comparison.figures()))
+    assert told["comparison"] == read_json(json.dumps(report.comparison.as_json()))
     show_comparison(dataclasses.replace(report, comparison=None), JSON)
     assert read_json(capsys.readouterr().out)["comparison"] is None
 

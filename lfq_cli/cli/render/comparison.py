@@ -36,7 +36,7 @@ def show_comparison(report: ComparisonReport, display: Display) -> None:
     """Every statistic of A, of B and its change; or JSON."""
     tell_failed([*report.a.failed.values(), *report.b.failed.values()])
     if display.json:
-        comparison = None if report.comparison is None else report.comparison.figures()
+        comparison = None if report.comparison is None else report.comparison.as_json()
         print_json({"a": stats_json(report.a), "b": stats_json(report.b), "comparison": comparison})
     elif not display.quiet and (report.a.tensors or report.b.tensors):
         print_lines(comparison_lines(report, verbose=display.verbose, width=text_width()))

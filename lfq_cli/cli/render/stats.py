@@ -59,7 +59,7 @@ def _group_json(item: TensorUsage) -> dict[str, Any]:
 
 
 def _usage_json(usage: TokenUsage) -> dict[str, Any]:
-    return {**usage.figures(), "advice": advice(usage)}
+    return {**usage.as_json(), "advice": advice(usage)}
 
 
 def stats_lines(report: Report, *, verbose: bool, width: int | None) -> list[Text]:

@@ -1,4 +1,4 @@
-"""A slow second opinion on docs/statistics.md: every figure from its definition, one code or bit at a time.
+"""A slow second opinion on docs/statistics.md: every statistic from its definition, one code or bit at a time.
 
 Knows: bits -> codes of codebooks and of the joint token, and what is defined for them. Does not know: the package
 under test (it imports nothing of it), files, hashes. Codes are Python ints, so that tokens may have any number of bits;
@@ -56,7 +56,7 @@ def joint_codes(bits):
     return [code_of([int(bit) for bit in row], "msb") for row in bits]
 
 
-# Figures of counts
+# Statistics of counts
 
 
 def entropy_bits(counts):
@@ -119,7 +119,7 @@ def examples(counter, sign):
     return [{"code": code, "count": count} for code, count in order[:MOST_SHOWN]]
 
 
-# Figures of bits
+# Statistics of bits
 
 
 def binary_entropy(share):
@@ -134,11 +134,11 @@ def phi(both, i_ones, j_ones, total):
     return (both * total - i_ones * j_ones) / spread
 
 
-def bit_figures(rows, entropy):
-    """The figures of bits [n][D]: `entropy` is that of their codes."""
+def bit_statistics(rows, entropy):
+    """The statistics of bits [n][D]: `entropy` is that of their codes."""
     total = len(rows)
     if not total:
-        return no_bit_figures()
+        return no_bit_statistics()
     width = len(rows[0])
     masks = [int("".join(str(row[j]) for row in rows), 2) for j in range(width)]  # a one for each index with bit j
     ones = [mask.bit_count() for mask in masks]
@@ -163,7 +163,7 @@ def bit_figures(rows, entropy):
     }
 
 
-def no_bit_figures():
+def no_bit_statistics():
     return {
         "ones": [],
         "bit_entropies": [],
@@ -204,7 +204,7 @@ def usage(codes, rows, bits, min_count=1):
         "entropy_bits_corrected": min(float(bits), entropy + missing),
         "entropy_share": entropy / bits,
         "unseen_probability": unseen_probability(counter, bits),
-        **(no_bit_figures() if hashed else bit_figures(rows, entropy)),
+        **(no_bit_statistics() if hashed else bit_statistics(rows, entropy)),
         "most_used": [] if hashed else examples(counter, -1),
         "least_used": [] if hashed else examples(counter, 1),
         "rank_frequency": {"ranks": ranks, "counts": counts},

@@ -179,8 +179,8 @@ def test_pairs_of_bits(bits, order, data):
     """From a table as from a list of codes: how often both are one."""
     indices = data.draw(used(bits))
     rows = np.array([twin.bits_of_index(index, bits, order) for index in indices], np.int64).reshape(-1, bits)
-    figures = counted(bits, indices).usage(order).bit_figures
-    assert figures.both.tolist() == (rows.T @ rows).tolist()
+    found = counted(bits, indices).usage(order).bit_statistics
+    assert found.both.tolist() == (rows.T @ rows).tolist()
 
 
 @settings(max_examples=100)

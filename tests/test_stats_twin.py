@@ -1,4 +1,4 @@
-"""The slow twin of docs/statistics.md against scipy, numpy and distributions whose figures are known in closed form."""
+"""The slow twin of docs/statistics.md against scipy, numpy and distributions with statistics in closed form."""
 
 import math
 import re
@@ -24,7 +24,7 @@ def rows_of(codes, bits):
     return [[code >> (bits - 1 - j) & 1 for j in range(bits)] for code in codes]
 
 
-def figures(codes, bits, **options):
+def statistics(codes, bits, **options):
     return twin.usage(codes, rows_of(codes, bits), bits, **options)
 
 
@@ -52,7 +52,7 @@ def test_correlation_is_numpys(seed):
     bits = random.random((200, 7)) < random.uniform(0.05, 0.95, 7)
     bits[:, 3] = bits[:, 1] ^ (random.random(200) < 0.1)
     bits[:, 5] = True
-    told = twin.bit_figures(bits.astype(int).tolist(), 0.0)["bit_correlation"]
+    told = twin.bit_statistics(bits.astype(int).tolist(), 0.0)["bit_correlation"]
     with np.errstate(invalid="ignore"):
         expected = np.corrcoef(bits.T.astype(float))
     found = np.array([[math.nan if value is None else value for value in row] for row in told])
@@ -73,7 +73,7 @@ def test_slope_is_that_of_scipys_line(counts):
 
 @pytest.mark.parametrize("bits", [1, 2, 6])
 def test_uniform(bits):
-    told = figures(list(range(2**bits)) * 5, bits)
+    told = statistics(list(range(2**bits)) * 5, bits)
     assert told["entropy_bits"] == told["entropy_bits_corrected"] == bits
     assert told["perplexity"] == 2**bits
     assert told["utilisation"] == told["entropy_share"] == 1
@@ -86,7 +86,7 @@ def test_uniform(bits):
 
 
 def test_one_code():
-    told = figures([5] * 9, 3)
+    told = statistics([5] * 9, 3)
     assert (told["entropy_bits"], told["perplexity"], told["codes_used"]) == (0, 1, 1)
     assert told["entropy_bits_corrected"] == 0
     assert told["ones"] == [1, 0, 1]
@@ -99,7 +99,7 @@ def test_one_code():
 
 
 def test_nothing():
-    told = figures([], 4)
+    told = statistics([], 4)
     assert (told["count"], told["codes_used"], told["entropy_bits"], told["perplexity"]) == (0, 0, 0, 1)
     assert told["unseen_probability"] == 1
     assert told["ones"] == told["bit_entropies"] == told["bit_correlation"] == []
@@ -110,7 +110,7 @@ def test_nothing():
 def test_independent_biased_bits():
     """Every code as often as the product of its bits' shares says: 1/4, 1/2 and 3/4."""
     codes = [code for code in range(8) for _ in range((3 if not code & 4 else 1) * (3 if code & 1 else 1))]
-    told = figures(codes, 3)
+    told = statistics(codes, 3)
     quarter = 2 - 0.75 * math.log2(3)  # entropy of a coin of 1/4
     assert told["ones"] == [0.25, 0.5, 0.75]
     assert told["bit_entropies"] == pytest.approx([quarter, 1, quarter])
@@ -120,16 +120,16 @@ def test_independent_biased_bits():
 
 
 def test_two_identical_bits():
-    told = figures([0b000, 0b001, 0b110, 0b111] * 3, 3)
+    told = statistics([0b000, 0b001, 0b110, 0b111] * 3, 3)
     assert told["bit_correlation"][0][1] == 1
     assert told["strongest_pairs"][0] == {"bits": [0, 1], "correlation": 1}
     assert told["total_correlation_bits"] == 1
-    opposite = figures([0b010, 0b100] * 3, 3)
+    opposite = statistics([0b010, 0b100] * 3, 3)
     assert opposite["strongest_pairs"] == [{"bits": [0, 1], "correlation": -1}]
 
 
 def test_pairs_do_not_see_a_xor():
-    told = figures([0b000, 0b011, 0b101, 0b110], 3)
+    told = statistics([0b000, 0b011, 0b101, 0b110], 3)
     assert told["bit_correlation"] == np.eye(3).tolist()
     assert told["total_correlation_bits"] == 1
 
@@ -240,15 +240,15 @@ def test_positions():
 
 def test_comparison():
     a, b = [0, 0, 1, 2], [0, 3, 3, 3, 3, 1]
-    told = twin.comparison(figures(a, 2), figures(b, 2), a, b)
+    told = twin.comparison(statistics(a, 2), statistics(b, 2), a, b)
     assert (told["codes_only_a"], told["codes_only_b"]) == (1, 1)
     assert told["share_only_a"] == 0.25
     assert told["share_only_b"] == pytest.approx(4 / 6)
     assert told["figures"]["count"] == {"a": 4, "b": 6, "change": 2}
     assert told["ones_change"] == pytest.approx([4 / 6 - 0.25, 5 / 6 - 0.25])
-    same = twin.comparison(figures(a, 2), figures(a, 2), a, a)
+    same = twin.comparison(statistics(a, 2), statistics(a, 2), a, a)
     assert same["divergence_bits"] == 0
-    apart = twin.comparison(figures([0, 1], 2), figures([2], 2), [0, 1], [2])
+    apart = twin.comparison(statistics([0, 1], 2), statistics([2], 2), [0, 1], [2])
     assert apart["divergence_bits"] == apart["share_only_a"] == apart["share_only_b"] == 1
 
 

@@ -55,7 +55,7 @@ def usages(draw, dims=None):
 
 
 def estimated(usage):
-    """The same with figures that were not counted."""
+    """The same with statistics that were not counted."""
     how = {
         "codes_used": Estimate("HyperLogLog", 12345.6),
         "entropy_bits": Estimate("a sample of codes by hash", 0.00123),
@@ -123,8 +123,8 @@ def test_known_shapes_fit(dims, times):
 # it loses nothing
 
 
-def figures_told(usage):
-    """Text of the figures that every usage is told with."""
+def statistics_shown(usage):
+    """Text of the statistics that are shown for every usage."""
     used, entropy = "codes_used" in usage.estimated, "entropy_bits" in usage.estimated
     return [
         whole(usage.codes_used, estimated=used),
@@ -144,7 +144,7 @@ def test_every_figure_is_there_and_none_is_broken(usage):
         return
     words = set(text_of(report_of(usage), verbose=True).split())
     for part in (*usage.codebooks, *([usage.joint] if usage.joint else [])):
-        assert set(figures_told(part)) <= words
+        assert set(statistics_shown(part)) <= words
     assert f"{usage.codebooks[0].count:,}" in words
 
 
@@ -427,7 +427,7 @@ def test_a_narrow_terminal_loses_no_number(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
     show_stats(report_of(SICK), TABLE)
     words = STYLE.sub("", capsys.readouterr().out).split()
-    assert set(figures_told(SICK.codebooks[0])) <= set(words)
+    assert set(statistics_shown(SICK.codebooks[0])) <= set(words)
 
 
 def test_a_pipe_gets_no_escape_codes(capsys, monkeypatch):

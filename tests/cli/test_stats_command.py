@@ -119,7 +119,7 @@ def check(told, kind, bits, min_count=1, shape=None):
 
 
 @every_kind
-def test_every_figure(encode, stats, kind):
+def test_every_statistic(encode, stats, kind):
     bits = encode(kind, {"x": floats(kind.dim, 400)}, "x.codes.safetensors")
     told = stats("x.codes.safetensors")
     assert set(told) == {"tensors", "overall", "failed"}
@@ -132,7 +132,7 @@ def test_every_figure(encode, stats, kind):
 
 @every_kind
 @pytest.mark.parametrize("packing", PACKINGS[1:])
-def test_packings_have_the_same_figures(encode, stats, kind, packing):
+def test_packings_have_the_same_statistics(encode, stats, kind, packing):
     x = {"x": floats(kind.dim, 101)}
     bits = encode(kind, x, "x.codes.safetensors", packing)
     (tensor,) = stats("x.codes.safetensors")["tensors"]
@@ -177,7 +177,7 @@ def test_chosen_tensors(encode, stats):
     check(told["overall"], kind, bits["a1"] + bits["a2"])
 
 
-def test_different_codebooks_have_no_overall_figures(encode, stats):
+def test_different_codebooks_have_no_overall_statistics(encode, stats):
     ten, wide = KINDS["10 bits"], KINDS["3 codebooks of 4 bits"]
     bits = [encode(ten, {"x": floats(10, 40)}, "1.safetensors"), encode(wide, {"x": floats(12, 40)}, "2.safetensors")]
     told = stats("1.safetensors", "2.safetensors")
@@ -337,7 +337,7 @@ def test_csv(encode, stats, kind):
 
 
 @every_kind
-def test_saved_counts_have_the_same_figures(encode, stats, kind):
+def test_saved_counts_have_the_same_statistics(encode, stats, kind):
     bits = []
     for k in range(3):
         x = {"x": floats(kind.dim, 60 + k, 4, seed=k)}

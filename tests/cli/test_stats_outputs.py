@@ -160,7 +160,7 @@ def test_nothing_counted_writes_nothing(tree, lfq):
     assert not [path for path in tree.iterdir() if path.name.startswith("a.")]
 
 
-def test_an_output_that_fails_loses_no_figures(tree, lfq):
+def test_an_output_that_fails_loses_no_statistics(tree, lfq):
     (tree / "file").write_bytes(b"")
     code, out, err = lfq("stats", "codes", "--save", "file/k.safetensors")
     assert code == 1

@@ -124,7 +124,7 @@ def _short_table(rows: Sequence[tuple[str, UsageComparison]]) -> list[Text]:
 
 
 def _figures_table(name: str, compared: UsageComparison) -> list[Text]:
-    """A row a figure; the bar leans to the right where B has more, and is full where A has none of it."""
+    """A row for each statistic; the bar leans to the right where B has more, and is full where A has none of it."""
     title = "" if not name else "joint token" if name == "joint" else f"codebook {name}"
     rows = []
     changes = compared.changes()

@@ -14,7 +14,7 @@ from stats_twin import CLOSE, same, same_pairs
 from lfq_cli.statistics.comparison import UsageComparison
 from lfq_cli.statistics.profile import Profile, expected_used, miller_madow_bits, profile_of
 from lfq_cli.statistics.registry import BY_KEY, STATISTICS
-from lfq_cli.statistics.usage import BitFigures, Estimate, PositionFigures, TokenUsage, Usage
+from lfq_cli.statistics.usage import BitStatistics, Estimate, PositionStatistics, TokenUsage, Usage
 
 WIDTHS = (1, 2, 3, 5, 8, 17, 64)
 
@@ -44,9 +44,9 @@ def counts_of(codes):
     return np.unique(np.array(codes, np.uint64), return_counts=True)
 
 
-def bit_figures_of(bits):
+def bit_statistics_of(bits):
     ones = bits.astype(np.int64)
-    return BitFigures(len(bits), ones.T @ ones)
+    return BitStatistics(len(bits), ones.T @ ones)
 
 
 def usage_of(bits, order, min_count=1):
@@ -58,7 +58,7 @@ def usage_of(bits, order, min_count=1):
         bits=bits.shape[1],
         count=len(bits),
         profile=profile_of(counts),
-        bit_figures=bit_figures_of(bits),
+        bit_statistics=bit_statistics_of(bits),
         most_used=tuple(sorted(pairs, key=lambda pair: (-pair[1], pair[0]))[:10]),
         least_used=tuple(sorted(pairs, key=lambda pair: (pair[1], pair[0]))[:10]),
         min_count=min_count,
@@ -103,7 +103,7 @@ def test_usage_of_tokens_that_are_told_apart_by_a_hash(width):
     rows += rows[:7] + rows[:3]
     codes = twin.joint_codes(rows)
     _, counts = np.unique(np.array([hash(code) for code in codes]), return_counts=True)
-    usage = Usage(bits=width, count=50, profile=profile_of(counts), bit_figures=None)
+    usage = Usage(bits=width, count=50, profile=profile_of(counts), bit_statistics=None)
     same(usage.as_json(), twin.usage(codes, rows, width))
 
 
@@ -127,13 +127,13 @@ def test_token_usage():
 
 @given(bit_rows())
 def test_bits(bits):
-    figures = bit_figures_of(bits)
-    expected = twin.bit_figures(bits.astype(int).tolist(), 0.0)
-    assert figures.ones.tolist() == expected["ones"]
-    same(figures.entropies.tolist(), expected["bit_entropies"])
-    told = [[None if math.isnan(value) else value for value in row] for row in figures.correlation.tolist()]
+    statistics = bit_statistics_of(bits)
+    expected = twin.bit_statistics(bits.astype(int).tolist(), 0.0)
+    assert statistics.ones.tolist() == expected["ones"]
+    same(statistics.entropies.tolist(), expected["bit_entropies"])
+    told = [[None if math.isnan(value) else value for value in row] for row in statistics.correlation.tolist()]
     same(told, expected["bit_correlation"])
-    pairs = [{"bits": [i, j], "correlation": value} for i, j, value in figures.strongest_pairs()]
+    pairs = [{"bits": [i, j], "correlation": value} for i, j, value in statistics.strongest_pairs()]
     same_pairs({"strongest_pairs": pairs}, expected)
 
 
@@ -141,7 +141,7 @@ def test_correlation_of_rare_bits_in_many():
     """10^12 indices, bits that are one in a millionth of them: numbers that a product of counts would overflow."""
     total, rare = 10**12, 10**6
     both = np.array([[rare, rare // 2, 0], [rare // 2, rare, 0], [0, 0, total - rare]], np.int64)
-    told = BitFigures(total, both).correlation
+    told = BitStatistics(total, both).correlation
     for i, j in ((0, 1), (0, 2)):
         exact = twin.phi(int(both[i, j]), int(both[i, i]), int(both[j, j]), total)
         assert told[i, j] == pytest.approx(exact, rel=1e-6, abs=1e-9)
@@ -149,10 +149,10 @@ def test_correlation_of_rare_bits_in_many():
 
 def test_strongest_pairs_are_as_many_as_asked_for():
     bits = np.random.default_rng(0).random((100, 12)) < 0.5
-    figures = bit_figures_of(bits)
-    assert len(figures.strongest_pairs()) == 10
-    assert figures.strongest_pairs(3) == figures.strongest_pairs()[:3]
-    assert len(figures.strongest_pairs(1000)) == 66
+    statistics = bit_statistics_of(bits)
+    assert len(statistics.strongest_pairs()) == 10
+    assert statistics.strongest_pairs(3) == statistics.strongest_pairs()[:3]
+    assert len(statistics.strongest_pairs(1000)) == 66
 
 
 # profiles
@@ -236,14 +236,14 @@ def test_positions(batch, axes, data):
     codes = data.draw(st.lists(st.integers(0, 3), min_size=batch * places, max_size=batch * places))
     grid = np.array(codes).reshape(batch, places)
     columns = [np.unique(column, return_counts=True)[1] for column in grid.T]
-    figures = PositionFigures(
+    statistics = PositionStatistics(
         axes=tuple(axes),
         count=batch,
         codes_used=np.array([len(counts) for counts in columns]).reshape(axes),
         entropy_bits=np.array([-(c / batch) @ np.log2(c / batch) for c in columns]).reshape(axes),
         most_used_share=np.array([counts.max() / batch for counts in columns]).reshape(axes),
     )
-    same(figures.as_json(), twin.positions(codes, (batch, *axes)))
+    same(statistics.as_json(), twin.positions(codes, (batch, *axes)))
 
 
 # comparisons
@@ -251,7 +251,7 @@ def test_positions(batch, axes, data):
 
 @given(bit_rows([4]), bit_rows([4]))
 def test_comparison(a_bits, b_bits):
-    """What the record adds to the figures of A and B: their changes. Divergence and the rest are given to it."""
+    """What the record adds to the statistics of A and B: their changes. Divergence and the rest are given to it."""
     (a, a_codes), (b, b_codes) = usage_of(a_bits, "msb"), usage_of(b_bits, "msb")
     expected = twin.comparison(expected_of(a_bits, "msb"), expected_of(b_bits, "msb"), a_codes, b_codes)
     given_to_it = [
@@ -277,7 +277,7 @@ def estimated(bits, count, used):
         bits=bits,
         count=count,
         profile=profile_of(np.array([3, 1, 1]), np.array([8.0, 8.0, 8.0])),
-        bit_figures=None,
+        bit_statistics=None,
         estimated={"codes_used": Estimate("HyperLogLog", used * 0.0081)},
         codes_used_estimate=used,
     )

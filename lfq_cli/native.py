@@ -2,7 +2,7 @@
 
 The file's metadata entry "lfq" is `{"format": "lfq-checkpoint", "version": 1, "config": {...}}`; a folder's config.json
 is that same object. Beside them may stand `assumed`, the keys of config that are not certain, and `sha256`, the
-quantizer's digest; and `training`, how `lfq train` made it and the held-out figures. The tensors are the quantizer's
+quantizer's digest; and `training`, how `lfq train` made it and the held-out metrics. The tensors are the quantizer's
 weights under the reference's state-dict names.
 """
 

@@ -49,7 +49,7 @@ def load_found(path: Path, found: Found, facts: Facts) -> Quantizer:
 
 
 def training_record(path: Path) -> dict[str, Any] | None:
-    """How `lfq train` made the native checkpoint at `path`, and its held-out figures; None where it says nothing."""
+    """How `lfq train` made the native checkpoint at `path`, and its held-out metrics; None where it says nothing."""
     with open_checkpoint(path) as (state, description), _naming(state.path):
         return None if description is None else native.training_of(description)
 

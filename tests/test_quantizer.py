@@ -372,7 +372,7 @@ def test_a_weight_of_another_shape_is_refused_by_name(cosine, name, shape):
         Quantizer(**LINEAR, cosine_sim_project_in=cosine, weights=weights | {name: np.zeros(shape, np.float32)})
 
 
-def test_the_projection_is_turned_when_it_is_a_cosine():
+def test_the_projection_is_transposed_when_it_is_a_cosine():
     for cosine in (False, True):
         with pytest.raises(CheckpointError, match=r"project_in\.weight has shape"):
             Quantizer(**LINEAR, cosine_sim_project_in=cosine, weights=projections(6, 8, not cosine, biases=False))

@@ -298,7 +298,7 @@ def test_what_differs_is_named_with_both_files(tmp_path: Path, what: str) -> Non
     assert not (tmp_path / "out.codes.safetensors").exists()
 
 
-def test_sources_and_stored_integers_must_be_alike(tmp_path: Path) -> None:
+def test_sources_and_stored_integers_must_be_equal(tmp_path: Path) -> None:
     ints = replace(PLAIN, packing="ints")
     one = write(tmp_path / "one.codes.safetensors", numbered(2), ints)
     two = write(tmp_path / "two.codes.safetensors", numbered(2, first=2), ints, index_dtype="I64")

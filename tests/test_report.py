@@ -93,7 +93,7 @@ CASES = {
     ),
     "10^12 indices": lambda: TokenUsage((counted([10**9 + k for k in range(1000)], 10),), None),
     "10^12 indices of one bit": lambda: TokenUsage((counted([10**12, 1], 1),), None),
-    "all counts alike": lambda: TokenUsage((counted([7] * 1024, 10),), None),
+    "all counts equal": lambda: TokenUsage((counted([7] * 1024, 10),), None),
     "no statistics of bits": lambda: TokenUsage((replace(counted([5, 4], 10), bit_statistics=None),), None),
     "2 codebooks, joint bits": lambda: books(3000, 2, 6),
     "3 codebooks without joint": lambda: replace(books(3000, 3, 6), joint=None),

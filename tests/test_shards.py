@@ -53,7 +53,7 @@ ON_NODES = ON_NODE | {
 # what a script has that was submitted from within the first, with -n 1, without, and with -n 2
 NESTED = ON_NODE | {"SLURM_PROCID": "0", "SLURM_NTASKS": "1", "SLURM_TASKS_PER_NODE": "1", "SLURM_GTIDS": "0"}
 NESTED_PLAIN = NESTED | {"SLURM_NTASKS": "2"}
-NESTED_ALIKE = NESTED_PLAIN | {"SLURM_TASKS_PER_NODE": "2"}
+NESTED_EQUAL = NESTED_PLAIN | {"SLURM_TASKS_PER_NODE": "2"}
 ARRAY = {
     "SLURM_ARRAY_TASK_ID": "12",
     "SLURM_ARRAY_TASK_MIN": "10",
@@ -90,7 +90,7 @@ def test_auto_is_what_the_launcher_says(environment: dict[str, str], expected: t
         (ARRAY | {"SLURM_NTASKS": "2", "SLURM_PROCID": "0"}, "not a step of srun"),
         (NESTED, "SLURM_STEP_NUM_TASKS is 2, and SLURM_NTASKS is 1: this job was submitted from within a step"),
         (NESTED_PLAIN, "SLURM_STEP_NUM_TASKS is 2, and SLURM_TASKS_PER_NODE is 1"),
-        (NESTED_ALIKE, "SLURM_STEP_NUM_TASKS is 2, and SLURM_GTIDS is 0"),
+        (NESTED_EQUAL, "SLURM_STEP_NUM_TASKS is 2, and SLURM_GTIDS is 0"),
         (ARRAY | NESTED, "submitted from within a step"),
         (ARRAY | {"SLURM_ARRAY_TASK_COUNT": "3"}, "some in between are missing"),
         (ARRAY | {"SLURM_ARRAY_TASK_MAX": "x"}, "SLURM_ARRAY_TASK_MAX is 'x'"),

@@ -83,7 +83,7 @@ def catalog_of(shelf: Shelf, tensors: Sequence[str]) -> Catalog:
         codes = shelf.get(number)
         names = [name for name in codes if not tensors or name in tensors]
         facts.append((path, dict(_facts(codes, names))))
-        _require_alike(*facts[0], *facts[-1])
+        _require_equal(*facts[0], *facts[-1])
         counts.append(_count(codes, names))
         for name in names:
             if codes.header.tensors[name].offsets is not None:
@@ -121,7 +121,7 @@ def _positions(info: CodesTensor) -> tuple[int, ...] | None:
     return tuple(info.positions[1:])
 
 
-def _require_alike(first_path: Path, first: dict[str, Any], path: Path, found: dict[str, Any]) -> None:
+def _require_equal(first_path: Path, first: dict[str, Any], path: Path, found: dict[str, Any]) -> None:
     for what, wanted in first.items():
         if found.get(what) != wanted:
             raise CodesUnreadableError(

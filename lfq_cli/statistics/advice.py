@@ -11,7 +11,8 @@ from math import ldexp, lgamma, log, log2, sqrt
 import numpy as np
 from numpy.typing import NDArray
 
-from lfq_cli.statistics.alike import (
+from lfq_cli.statistics.profile import expected_used
+from lfq_cli.statistics.redundant_bits import (
     CHANCE_DEVIATIONS,
     bits_of_codebooks,
     copied_codebooks,
@@ -19,7 +20,6 @@ from lfq_cli.statistics.alike import (
     same_bits,
     strong_pairs,
 )
-from lfq_cli.statistics.profile import expected_used
 from lfq_cli.statistics.usage import PositionStatistics, TokenUsage, Usage
 
 FEW_INDICES = 30
@@ -261,8 +261,8 @@ def _small_sample(usage: TokenUsage) -> list[str]:
     if fewest.bits >= UNFILLABLE_BITS:
         return [f"no sample fills 2^{fewest.bits} codes: utilisation and entropy say little here, the bits say more"]
     unseen = max(usage.codebooks[k].unseen_probability for k in found)
-    alike = len({codebook.bits for codebook in usage.codebooks}) == 1
-    where = "" if alike else f" in {_codebooks(usage, found)}"
+    equal_sizes = len({codebook.bits for codebook in usage.codebooks}) == 1
+    where = "" if equal_sizes else f" in {_codebooks(usage, found)}"
     return [
         f"{_few(fewest.samples_per_code)} vectors a code{where}: utilisation is limited by the sample, "
         f"{_share(unseen)} of further codes would be new; count more"

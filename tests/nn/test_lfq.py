@@ -58,7 +58,7 @@ def reference(options: str, bits: int, codebooks: int) -> Any:
 
 
 def ours(options: str, bits: int, codebooks: int, **more: Any) -> LFQ:
-    """Constructed alike and loaded with the reference's weights."""
+    """Constructed with the same arguments and loaded with the reference's weights."""
     chosen = {**OPTIONS, **WEIGHTED}[options]
     module = LFQ(codebook_size=2**bits, num_codebooks=codebooks, **chosen, **more).eval()
     module.load_state_dict(reference(options, bits, codebooks).state_dict(), strict=True)

@@ -1,4 +1,4 @@
-"""Bits that are equal or opposite to others, and codebooks of such bits."""
+"""Redundant bits, which are equal or opposite to others, and codebooks of such bits."""
 
 from __future__ import annotations
 

@@ -25,8 +25,8 @@ from lfq_cli import checkpoints, native, open_codes
 from lfq_cli.errors import LfqError
 from lfq_cli.jobs.decode import DecodeOptions, decode
 from lfq_cli.jobs.encode import EncodeOptions, encode
+from lfq_cli.jobs.file_types import described_format
 from lfq_cli.jobs.inspect import as_json, inspect
-from lfq_cli.jobs.kinds import described_format
 from lfq_cli.jobs.pack import PackOptions, pack
 from lfq_cli.jobs.plan import Job, name_samples
 from lfq_cli.jobs.stats import save_counts, stats

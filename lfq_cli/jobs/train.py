@@ -14,8 +14,8 @@ from lfq_cli import backends, native
 from lfq_cli.container import metadata_entry
 from lfq_cli.errors import CheckpointError, LfqNote, OptionError, OutputError, TensorError
 from lfq_cli.files import remove_leftovers
+from lfq_cli.jobs.file_types import is_tensor_file
 from lfq_cli.jobs.inputs import find_inputs
-from lfq_cli.jobs.kinds import is_tensor_file
 from lfq_cli.jobs.plan import refuse_to_replace
 from lfq_cli.jobs.training_data import TrainingData
 from lfq_cli.layout import Layout

@@ -1,4 +1,4 @@
-"""Every kind of quantizer, format and layout through the device's pipeline: what the plain definition gives.
+"""Every quantizer, format and layout through the device's pipeline: what the plain definition gives.
 
 On the CPU here; `make gpu` runs the same on CUDA (tests/device.py). Needs nothing but pytest beside the package.
 """
@@ -18,7 +18,7 @@ import device
 import numpy as np
 import pytest
 import torch
-from grid import kinds, routes
+from grid import quantizers, routes
 from grid.cells import Cell, Prepared
 
 from lfq_cli import backends, floats, open_codes
@@ -71,11 +71,11 @@ ROUTES = [
 ]
 
 
-@pytest.mark.parametrize("name", kinds.KINDS)
-def test_every_kind(name: str, lfq: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
-    prepared = Prepared(kinds.KINDS[name], tmp_path_factory.mktemp("kind"))
+@pytest.mark.parametrize("name", quantizers.QUANTIZERS)
+def test_every_quantizer(name: str, lfq: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
+    prepared = Prepared(quantizers.QUANTIZERS[name], tmp_path_factory.mktemp("quantizer"))
     for route in (routes.ROUTES[route] for route in ROUTES):
-        if route.refused(kinds.KINDS[name]) is not None:  # tests/test_grid.py
+        if route.refused(quantizers.QUANTIZERS[name]) is not None:  # tests/test_grid.py
             continue
         with pytest.MonkeyPatch.context() as patches, device.selected():
             patches.chdir(tmp_path_factory.mktemp("cell"))

@@ -1,4 +1,4 @@
-"""Kinds of quantizers: what is saved, and the plain definition of what it is (tests/twin.py).
+"""Quantizers: what is saved, and the plain definition of what it is (tests/twin.py).
 
 The definition is written out here, not read from the module or file that it describes; only the numbers of the weights
 are taken from there. Widths are small, so that Python loops over them, and codes that are wrong are found by reading.
@@ -34,7 +34,7 @@ CLEAR = 1e-3
 
 
 @dataclass(frozen=True)
-class Kind:
+class QuantizerCase:
     """`make` gives a module, which is saved by save_pretrained, or a state dict, which is saved as `file`.
 
     options: what the file does not say, for the command line. shape: of the input, with its features. prefix: what the
@@ -55,21 +55,23 @@ class Kind:
     family: str | None = None
 
 
-def own(make: Callable[..., Any], config: Config, shape: tuple[int, ...], options: str = "", **facts: Any) -> Kind:
+def own(
+    make: Callable[..., Any], config: Config, shape: tuple[int, ...], options: str = "", **facts: Any
+) -> QuantizerCase:
     """A module of lfq_cli with drawn weights."""
 
     def build() -> Any:
         torch.manual_seed(7)
         return make().eval()
 
-    return Kind(build, config, shape, tuple(options.split()), **facts)
+    return QuantizerCase(build, config, shape, tuple(options.split()), **facts)
 
 
 def foreign(
     family: str, make: Callable[[], Any], config: Config, shape: tuple[int, ...], options: str = "", **facts: Any
-) -> Kind:
+) -> QuantizerCase:
     """A state dict of tests/families."""
-    return Kind(make, config, shape, tuple(options.split()), family=family, **{"file": "model.pt"} | facts)
+    return QuantizerCase(make, config, shape, tuple(options.split()), family=family, **{"file": "model.pt"} | facts)
 
 
 def without(state: dict[str, torch.Tensor], *ends: str) -> dict[str, torch.Tensor]:
@@ -472,4 +474,4 @@ FAMILIES = {
     "dplm-2": foreign("dplm-2", lambda: dplm.state_dict(1, bits=13), Config(13, (13,)), (2, 5, 13)),
 }
 
-KINDS = PLAIN | CUT | SHAPED | LEVELS | FAMILIES
+QUANTIZERS = PLAIN | CUT | SHAPED | LEVELS | FAMILIES

@@ -64,9 +64,9 @@ def torch_seeds() -> list[bytes]:
     """One tensor; several with what else trainers save; views and dtypes; the format before torch 1.6."""
     x = torch.arange(24.0).reshape(6, DIM)
     run = {"a": x, "n": 3, "args": argparse.Namespace(lr=1.5), "best": np.float64(2), "list": [x[1:], x.T[:, :DIM].T]}
-    kinds = {"half": x.half(), "eight": x.to(torch.float8_e4m3fn), "own": torch.nn.Parameter(x)}
-    kinds["sparse"] = x.to_sparse()
-    return [saved(x), saved(run), saved(kinds), saved(run, zipped=False)]
+    tensors = {"half": x.half(), "eight": x.to(torch.float8_e4m3fn), "own": torch.nn.Parameter(x)}
+    tensors["sparse"] = x.to_sparse()
+    return [saved(x), saved(run), saved(tensors), saved(run, zipped=False)]
 
 
 def numpy_file(array: np.ndarray) -> bytes:

@@ -24,7 +24,7 @@ import sample_files
 import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sample_files import Kind, Sample
+from sample_files import Sample, Schema
 
 from lfq_cli import codesfile
 from lfq_cli.codesfile import SUFFIX
@@ -52,7 +52,7 @@ def write(path: Path, count: int = 30, *, positions: tuple[int | None, ...] = (4
         for k in range(first, first + count)
     ]
     path.parent.mkdir(exist_ok=True, parents=True)
-    return sample_files.write(path, samples, Kind({"x": positions}, (12,), carried={LABEL: ("I64", ())}))
+    return sample_files.write(path, samples, Schema({"x": positions}, (12,), carried={LABEL: ("I64", ())}))
 
 
 def run(name: str, source: Path, out: Path, **options: Any) -> list[Outcome]:
@@ -304,7 +304,7 @@ def test_the_name_of_a_member_is_the_key_for_webdataset_and_gives_it_back(key: s
 def test_keys_that_differ_only_in_slashes_and_dots_stay_apart(tmp_path: Path) -> None:
     keys = ["a/b", "a//b", "/a/b", "a/b/", "a/./b", "a/../b", "a/%2F/b", "a.b", "a%2Eb", "..", "/", "é/ü", "a b"]
     samples = [Sample(key, {"x": np.full((2, 12), k % 2, bool)}) for k, key in enumerate(keys)]
-    path = sample_files.write(tmp_path / f"a{SUFFIX}", samples, Kind({"x": (2,)}, (12,)))
+    path = sample_files.write(tmp_path / f"a{SUFFIX}", samples, Schema({"x": (2,)}, (12,)))
     run("webdataset", path, tmp_path / "out")
     found = list(webdataset.WebDataset(str(tmp_path / "out" / "train-00000.tar"), shardshuffle=False).decode())
     assert [each["__key__"] for each in found] == [member_name(key) for key in keys]
@@ -368,7 +368,7 @@ def test_labels_that_do_not_fit_are_refused(
     data = label.to_bytes(8, "little", signed=label < 0)
     samples = [Sample("a", {"x": np.ones((1, 12), bool)}, {LABEL: data})]
     path = sample_files.write(
-        tmp_path / f"a{SUFFIX}", samples, Kind({"x": (1, 1)}, (12,), carried={LABEL: (dtype, ())})
+        tmp_path / f"a{SUFFIX}", samples, Schema({"x": (1, 1)}, (12,), carried={LABEL: (dtype, ())})
     )
     with pytest.raises(OptionError, match=f"--labels {LABEL}: {label} does not fit int"):
         run(name, path, tmp_path / "out", labels=LABEL, **options)
@@ -377,8 +377,8 @@ def test_labels_that_do_not_fit_are_refused(
 
 def test_labels_that_are_called_like_a_column_are_refused(tmp_path: Path) -> None:
     samples = [Sample("a", {"x": np.ones((1, 12), bool)}, {"tokens": np.int64(3).tobytes()})]
-    kind = Kind({"x": (1,)}, (12,), carried={"tokens": ("I64", ())})
-    path = sample_files.write(tmp_path / f"a{SUFFIX}", samples, kind)
+    schema = Schema({"x": (1,)}, (12,), carried={"tokens": ("I64", ())})
+    path = sample_files.write(tmp_path / f"a{SUFFIX}", samples, schema)
     with pytest.raises(OptionError, match="has a column 'tokens' of its own"):
         run("parquet", path, tmp_path / "out", labels="tokens")
     raise_errors(run("parquet", path, tmp_path / "out", labels="tokens", label_offset=4096))
@@ -389,7 +389,7 @@ def test_labels_that_are_called_like_a_column_are_refused(tmp_path: Path) -> Non
 @pytest.mark.parametrize("offset", [0, 60_000])
 def test_the_cut_that_a_message_names_fits(bits: int, offset: int, tmp_path: Path) -> None:
     samples = [Sample("a", {"x": np.ones((2, bits), bool)})]
-    path = sample_files.write(tmp_path / f"a{SUFFIX}", samples, Kind({"x": (2,)}, (bits,)))
+    path = sample_files.write(tmp_path / f"a{SUFFIX}", samples, Schema({"x": (2,)}, (bits,)))
     with pytest.raises(OptionError, match="do not fit uint16") as told:
         run("bin", path, tmp_path / "out", offset=offset)
     found = re.search(r"--codebook-dims ([\d,]+) makes", str(told.value.hint))
@@ -405,7 +405,7 @@ def test_the_cut_that_a_message_names_fits(bits: int, offset: int, tmp_path: Pat
 @pytest.mark.parametrize("positions", [(2,), (None,)])
 def test_ids_near_the_end_of_int64_are_exact(positions: tuple[int | None, ...], tmp_path: Path) -> None:
     bits = np.random.default_rng(0).integers(0, 2, (2, 62)).astype(bool)
-    path = sample_files.write(tmp_path / f"a{SUFFIX}", [Sample("a", {"x": bits})], Kind({"x": positions}, (62,)))
+    path = sample_files.write(tmp_path / f"a{SUFFIX}", [Sample("a", {"x": bits})], Schema({"x": positions}, (62,)))
     raise_errors(run("parquet", path, tmp_path / "out", dtype="int64", offset=2**62))
     (ids,) = pq.read_table(tmp_path / "out" / "train-00000.parquet")["tokens"].to_pylist()
     assert ids == [2**62 + int("".join(map(str, row.astype(int))), 2) for row in bits]
@@ -438,7 +438,7 @@ def test_nothing_to_export_makes_files_that_readers_take(tmp_path: Path) -> None
 
 def test_row_groups_hold_many_samples_but_not_all(tmp_path: Path) -> None:
     samples = [Sample(f"k{k}", {"x": np.zeros((1, 12), bool)}) for k in range(3000)]
-    path = sample_files.write(tmp_path / f"a{SUFFIX}", samples, Kind({"x": (1,)}, (12,)))
+    path = sample_files.write(tmp_path / f"a{SUFFIX}", samples, Schema({"x": (1,)}, (12,)))
     run("parquet", path, tmp_path / "out")
     assert pq.ParquetFile(tmp_path / "out" / "train-00000.parquet").num_row_groups == 1
 

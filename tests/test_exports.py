@@ -22,7 +22,7 @@ import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from sample_files import Kind, Sample
+from sample_files import Sample, Schema
 
 from lfq_cli.codesfile import SUFFIX
 from lfq_cli.errors import ExistsError, LfqError, OptionError
@@ -49,14 +49,14 @@ def samples_of(positions: tuple[int | None, ...], width: int, count: int = COUNT
     return found
 
 
-def kind_of(positions: tuple[int | None, ...], dims: tuple[int, ...]) -> Kind:
-    return Kind({"x": positions}, dims, carried={LABEL: ("I64", ())})
+def schema_of(positions: tuple[int | None, ...], dims: tuple[int, ...]) -> Schema:
+    return Schema({"x": positions}, dims, carried={LABEL: ("I64", ())})
 
 
-def write(folder: Path, samples: list[Sample], kind: Kind) -> list[str]:
+def write(folder: Path, samples: list[Sample], schema: Schema) -> list[str]:
     folder.mkdir(parents=True, exist_ok=True)
     for number, (first, last) in enumerate(pairwise([0, 17, 18, len(samples)])):
-        sample_files.write(folder / f"{number}{SUFFIX}", samples[first:last], kind)
+        sample_files.write(folder / f"{number}{SUFFIX}", samples[first:last], schema)
     return [str(folder)]
 
 
@@ -79,7 +79,7 @@ def described(folder: Path) -> dict[str, Any]:
 def tokens(tmp_path: Path) -> tuple[list[str], dict[str, list[Sample]]]:
     """A folder of codes of 12 bits [3, 4], and its samples by split."""
     samples = samples_of((3, 4), 12)
-    paths = write(tmp_path / "tokens", samples, kind_of((3, 4), (12,)))
+    paths = write(tmp_path / "tokens", samples, schema_of((3, 4), (12,)))
     numbers = split([each.key for each in samples], SPLITS)
     return paths, {name: [s for s, n in zip(samples, numbers, strict=True) if n == k] for k, name in enumerate(SPLITS)}
 
@@ -190,7 +190,7 @@ def test_bin_as_nanogpt_reads_it(tokens: Tokens, tmp_path: Path) -> None:
 def test_bin_of_1xgpt(tmp_path: Path) -> None:
     """Read as its data.py does: shape (num_images, s, s), segments in int32."""
     samples = samples_of((2, 3, 3), 18)
-    paths = write(tmp_path / "tokens", samples, kind_of((2, 3, 3), (18,)))
+    paths = write(tmp_path / "tokens", samples, schema_of((2, 3, 3), (18,)))
     run("bin", paths, tmp_path / "out", style="1x")
     folder = tmp_path / "out" / "train"
     told = json.loads((folder / "metadata.json").read_text())
@@ -277,7 +277,7 @@ def test_pyarrow_reads_parquet(tokens: Tokens, tmp_path: Path) -> None:
 def test_parquet_is_near_the_size_of_the_bits(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     samples = [Sample(f"{k}", {"x": rng.integers(0, 2, (256, 18)).astype(bool)}) for k in range(2000)]
-    sample_files.write(tmp_path / f"a{SUFFIX}", samples, Kind({"x": (256,)}, (18,)))
+    sample_files.write(tmp_path / f"a{SUFFIX}", samples, Schema({"x": (256,)}, (18,)))
     run("parquet", [str(tmp_path / f"a{SUFFIX}")], tmp_path / "out")
     size = (tmp_path / "out" / "train-00000.parquet").stat().st_size
     assert size < 1.2 * 2000 * 576
@@ -323,7 +323,7 @@ def test_npy_as_llamagen_reads_it(tokens: Tokens, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["bin", "megatron", "webdataset", "parquet", "npy"])
 def test_samples_of_several_lengths(name: str, tmp_path: Path) -> None:
     samples = samples_of((None,), 8)
-    paths = write(tmp_path / "tokens", samples, kind_of((None,), (8,)))
+    paths = write(tmp_path / "tokens", samples, schema_of((None,), (8,)))
     run(name, paths, tmp_path / "out", eos=256)
     expected = [[*codes_of(each, (8,))[:, 0].tolist(), 256] for each in samples]
     if name == "bin":
@@ -339,7 +339,7 @@ def test_samples_of_several_lengths(name: str, tmp_path: Path) -> None:
 
 
 def test_ids_that_do_not_fit_say_which_cut_does(tmp_path: Path) -> None:
-    paths = write(tmp_path / "tokens", samples_of((4,), 18), kind_of((4,), (18,)))
+    paths = write(tmp_path / "tokens", samples_of((4,), 18), schema_of((4,), (18,)))
     with pytest.raises(OptionError, match="ids up to 262143 do not fit uint16") as told:
         run("bin", paths, tmp_path / "out")
     assert "--codebook-dims 9,9" in str(told.value.hint)
@@ -427,7 +427,7 @@ def test_damage_is_seen_and_mended_and_another_export_refused(tokens: Tokens, tm
 
 def test_killed_at_any_moment_nothing_half_is_left(tmp_path: Path) -> None:
     samples = samples_of((16, 16), 12, 400)
-    paths = write(tmp_path / "tokens", samples, kind_of((16, 16), (12,)))
+    paths = write(tmp_path / "tokens", samples, schema_of((16, 16), (12,)))
     command = [sys.executable, "-m", "lfq_cli", "export", "webdataset", *paths, "--samples-per-file", "20", "-q"]
     subprocess.run([*command, "-o", str(tmp_path / "whole")], check=True)
     out = tmp_path / "out"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sample_files import Kind, Sample, read, write
+from sample_files import Sample, Schema, read, write
 from test_faults import failing
 
 from lfq_cli.codesfile import Coding, MadeFrom, SamplesBuilder, SourceInfo, open_codes
@@ -22,7 +22,7 @@ from lfq_cli.jobs.verify import VerifyOptions, verify
 
 pytestmark = pytest.mark.slow
 
-KIND = Kind({"z": (None,)}, dims=(9,), carried={"label": ("I64", ())}, texts=("caption",))
+SCHEMA = Schema({"z": (None,)}, dims=(9,), carried={"label": ("I64", ())}, texts=("caption",))
 
 
 def numbered(first: int, count: int) -> list[Sample]:
@@ -43,7 +43,7 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("merge") / "tokens"
     folder.mkdir()
     for k in range(4):
-        write(folder / f"{k}.codes.safetensors", numbered(500 * k, 500), KIND)
+        write(folder / f"{k}.codes.safetensors", numbered(500 * k, 500), SCHEMA)
     return folder
 
 

@@ -323,9 +323,9 @@ def test_two_tensors_of_one_dotted_name_are_not_silently_one(tmp_path: Path) -> 
 def regions(path: Path) -> dict[str, bool]:
     """name -> whether its bytes are read from the file in place."""
     with open_source(path) as source:
-        kinds = {name: tensor.region for name, tensor in source.tensors.items()}
-    assert all(isinstance(region, (FileRegion, StridedRegion)) for region in kinds.values())
-    return {name: isinstance(region, FileRegion) for name, region in kinds.items()}
+        regions = {name: tensor.region for name, tensor in source.tensors.items()}
+    assert all(isinstance(region, (FileRegion, StridedRegion)) for region in regions.values())
+    return {name: isinstance(region, FileRegion) for name, region in regions.items()}
 
 
 @pytest.mark.parametrize("dtype", ["F32", "F16", "BF16", "F8_E4M3", "F64"])

@@ -315,12 +315,12 @@ def test_globals_and_opaque_objects_are_all_that_code_becomes(tmp_path: Path) ->
     data = pickle.dumps(
         [*(value for value, _ in OBJECTS.values() if not isinstance(value, Tensor | torch.UntypedStorage))], 4
     )
-    pending, kinds = [unpickled(data, tmp_path)], set()
+    pending, types = [unpickled(data, tmp_path)], set()
     while pending:
         value = pending.pop()
-        kinds.add(type(value))
+        types.add(type(value))
         pending += value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else []
-    assert kinds <= {list, dict, tuple, int, Global, Opaque}
+    assert types <= {list, dict, tuple, int, Global, Opaque}
 
 
 # The container

@@ -13,7 +13,7 @@ from lfq_cli import LFQ, GroupedResidualLFQ, ResidualLFQ, load, open_codes
 
 TOLD = ("--codebook-scale", "1", "--no-spherical", "--soft-clamp", "none")
 TWO = {"codebook_size": 2**6, "num_codebooks": 2}
-KINDS = {
+CHECKPOINTS = {
     "plain": (lambda: LFQ(codebook_size=2**8, codebook_scale=0.3), (), "exact"),
     "codebooks": (lambda: LFQ(**TWO), (), "exact"),
     "rotated codebooks": (lambda: LFQ(**TWO, orthogonal_rotation=True), (), "close"),
@@ -65,10 +65,10 @@ def run(lfq, *arguments):
     return out
 
 
-def saved(kind):
-    """Saves a kind's checkpoint and an input; gives the checkpoint's name, options and exactness."""
+def saved(name):
+    """Saves the checkpoint and an input; gives the checkpoint's name, options and exactness."""
     torch.manual_seed(3)
-    make, options, how = KINDS[kind]
+    make, options, how = CHECKPOINTS[name]
     made = make()
     if isinstance(made, dict):
         torch.save(made, "model.pt")
@@ -85,9 +85,9 @@ def compared(found, expected, how):
 
 
 @pytest.mark.parametrize("project_out", [(), ("--no-project-out",)])
-@pytest.mark.parametrize("kind", KINDS)
-def test_rows_make_what_decode_makes(lfq, kind, project_out):
-    checkpoint, dim, options, how = saved(kind)
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_rows_make_what_decode_makes(lfq, name, project_out):
+    checkpoint, dim, options, how = saved(name)
     np.save("x.npy", np.random.default_rng(1).standard_normal((60, dim)).astype(np.float32))
     run(lfq, "encode", checkpoint, "x.npy", "-o", "out", *options)
     run(lfq, "decode", checkpoint, "out/x.codes.safetensors", "-o", "back.npy", *options, *project_out)
@@ -98,15 +98,15 @@ def test_rows_make_what_decode_makes(lfq, kind, project_out):
     tables = load_file("tables.safetensors")
     decoded = np.load("back.npy")
     compared(of_rows(tables, indices, decoded.shape[1]), decoded, how)
-    if kind.startswith(("cut", "kronos", "lucidrains")):
+    if name.startswith(("cut", "kronos", "lucidrains")):
         rows = [tables[name].shape[0] for name in sorted(tables) if name != "bias"]
         assert rows == [2**bits for bits in dims]
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.startswith("cut") or kind == "kronos"])
-def test_row_i_is_what_index_i_decodes_to(lfq, kind):
+@pytest.mark.parametrize("name", [name for name in CHECKPOINTS if name.startswith("cut") or name == "kronos"])
+def test_row_i_is_what_index_i_decodes_to(lfq, name):
     """All other indices 0; by the module, which decodes indices."""
-    checkpoint, dim, options, how = saved(kind)
+    checkpoint, dim, options, how = saved(name)
     run(lfq, "export-codebook", checkpoint, "-o", "tables.safetensors", *options)
     tables = load_file("tables.safetensors")
     module = load(checkpoint, **({"codebook_dims": [int(d) for d in options[1].split(",")]} if options else {}))

@@ -168,7 +168,9 @@ class Creator:
     def __enter__(self) -> Creator:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(
+        self, error_type: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
         if error is None:
             self.close()
         elif self._builder is not None:

@@ -48,9 +48,9 @@ def write_plot(items: Sequence[Item], path: Path, *, overwrite: bool = False) ->
     say how many are left out. Raises what `check_plot` does, OutputError where the file cannot be written.
     """
     check_plot(path, overwrite=overwrite)
-    kind = path.suffix.lower().removeprefix(".")
+    suffix = path.suffix.lower().removeprefix(".")
     with canvas.drawing():
-        data = canvas.to_pages(_figures(items)) if kind == "pdf" else canvas.to_bytes(_picture(items), kind)
+        data = canvas.to_pages(_figures(items)) if suffix == "pdf" else canvas.to_bytes(_picture(items), suffix)
     with atomic_output(path, overwrite=overwrite) as file:
         write_all(file, data)
 

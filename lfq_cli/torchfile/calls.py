@@ -52,10 +52,10 @@ def _ordered_dict(arguments: Arguments) -> Any:
     return {as_key(key): value for key, value in items}
 
 
-def _set(kind: Callable[[Any], Any]) -> Callable[[Arguments], Any]:
+def _set(set_type: Callable[[Any], Any]) -> Callable[[Arguments], Any]:
     def value_of(arguments: Arguments) -> Any:
         items = arguments[0] if arguments else []
-        return kind(map(as_key, items)) if isinstance(items, list | tuple) else Opaque(kind.__name__)
+        return set_type(map(as_key, items)) if isinstance(items, list | tuple) else Opaque(set_type.__name__)
 
     return value_of
 

@@ -174,7 +174,7 @@ def quantizers(draw: st.DrawFn) -> Quantizer:
 
 @st.composite
 def tensors(draw: st.DrawFn, quantizer: Quantizer, *, specials: bool = True) -> Array:
-    """Values that float16 has; rank 1 to 5, and any axis of positions may be empty."""
+    """Values that float16 has; 1 to 5 axes, and any axis of positions may be empty."""
     positions = draw(st.lists(st.integers(0, 5), max_size=4))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     shape = (*positions, quantizer.dim)
@@ -374,7 +374,7 @@ ROTATED = Quantizer(dim=6, codebook_dim=3, num_codebooks=2, weights={"orthogonal
 @pytest.mark.parametrize("quantizer", [Quantizer(dim=6, codebook_dim=3, num_codebooks=2), ROTATED], ids=["np", "torch"])
 @pytest.mark.parametrize("container", CONTAINERS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_every_rank_and_empty_tensors(
+def test_every_ndim_and_empty_tensors(
     shape: tuple[int, ...], container: str, quantizer: Quantizer, tmp_path: Path
 ) -> None:
     x = np.random.default_rng(1).standard_normal(shape).astype(np.float32)

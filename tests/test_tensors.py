@@ -124,7 +124,7 @@ def test_every_dtype(suffix: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("shape", [(), (1,), (5,), (2, 3, 4, 5)])
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".npz", ".npy", ".h5"])
-def test_every_rank(suffix: str, shape: tuple[int, ...], tmp_path: Path) -> None:
+def test_every_ndim(suffix: str, shape: tuple[int, ...], tmp_path: Path) -> None:
     x, path = values("F32", *shape), tmp_path / f"x{suffix}"
     if suffix == ".npy":
         np.save(path, x.numpy())

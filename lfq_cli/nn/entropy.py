@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lfq_cli.errors import LfqError
-from lfq_cli.nn.ranks import mean_over_ranks
+from lfq_cli.nn.distributed import mean_over_processes
 from lfq_cli.nn.vectors import without_autocast
 
 # 2^24 probabilities are 64 MB in float32, and the backward pass keeps a few such tensors.
@@ -141,7 +141,7 @@ def distribution_entropy(p: Tensor) -> Tensor:
 
 
 def batch_entropy(logits: Tensor, *, group_size: int | None = None) -> Tensor:
-    """logits [n, c, d] -> the entropy of the average assignment (over n and over ranks), mean over c, 0-dim.
+    """logits [n, c, d] -> the entropy of the average assignment (over n and over processes), mean over c, 0-dim.
 
     With `group_size`, the sum of the entropies of groups of consecutive bits: an upper bound, since it leaves
     out what groups know of each other. Raises LfqError for more than MAX_EXACT_ENTROPY_BITS bits without it.
@@ -154,7 +154,7 @@ def batch_entropy(logits: Tensor, *, group_size: int | None = None) -> Tensor:
     vectors, codebooks, bits = logits.shape
     check_group_bits(min(bits, group_size or bits))
     entropies = [
-        distribution_entropy(mean_over_ranks(mean_code_probabilities(group), counts=vectors > 0))
+        distribution_entropy(mean_over_processes(mean_code_probabilities(group), counts=vectors > 0))
         for codebook in logits.unbind(dim=1)
         for group in torch.split(codebook, group_size or bits, dim=-1)
     ]

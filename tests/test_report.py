@@ -199,10 +199,10 @@ def test_sample_sizes_are_whole_and_few():
 
 
 @pytest.mark.parametrize(("count", "bits"), [(50_000, 10), (200_000, 16), (100, 12), (4_000_000, 8)])
-def test_uniform_ranks_are_those_of_random_indices(count, bits):
+def test_uniform_rank_frequency_curves_are_those_of_random_indices(count, bits):
     drawn = np.bincount(np.random.default_rng(0).integers(0, 1 << bits, count))
     ordered = np.sort(drawn[drawn > 0])[::-1]
-    ranks, counts = curves.uniform_ranks(count, bits)
+    ranks, counts = curves.uniform_rank_frequency_curve(count, bits)
     inner = (ranks > 4) & (ranks < 0.9 * ordered.size)
     near = ordered[ranks[inner].astype(int) - 1]
     assert (np.abs(counts[inner] - near) <= np.maximum(1, 0.03 * near)).all()
@@ -210,8 +210,8 @@ def test_uniform_ranks_are_those_of_random_indices(count, bits):
 
 
 @pytest.mark.parametrize(("count", "bits"), [(0, 4), (1, 1), (10**12, 1), (10**12, 64), (1000, 144), (50, 2000)])
-def test_uniform_ranks_of_any_size(count, bits):
-    ranks, counts = curves.uniform_ranks(count, bits)
+def test_uniform_rank_frequency_curves_of_any_size(count, bits):
+    ranks, counts = curves.uniform_rank_frequency_curve(count, bits)
     assert np.isfinite(counts).all()
     assert (counts >= 1).all()
     assert len(ranks) == len(counts)

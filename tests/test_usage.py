@@ -168,7 +168,7 @@ def test_profile(counts, at_least):
     assert profile.singletons() == used.count(1)
     assert profile.entropy_bits(sum(used)) == pytest.approx(twin.entropy_bits(used), **CLOSE)
     ranks = twin.ranks_shown(len(used))
-    told_ranks, told_counts = profile.at_ranks()
+    told_ranks, told_counts = profile.rank_frequency_curve()
     assert told_ranks.tolist() == ranks
     assert told_counts.tolist() == [used[rank - 1] for rank in ranks]
     expected = twin.slope(ranks, [used[rank - 1] for rank in ranks])
@@ -187,7 +187,7 @@ def test_profile_is_counts_of_counts(pairs):
 def test_ranks_of_many_codes():
     """10^9 codes of two counts, which no array could hold here."""
     profile = Profile(np.array([7, 2]), np.array([1e6, 999e6]))
-    ranks, counts = profile.at_ranks()
+    ranks, counts = profile.rank_frequency_curve()
     assert ranks.tolist() == twin.ranks_shown(10**9)
     assert counts.tolist() == [7 if rank <= 10**6 else 2 for rank in ranks]
     assert profile.total == 7 * 10**6 + 2 * 999 * 10**6

@@ -99,11 +99,11 @@ def bit_places(dims: Sequence[int]) -> list[str]:
 
 def _rank_panel(tokens: TokenUsage) -> Panel:
     def observed(usage: Usage) -> tuple[Numbers, Numbers]:
-        ranks, counts = usage.profile.at_ranks()
+        ranks, counts = usage.profile.rank_frequency_curve()
         return ranks, counts.astype(np.float64)
 
     def draw(axes: Axes) -> None:
-        _draw_lines(axes, tokens, observed, lambda usage: curves.uniform_ranks(usage.count, usage.bits))
+        _draw_lines(axes, tokens, observed, lambda usage: curves.uniform_rank_frequency_curve(usage.count, usage.bits))
         axes.set(xlabel="rank of the code", ylabel="times used")
         _log_axis(axes, "x")
         _log_axis(axes, "y")

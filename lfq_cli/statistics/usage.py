@@ -170,7 +170,7 @@ class Usage:
     def as_json(self) -> dict[str, Any]:
         """The JSON object of `lfq stats --json` (docs/statistics.md)."""
         bits = self.bit_statistics
-        ranks, counts = self.profile.at_ranks()
+        ranks, counts = self.profile.rank_frequency_curve()
         correlation = [] if bits is None else bits.correlation.tolist()
         return {
             "bits": self.bits,

@@ -189,7 +189,7 @@ def _drawn(share: float, estimated: bool = False) -> list[str]:
 
 def _curve(usage: Usage, width: int) -> list[float]:
     """Log counts by log rank [width], as shares of the log of the largest count."""
-    ranks, counts = usage.profile.at_ranks()
+    ranks, counts = usage.profile.rank_frequency_curve()
     if not len(ranks) or counts[0] == 1:
         return [0.0] * (width if len(ranks) else 0)
     logs = along_logs(ranks, counts.astype(float), width)
@@ -198,7 +198,7 @@ def _curve(usage: Usage, width: int) -> list[float]:
 
 def _rank_chart(usage: Usage) -> list[Text]:
     """Counts by rank on log axes."""
-    ranks, counts = usage.profile.at_ranks()
+    ranks, counts = usage.profile.rank_frequency_curve()
     slope = written(BY_KEY["rank_frequency_slope"], usage)
     if not slope:
         return []

@@ -60,6 +60,6 @@ def build(state: StateFile, module: str, facts: Facts) -> Quantizer:
             "--family infinity or --family lucidrains says which",
         )
     bits = state.tensors[joined(module, "mask")].shape[0]
-    told = {"codebook_scale": bits**-0.5, "spherical": False, "soft_clamp_input_value": None, "bit_order": "msb"}
-    config = settle(facts, told=told | cut_codes(facts.codebook_dims, bits, facts.num_codebooks))
+    fixed = {"codebook_scale": bits**-0.5, "spherical": False, "soft_clamp_input_value": None, "bit_order": "msb"}
+    config = settle(facts, fixed=fixed | cut_codes(facts.codebook_dims, bits, facts.num_codebooks))
     return Quantizer(dim=bits, codebook_dim=bits, channel_first=facts.channel_first, **config)

@@ -145,10 +145,10 @@ def _load_native(state: StateFile, description: dict[str, Any], facts: Facts) ->
     config = quantizer.full_config()
     free = quantizer.assumed | {"keep_num_codebooks_dim"}  # where indices stand is the caller's choice
     check_agreement(config, {key: given[key] for key in given if key not in free})
-    told = {key: given[key] for key in given if key in free}
+    overrides = {key: given[key] for key in given if key in free}
     if facts.channel_first is not None:
-        told["channel_first"] = facts.channel_first
-    return replace(quantizer, **told, assumed=quantizer.assumed - set(told))
+        overrides["channel_first"] = facts.channel_first
+    return replace(quantizer, **overrides, assumed=quantizer.assumed - set(overrides))
 
 
 def _cut(quantizer: Quantizer, dims: tuple[int, ...]) -> Quantizer:

@@ -83,16 +83,16 @@ def write(
 
 def read(path: Path) -> list[Sample]:
     """The samples of a file, by its description and numpy; nothing of the package."""
-    told, stored = read_container(path)
-    count = told["samples"]
-    bits = {name: _bits_of(stored, name, entry, count) for name, entry in told["tensors"].items()}
-    keys, *texts = (_texts_of(stored, name) for name in (told["keys"], *told["carried_text"]))
+    description, stored = read_container(path)
+    count = description["samples"]
+    bits = {name: _bits_of(stored, name, entry, count) for name, entry in description["tensors"].items()}
+    keys, *texts = (_texts_of(stored, name) for name in (description["keys"], *description["carried_text"]))
     return [
         Sample(
             keys[k],
             {name: each[k] for name, each in bits.items()},
-            {name: stored[name][k].tobytes() for name in told["carried"]},
-            {name: each[k] for name, each in zip(told["carried_text"], texts, strict=True)},
+            {name: stored[name][k].tobytes() for name in description["carried"]},
+            {name: each[k] for name, each in zip(description["carried_text"], texts, strict=True)},
         )
         for k in range(count)
     ]
@@ -103,13 +103,13 @@ def read_container(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]
     data = path.read_bytes()
     start = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:start])
-    told = json.loads(header.pop("__metadata__")["lfq"])
+    description = json.loads(header.pop("__metadata__")["lfq"])
     stored = {}
     for name, entry in header.items():
         first, last = entry["data_offsets"]
         part = np.frombuffer(data[start + first : start + last], _NUMPY[entry["dtype"]])
         stored[name] = part.reshape(entry["shape"])
-    return told, stored
+    return description, stored
 
 
 _NUMPY = {"U8": "u1", "I16": "<i2", "I32": "<i4", "I64": "<i8", "U64": "<u8", "BOOL": "?", "BF16": "<u2", "F32": "<f4"}

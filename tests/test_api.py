@@ -101,16 +101,16 @@ def test_wrong_arrays_say_what_is_expected(folder: Path) -> None:
     with pytest.raises(TensorError, match=r"holds 1 NaN, the first at \[1, 2\]"):
         codec.encode(x)
     assert not codec.encode(x, nan="zero").bits[1, 2]
-    for wrong, error, told in (
+    for wrong, error, message in (
         (np.ones((3, 5), int), TensorError, "holds I64"),
         (np.ones((3, 4)), TensorError, "has 4 features"),
         (np.array(["a"]), TensorError, "holds <U1"),
         (1.0, TensorError, "is a single number"),
     ):
-        with pytest.raises(error, match=told):
+        with pytest.raises(error, match=message):
             codec.encode(wrong)
-    for wrong, told in (([32], "expected 0 to 31"), ([-1], "expected 0 to 31"), ([0.5], "expected integers")):
-        with pytest.raises(OptionError, match=told):
+    for wrong, message in (([32], "expected 0 to 31"), ([-1], "expected 0 to 31"), ([0.5], "expected integers")):
+        with pytest.raises(OptionError, match=message):
             codec.decode(wrong)
     with pytest.raises(OptionError, match="both say where"):
         codec.encode(floats(3, 5), layout="channel-last", channel_axis=1)
@@ -190,14 +190,14 @@ def test_create_appears_whole_or_not_at_all(folder: Path) -> None:
         out.append(floats(4, 3, 5))
         raise KeyboardInterrupt
     assert {path.name for path in folder.iterdir()} == before
-    for wrong, told in (
+    for wrong, message in (
         (lambda out: out.append(floats(4, 3, 5), keys=["a", "b", "c", "a"]), "the key 'a' came before"),
         (lambda out: out.append(floats(4, 3, 5), keys=["a\n", "b", "c", "d"]), "control characters"),
         (lambda out: out.append(floats(4, 3, 5), labels=[1, 2]), "labels: 2 for 4 samples"),
         (lambda out: out.append(floats(4, 2, 5), keys=list("wxyz")), "is not like the samples before it"),
         (lambda out: out.append(floats(4, 3, 4), keys=list("wxyz")), "has 4 features"),
     ):
-        with pytest.raises(LfqError, match=told), lfq.create("o.codes.safetensors", codec) as out:  # noqa: PT012
+        with pytest.raises(LfqError, match=message), lfq.create("o.codes.safetensors", codec) as out:  # noqa: PT012
             out.append(floats(2, 3, 5), keys=["1", "2"])
             wrong(out)
         assert {path.name for path in folder.iterdir()} == before

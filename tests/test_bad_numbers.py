@@ -50,8 +50,8 @@ def used_weights(case, tensors):
             renamed[name] = renamed[name].replace(old, new)
     return [
         name
-        for name, told in renamed.items()
-        if name.startswith(case.prefix) and told.endswith(USED) and tensors[name].is_floating_point()
+        for name, reference_name in renamed.items()
+        if name.startswith(case.prefix) and reference_name.endswith(USED) and tensors[name].is_floating_point()
     ]
 
 

@@ -168,22 +168,22 @@ def test_files_that_are_no_data_set_together_are_named(tmp_path: Path) -> None:
         of = other.pop("schema", schema)
         renamed = [Sample(each.key, {next(iter(of.tensors)): each.bits["x"]}) for each in samples]
         sample_files.write(tmp_path / f"b{SUFFIX}", renamed, of, **other)
-        with pytest.raises(CodesUnreadableError, match=what) as told:
+        with pytest.raises(CodesUnreadableError, match=what) as raised:
             CodesDataset(tmp_path)
-        assert f"b{SUFFIX}" in told.value.message
-        assert f"a{SUFFIX}" in told.value.message
+        assert f"b{SUFFIX}" in raised.value.message
+        assert f"a{SUFFIX}" in raised.value.message
 
 
 def test_cuts_and_dtypes_that_do_not_fit(tmp_path: Path) -> None:
     sample_files.write(tmp_path / f"a{SUFFIX}", samples_of(2, lambda _: 2, 18), _plain(18, (2,)))
-    for options, told in (
+    for options, message in (
         ({"dims": (9, 8)}, "not a cut of the 18 bits"),
         ({"dtype": "int16"}, "do not fit int16"),
         ({"order": "big"}, "order 'big'"),
         ({"format": "ids"}, "format 'ids'"),
         ({"window": 0}, "window 0"),
     ):
-        with pytest.raises(OptionError, match=told):
+        with pytest.raises(OptionError, match=message):
             CodesDataset(tmp_path, **options)  # type: ignore[arg-type]
     dataset = CodesDataset(tmp_path, dims=(9, 9), dtype="int16")
     assert dataset.vocabulary() == (512, 512)

@@ -41,8 +41,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def as_worker(number: int, workers: int, seed: int) -> Any:
     """As torch tells it in a worker of a DataLoader; seed: of the epoch."""
-    told = None if workers == 0 else SimpleNamespace(id=number, num_workers=workers, seed=seed + number)
-    return patch("lfq_cli.data.batches._worker", return_value=told)
+    info = None if workers == 0 else SimpleNamespace(id=number, num_workers=workers, seed=seed + number)
+    return patch("lfq_cli.data.batches._worker", return_value=info)
 
 
 def read_epoch(rank: CodesBatches, workers: int, seed: int) -> list[list[int]]:

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 
 from lfq_cli import LFQ, GroupedResidualLFQ, ResidualLFQ, load, open_codes
 
-TOLD = ("--codebook-scale", "1", "--no-spherical", "--soft-clamp", "none")
+FACTS = ("--codebook-scale", "1", "--no-spherical", "--soft-clamp", "none")
 TWO = {"codebook_size": 2**6, "num_codebooks": 2}
 CHECKPOINTS = {
     "plain": (lambda: LFQ(codebook_size=2**8, codebook_scale=0.3), (), "exact"),
@@ -55,7 +55,7 @@ CHECKPOINTS = {
         lambda: LFQ(**TWO, dim=7, orthogonal_rotation=True, spherical=True), ("--codebook-dims", "4,8"), "close",
     ),
     "kronos": (lambda: kronos.state_dict(1, s1_bits=5, s2_bits=7), (), "exact"),
-    "lucidrains, cut": (lambda: lucidrains.state_dict(1, codebook_dim=12), (*TOLD, "--codebook-dims", "4,8"), "exact"),
+    "lucidrains, cut": (lambda: lucidrains.state_dict(1, codebook_dim=12), (*FACTS, "--codebook-dims", "4,8"), "exact"),
 }  # fmt: skip
 
 
@@ -119,9 +119,9 @@ def test_row_i_is_what_index_i_decodes_to(lfq, name):
 
 def test_a_range_is_of_the_rows_that_a_table_has(lfq):
     LFQ(codebook_size=2**12, factorized_bits=[4, 8]).save_pretrained("model.safetensors")
-    told = json.loads(run(lfq, "export-codebook", "model.safetensors", "-o", "all.safetensors", "--json"))
-    assert told["tables"] == {"codebook.0": [16, 4], "codebook.1": [256, 8]}
-    assert told["rows"] == [0, 256]
+    report = json.loads(run(lfq, "export-codebook", "model.safetensors", "-o", "all.safetensors", "--json"))
+    assert report["tables"] == {"codebook.0": [16, 4], "codebook.1": [256, 8]}
+    assert report["rows"] == [0, 256]
     whole = load_file("all.safetensors")
     for first, last, of in ((10, 20, {"codebook.0", "codebook.1"}), (16, 256, {"codebook.1"})):
         run(lfq, "export-codebook", "model.safetensors", "-o", f"{first}.safetensors", "--range", f"{first}:{last}")

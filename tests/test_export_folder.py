@@ -390,16 +390,16 @@ def test_labels_that_are_called_like_a_column_are_refused(tmp_path: Path) -> Non
 def test_the_cut_that_a_message_names_fits(bits: int, offset: int, tmp_path: Path) -> None:
     samples = [Sample("a", {"x": np.ones((2, bits), bool)})]
     path = sample_files.write(tmp_path / f"a{SUFFIX}", samples, Schema({"x": (2,)}, (bits,)))
-    with pytest.raises(OptionError, match="do not fit uint16") as told:
+    with pytest.raises(OptionError, match="do not fit uint16") as raised:
         run("bin", path, tmp_path / "out", offset=offset)
-    found = re.search(r"--codebook-dims ([\d,]+) makes", str(told.value.hint))
+    found = re.search(r"--codebook-dims ([\d,]+) makes", str(raised.value.hint))
     assert found is not None
     dims = tuple(map(int, found[1].split(",")))
     assert sum(dims) == bits
     raise_errors(run("bin", path, tmp_path / "out", dims=dims, offset=offset))
-    with pytest.raises(OptionError, match="do not fit uint16") as told:
+    with pytest.raises(OptionError, match="do not fit uint16") as raised:
         run("bin", path, tmp_path / "out", eos=2**bits)
-    assert "--codebook-dims" not in str(told.value.hint), "no cut makes room for that id"
+    assert "--codebook-dims" not in str(raised.value.hint), "no cut makes room for that id"
 
 
 @pytest.mark.parametrize("positions", [(2,), (None,)])
@@ -418,9 +418,9 @@ def test_a_library_that_is_missing_is_named_before_any_work(tmp_path: Path, monk
     path = write(tmp_path / f"a{SUFFIX}")
     for name, module in (("mds", "streaming"), ("parquet", "pyarrow.parquet")):
         monkeypatch.setitem(sys.modules, module, None)
-        with pytest.raises(OutputError, match=f"out: needs {module.partition('.')[0]}") as told:
+        with pytest.raises(OutputError, match=f"out: needs {module.partition('.')[0]}") as raised:
             run(name, path, tmp_path / "out")
-        assert told.value.hint == f"pip install 'lfq-cli[{name}]'"
+        assert raised.value.hint == f"pip install 'lfq-cli[{name}]'"
         assert not (tmp_path / "out").exists()
 
 
@@ -445,7 +445,7 @@ def test_row_groups_hold_many_samples_but_not_all(tmp_path: Path) -> None:
 
 def test_errors_of_options_are_errors_of_usage(lfq: Command, tmp_path: Path) -> None:
     path = write(tmp_path / f"a{SUFFIX}")
-    for options, told in (
+    for options, message in (
         (["--codebook-dims", "5,5"], "not a cut of the 12 bits"),
         (["--codebook-offset", "-1"], "expected auto or a number"),
         (["--row-end", "4096"], "samples have no rows"),
@@ -453,7 +453,7 @@ def test_errors_of_options_are_errors_of_usage(lfq: Command, tmp_path: Path) -> 
     ):
         code, out, err = lfq("export", "bin", path, "-o", tmp_path / "out", *options)
         assert (code, out) == (2, ""), err
-        assert told in err
+        assert message in err
         assert not (tmp_path / "out").exists()
 
 
@@ -510,6 +510,6 @@ def test_verify_takes_codes_and_an_export_among_them(lfq: Command, tmp_path: Pat
     code, statuses, _ = verdicts(lfq, tmp_path)
     assert (code, statuses) == (0, {path.name: "whole", "train.bin": "whole"})
     run("bin", path, tmp_path / "apart")
-    code, _, told = lfq("verify", tmp_path / "apart", "--checkpoint", "none")
+    code, _, err = lfq("verify", tmp_path / "apart", "--checkpoint", "none")
     assert code == 2
-    assert "an export has none" in told
+    assert "an export has none" in err

@@ -50,10 +50,10 @@ def test_cell(name, route, prepared, lfq):
     if reason is None:
         routes.ROUTES[route].run(cell)
         return
-    with pytest.raises((Refused, LfqError)) as told:
+    with pytest.raises((Refused, LfqError)) as raised:
         routes.ROUTES[route].run(cell)
-    assert re.search(reason, str(told.value)), told.value
-    assert getattr(told.value, "code", 1) in (1, 2, 3)
+    assert re.search(reason, str(raised.value)), raised.value
+    assert getattr(raised.value, "code", 1) in (1, 2, 3)
 
 
 @pytest.mark.parametrize("route", routes.ROUTES)

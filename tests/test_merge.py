@@ -60,7 +60,7 @@ def split_into(folder: Path, paths: list[Path], limits: Limits, **options: objec
     return [outcome.output for outcome in outcomes]
 
 
-def told(path: Path) -> dict[str, object]:
+def made_from_of(path: Path) -> dict[str, object]:
     """What a file says of its making."""
     return read_container(path)[0]["made_from"]
 
@@ -166,16 +166,19 @@ def test_what_a_file_says_of_its_making(data: st.DataObject) -> None:
         all_again = merge_into(folder / "all.codes.safetensors", parts).output
         at_once = merge_into(folder / "once.codes.safetensors", paths).output
         for path in (*parts, all_again, at_once):
-            assert told(path)["options"] == FROM_CODES
+            assert made_from_of(path)["options"] == FROM_CODES
         for group in (parts, [all_again], [at_once]):
-            made = [told(path) for path in group]
+            made = [made_from_of(path) for path in group]
             assert sum(each["nan"]["zeroed"] for each in made) == sum(zeroed for _, zeroed, _ in counts)
             assert sum(each.get("skipped", 0) for each in made) == sum(skipped for _, _, skipped in counts)
         policy = "zero" if any(policy == "zero" for policy, _, _ in counts) else "error"
-        assert told(at_once)["nan"]["policy"] == policy
-        assert (told(at_once)["bytes"], told(at_once).get("inputs", 1)) == (sum(map(size_of, paths)), len(paths))
-        assert "begin" not in told(at_once)
-        assert "end" not in told(at_once)
+        assert made_from_of(at_once)["nan"]["policy"] == policy
+        assert (made_from_of(at_once)["bytes"], made_from_of(at_once).get("inputs", 1)) == (
+            sum(map(size_of, paths)),
+            len(paths),
+        )
+        assert "begin" not in made_from_of(at_once)
+        assert "end" not in made_from_of(at_once)
         assert_places(parts, pieces)
 
 
@@ -189,7 +192,7 @@ def assert_places(parts: list[Path], pieces: list[list[Sample]]) -> None:
     first = 0
     for part in parts:
         keys = [sample.key for sample in read(part)]
-        held, made = every[first : first + len(keys)], told(part)
+        held, made = every[first : first + len(keys)], made_from_of(part)
         assert [key for _, key in held] == keys
         before = [key for k, key in every[:first] if k == held[0][0]]
         behind = [key for k, key in every[first + len(keys) :] if k == held[-1][0]]

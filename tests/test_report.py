@@ -251,7 +251,7 @@ def test_numbers_and_names_in_words(shown, expected):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_any_figures_make_a_picture(name, tmp_path):
+def test_any_statistics_make_a_picture(name, tmp_path):
     path = tmp_path / "plot.png"
     plot.write_plot([(name, CASES[name]())], path)
     data = path.read_bytes()
@@ -263,7 +263,7 @@ def test_any_figures_make_a_picture(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_any_figures_make_a_page(name, tmp_path):
+def test_any_statistics_make_a_page(name, tmp_path):
     source = written([(name, CASES[name](), ["one thing", "another"])], tmp_path / "page.html")
     found = Page(source)
     assert name in found.text
@@ -326,7 +326,7 @@ def in_another_process(script, **environment):
     return subprocess.run(command, env=os.environ | paths | environment, capture_output=True, check=True)
 
 
-def test_the_same_figures_make_the_same_bytes_in_any_process(tmp_path):
+def test_the_same_statistics_make_the_same_bytes_in_any_process(tmp_path):
     script = f"""if True:
         import os
         from pathlib import Path

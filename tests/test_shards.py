@@ -83,7 +83,7 @@ def test_auto_is_what_the_launcher_says(environment: dict[str, str], expected: t
 
 
 @pytest.mark.parametrize(
-    ("environment", "told"),
+    ("environment", "message"),
     [
         ({}, "neither RANK and WORLD_SIZE"),
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "2"}, "not a step of srun"),  # sbatch -n 2 without srun
@@ -97,8 +97,8 @@ def test_auto_is_what_the_launcher_says(environment: dict[str, str], expected: t
         ({"RANK": "8", "WORLD_SIZE": "8"}, "RANK says 8 of the 8"),
     ],
 )
-def test_auto_never_guesses(environment: dict[str, str], told: str) -> None:
-    with pytest.raises(OptionError, match=told):
+def test_auto_never_guesses(environment: dict[str, str], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
         parse_shard("auto", environment)
 
 
@@ -155,10 +155,10 @@ def test_status_says_what_is_left(lfq: Lfq) -> None:
     assert not Path("out").exists()
     assert lfq(*command, "--shard", "0/2")[0] == 0
     code, out, _ = lfq(*command, "--status", "--json")
-    told = json.loads(out)
+    report = json.loads(out)
     assert code == 5
-    assert told["current"]["files"] + told["missing"]["files"] == 23
-    assert 8 < told["current"]["files"] < 16
+    assert report["current"]["files"] + report["missing"]["files"] == 23
+    assert 8 < report["current"]["files"] < 16
     assert lfq(*command)[0] == 0
     assert lfq(*command, "--status")[0] == 0
     np.save("in/1/01.npy", np.ones((5, 9), np.float32))

@@ -147,7 +147,7 @@ def test_the_hash_is_one_to_one():
     assert mixed(np.array([0], np.uint64))[0] == 0xE220A8397B1DCDAF  # SplitMix64 from seed 0, its first number
 
 
-def test_figures_that_were_told_stay():
+def test_statistics_that_were_returned_stay():
     """What a file's statistics are does not change with the files that come after it."""
     counter = counter_of(zipf(50_000, 1))
     usage = counter.usage("msb")

@@ -98,9 +98,9 @@ def test_what_carries_no_such_value_is_named_and_the_rest_counted(tmp_path: Path
     schema = Schema({"x": (2,)}, (5,), carried=CARRIED, texts=(CAPTION,))
     sample_files.write(tmp_path / f"a{SUFFIX}", [sample("k", {"x": 2}, 5, rng)], schema)
     sample_files.write(tmp_path / f"b{SUFFIX}", [Sample("k", {"x": np.ones((2, 5), bool)})], Schema({"x": (2,)}, (5,)))
-    told = CliRunner().invoke(app_for([]), ["stats", str(tmp_path), "--by", LABEL, "--json"])
-    assert told.exit_code == 3
-    assert f"b{SUFFIX}: carries no 'label'" in told.stderr
-    assert [item["by"] for item in json.loads(told.stdout)["tensors"]] == [LABEL]
-    told = CliRunner().invoke(app_for([]), ["stats", str(tmp_path / f"a{SUFFIX}"), "--by", "pairs"])
-    assert "'pairs' is [1, 2], expected one value for each of 1 samples" in str(told.exception)
+    result = CliRunner().invoke(app_for([]), ["stats", str(tmp_path), "--by", LABEL, "--json"])
+    assert result.exit_code == 3
+    assert f"b{SUFFIX}: carries no 'label'" in result.stderr
+    assert [item["by"] for item in json.loads(result.stdout)["tensors"]] == [LABEL]
+    result = CliRunner().invoke(app_for([]), ["stats", str(tmp_path / f"a{SUFFIX}"), "--by", "pairs"])
+    assert "'pairs' is [1, 2], expected one value for each of 1 samples" in str(result.exception)

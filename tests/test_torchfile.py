@@ -255,9 +255,9 @@ def test_objects_are_passed_over_and_named(zipped: bool, protocol: int, tmp_path
     found = read(path)
     assert set(found.tensors) == {"first", "last", "generator state"}
     assert bytes_of(found, "last") == bytes(12)
-    told = {name: what for name, (_, what) in OBJECTS.items() if what}
-    assert set(found.left_alone) == set(told)
-    assert {name: what for name, what in told.items() if what not in found.left_alone[name]} == {}
+    named = {name: what for name, (_, what) in OBJECTS.items() if what}
+    assert set(found.left_alone) == set(named)
+    assert {name: what for name, what in named.items() if what not in found.left_alone[name]} == {}
 
 
 def test_mappings_of_the_standard_library_are_mappings(tmp_path: Path) -> None:
@@ -352,9 +352,9 @@ def test_torchscript_is_told_apart(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.jit.save(torch.jit.script(torch.nn.Linear(2, 3)), tmp_path / "x.pt")
-    with pytest.raises(TensorError, match="TorchScript archive") as told:
+    with pytest.raises(TensorError, match="TorchScript archive") as raised:
         read(tmp_path / "x.pt")
-    assert "torch.jit.load('x.pt').state_dict()" in str(told.value.hint)
+    assert "torch.jit.load('x.pt').state_dict()" in str(raised.value.hint)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         module = torch.jit.load(tmp_path / "x.pt")  # type: ignore[no-untyped-call]

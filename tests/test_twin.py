@@ -235,7 +235,7 @@ def test_golden_file(tmp_path):
 
 
 def read(path, data, dtype, stored_shape, /, top=None, **entry):
-    """What the twin reads of a file of one tensor whose header says what it is told."""
+    """What the twin reads of a file of one tensor whose header says what it is given."""
     entry = {"bit_order": "msb", "sha256": hashlib.sha256(data).hexdigest()} | entry
     lfq = {"format": "lfq-codes", "version": 1, "tensors": {"a": entry}} | (top or {})
     info = {"dtype": dtype, "shape": stored_shape, "data_offsets": [0, len(data)]}

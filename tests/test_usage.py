@@ -112,9 +112,9 @@ def test_token_usage():
     bits = random.random((300, 9)) < 0.4
     parts = [bits[:, :4], bits[:, 4:6], bits[:, 6:]]
     token = TokenUsage(tuple(usage_of(part, "lsb")[0] for part in parts), usage_of(bits, "msb")[0])
-    told = token.as_json()
+    found = token.as_json()
     expected = twin.token_usage(bits.tolist(), [4, 2, 3], "lsb")
-    same({key: told[key] for key in expected}, expected)
+    same({key: found[key] for key in expected}, expected)
     assert token.bits_stored == 9
     assert token.token is token.joint
     alone = TokenUsage((usage_of(bits, "msb")[0],), None)
@@ -131,8 +131,8 @@ def test_bits(bits):
     expected = twin.bit_statistics(bits.astype(int).tolist(), 0.0)
     assert statistics.ones.tolist() == expected["ones"]
     same(statistics.entropies.tolist(), expected["bit_entropies"])
-    told = [[None if math.isnan(value) else value for value in row] for row in statistics.correlation.tolist()]
-    same(told, expected["bit_correlation"])
+    found = [[None if math.isnan(value) else value for value in row] for row in statistics.correlation.tolist()]
+    same(found, expected["bit_correlation"])
     pairs = [{"bits": [i, j], "correlation": value} for i, j, value in statistics.strongest_pairs()]
     same_pairs({"strongest_pairs": pairs}, expected)
 
@@ -141,10 +141,10 @@ def test_correlation_of_rare_bits_in_many():
     """10^12 indices, bits that are one in a millionth of them: numbers that a product of counts would overflow."""
     total, rare = 10**12, 10**6
     both = np.array([[rare, rare // 2, 0], [rare // 2, rare, 0], [0, 0, total - rare]], np.int64)
-    told = BitStatistics(total, both).correlation
+    found = BitStatistics(total, both).correlation
     for i, j in ((0, 1), (0, 2)):
         exact = twin.phi(int(both[i, j]), int(both[i, i]), int(both[j, j]), total)
-        assert told[i, j] == pytest.approx(exact, rel=1e-6, abs=1e-9)
+        assert found[i, j] == pytest.approx(exact, rel=1e-6, abs=1e-9)
 
 
 def test_strongest_pairs_are_as_many_as_asked_for():
@@ -168,9 +168,9 @@ def test_profile(counts, at_least):
     assert profile.singletons() == used.count(1)
     assert profile.entropy_bits(sum(used)) == pytest.approx(twin.entropy_bits(used), **CLOSE)
     ranks = twin.ranks_shown(len(used))
-    told_ranks, told_counts = profile.rank_frequency_curve()
-    assert told_ranks.tolist() == ranks
-    assert told_counts.tolist() == [used[rank - 1] for rank in ranks]
+    found_ranks, found_counts = profile.rank_frequency_curve()
+    assert found_ranks.tolist() == ranks
+    assert found_counts.tolist() == [used[rank - 1] for rank in ranks]
     expected = twin.slope(ranks, [used[rank - 1] for rank in ranks])
     assert profile.rank_frequency_slope() == (None if expected is None else pytest.approx(expected, **CLOSE))
     assert (np.diff(profile.counts) < 0).all()
@@ -263,9 +263,9 @@ def test_comparison(a_bits, b_bits):
 
 def test_comparison_of_what_was_not_counted_exactly():
     usage, _ = usage_of(np.eye(4, dtype=bool), "msb")
-    told = UsageComparison(usage, usage, None, None, None, None, None).as_json()
-    assert told["divergence_bits"] is told["codes_only_a"] is told["share_only_b"] is None
-    assert all(value["change"] in (0, None) for value in told["figures"].values())
+    found = UsageComparison(usage, usage, None, None, None, None, None).as_json()
+    assert found["divergence_bits"] is found["codes_only_a"] is found["share_only_b"] is None
+    assert all(value["change"] in (0, None) for value in found["figures"].values())
 
 
 # estimates
@@ -283,13 +283,13 @@ def estimated(bits, count, used):
     )
 
 
-def test_estimates_are_told():
-    told = estimated(40, 44, 26.4).as_json()
-    assert told["exact"] is False
-    assert told["estimated"] == {"codes_used": {"method": "HyperLogLog", "standard_error": 26.4 * 0.0081}}
-    assert told["codes_used"] == 26
-    assert told["utilisation"] == 26 / 2**40
-    assert told["unseen_probability"] == pytest.approx(16 / 44)
+def test_estimates_are_reported():
+    found = estimated(40, 44, 26.4).as_json()
+    assert found["exact"] is False
+    assert found["estimated"] == {"codes_used": {"method": "HyperLogLog", "standard_error": 26.4 * 0.0081}}
+    assert found["codes_used"] == 26
+    assert found["utilisation"] == 26 / 2**40
+    assert found["unseen_probability"] == pytest.approx(16 / 44)
 
 
 def test_an_estimate_is_no_more_than_there_can_be():

@@ -101,35 +101,35 @@ def stats(lfq):
     def call(*arguments, code=0):
         ended, out, err = lfq("stats", *arguments, "--json")
         assert ended == code, err
-        told = json.loads(out, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
-        assert isinstance(told, dict)
-        return told
+        report = json.loads(out, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+        assert isinstance(report, dict)
+        return report
 
     return call
 
 
-def check(told, quantizer, bits, min_count=1, shape=None):
+def check(report, quantizer, bits, min_count=1, shape=None):
     """Every key of an object of `tensors`, or of `overall`, is the twin's; `advice` and `notes` are sentences."""
     expected = stats_twin.token_usage(bits, quantizer.dims, quantizer.order, min_count)
     if shape is not None:
         codes = stats_twin.codes_of(bits, quantizer.dims, quantizer.order)
         expected["positions"] = [stats_twin.positions(column, shape) for column in codes]
-    stats_twin.same({key: value for key, value in told.items() if key not in NOT_COMPARED}, expected)
+    stats_twin.same({key: value for key, value in report.items() if key not in NOT_COMPARED}, expected)
     for key in ("advice", "notes"):
-        assert isinstance(told[key], list)
-        assert all(isinstance(line, str) and line for line in told[key])
+        assert isinstance(report[key], list)
+        assert all(isinstance(line, str) and line for line in report[key])
 
 
 @every_quantizer
 def test_every_statistic(encode, stats, quantizer):
     bits = encode(quantizer, {"x": floats(quantizer.dim, 400)}, "x.codes.safetensors")
-    told = stats("x.codes.safetensors")
-    assert set(told) == {"tensors", "overall", "failed"}
-    (tensor,) = told["tensors"]
+    report = stats("x.codes.safetensors")
+    assert set(report) == {"tensors", "overall", "failed"}
+    (tensor,) = report["tensors"]
     assert (tensor["file"], tensor["tensor"]) == ("x.codes.safetensors", "x")
-    assert told["failed"] == {}
+    assert report["failed"] == {}
     check(tensor, quantizer, bits["x"])
-    check(told["overall"], quantizer, bits["x"])
+    check(report["overall"], quantizer, bits["x"])
 
 
 @every_quantizer
@@ -152,11 +152,11 @@ def test_several_files_and_tensors(encode, stats, quantizer):
         tensors = {name: floats(quantizer.dim, *outer, seed=k) for name, outer in shapes.items()}
         for name, rows in encode(quantizer, tensors, f"codes/{k}.codes.safetensors", PACKINGS[k]).items():
             bits[f"codes/{k}.codes.safetensors", name] = rows
-    told = stats("codes", "--min-count", 2)
-    assert sorted((item["file"], item["tensor"]) for item in told["tensors"]) == sorted(bits)
-    for item in told["tensors"]:
+    report = stats("codes", "--min-count", 2)
+    assert sorted((item["file"], item["tensor"]) for item in report["tensors"]) == sorted(bits)
+    for item in report["tensors"]:
         check(item, quantizer, bits[item["file"], item["tensor"]], min_count=2)
-    check(told["overall"], quantizer, [row for rows in bits.values() for row in rows], min_count=2)
+    check(report["overall"], quantizer, [row for rows in bits.values() for row in rows], min_count=2)
 
 
 @pytest.mark.parametrize(
@@ -164,9 +164,9 @@ def test_several_files_and_tensors(encode, stats, quantizer):
 )
 def test_nothing_to_count(encode, stats, quantizer):
     encode(quantizer, {"x": floats(quantizer.dim, 3)[:0]}, "x.codes.safetensors")
-    told = stats("x.codes.safetensors")
-    check(told["tensors"][0], quantizer, [])
-    check(told["overall"], quantizer, [])
+    report = stats("x.codes.safetensors")
+    check(report["tensors"][0], quantizer, [])
+    check(report["overall"], quantizer, [])
 
 
 def test_chosen_tensors(encode, stats):
@@ -174,17 +174,17 @@ def test_chosen_tensors(encode, stats):
     bits = encode(
         quantizer, {"a1": floats(10, 40), "a2": floats(10, 50, seed=1), "b": floats(10, 60, seed=2)}, "x.safetensors"
     )
-    told = stats("x.safetensors", "--tensor", "a*")
-    assert [item["tensor"] for item in told["tensors"]] == ["a1", "a2"]
-    check(told["overall"], quantizer, bits["a1"] + bits["a2"])
+    report = stats("x.safetensors", "--tensor", "a*")
+    assert [item["tensor"] for item in report["tensors"]] == ["a1", "a2"]
+    check(report["overall"], quantizer, bits["a1"] + bits["a2"])
 
 
 def test_different_codebooks_have_no_overall_statistics(encode, stats):
     ten, wide = QUANTIZERS["10 bits"], QUANTIZERS["3 codebooks of 4 bits"]
     bits = [encode(ten, {"x": floats(10, 40)}, "1.safetensors"), encode(wide, {"x": floats(12, 40)}, "2.safetensors")]
-    told = stats("1.safetensors", "2.safetensors")
-    assert told["overall"] is None
-    for item, quantizer, tensors in zip(told["tensors"], (ten, wide), bits, strict=True):
+    report = stats("1.safetensors", "2.safetensors")
+    assert report["overall"] is None
+    for item, quantizer, tensors in zip(report["tensors"], (ten, wide), bits, strict=True):
         check(item, quantizer, tensors["x"])
 
 
@@ -193,9 +193,9 @@ def test_the_order_of_bits_is_a_part_of_the_codebook(encode, stats):
     x = {"x": floats(10, 200)}
     for order in ("msb", "lsb"):
         encode(lfq_case(10, order=order), x, f"{order}.safetensors")
-    told = stats("msb.safetensors", "lsb.safetensors")
-    assert told["overall"] is None
-    msb, lsb = (item["codebooks"][0] for item in told["tensors"])
+    report = stats("msb.safetensors", "lsb.safetensors")
+    assert report["overall"] is None
+    msb, lsb = (item["codebooks"][0] for item in report["tensors"])
     assert msb["most_used"] != lsb["most_used"]
     assert {name for name in msb if msb[name] != lsb[name]} <= {"most_used", "least_used"}
 
@@ -204,10 +204,10 @@ def test_a_file_that_fails_is_named(encode, stats):
     quantizer = QUANTIZERS["10 bits"]
     bits = encode(quantizer, {"x": floats(10, 40)}, "1.safetensors")
     Path("2.safetensors").write_bytes(Path("1.safetensors").read_bytes()[:-1])
-    told = stats("1.safetensors", "2.safetensors", code=3)
-    assert list(told["failed"]) == ["2.safetensors"]
-    assert isinstance(told["failed"]["2.safetensors"], str)
-    check(told["overall"], quantizer, bits["x"])
+    report = stats("1.safetensors", "2.safetensors", code=3)
+    assert list(report["failed"]) == ["2.safetensors"]
+    assert isinstance(report["failed"]["2.safetensors"], str)
+    check(report["overall"], quantizer, bits["x"])
 
 
 # options
@@ -240,22 +240,22 @@ def test_by_position(encode, stats, quantizer, outer):
     x = floats(quantizer.dim, *outer)
     x.reshape(outer[0], -1, quantizer.dim)[:, 0] = 1  # the first position never changes
     bits = encode(quantizer, {"x": x}, "x.safetensors", "rows")
-    told = stats("x.safetensors", "--by-position")
-    check(told["tensors"][0], quantizer, bits["x"], shape=outer)
-    check(told["overall"], quantizer, bits["x"], shape=outer)
+    report = stats("x.safetensors", "--by-position")
+    check(report["tensors"][0], quantizer, bits["x"], shape=outer)
+    check(report["overall"], quantizer, bits["x"], shape=outer)
 
 
 def test_by_position_of_several(encode, stats):
     """The same axes: counts add up. Other axes: each has its own, overall there are none."""
     quantizer = QUANTIZERS["10 bits"]
     one = encode(quantizer, {"x": floats(10, 5, 4), "y": floats(10, 8, 4, seed=1)}, "1.safetensors")
-    told = stats("1.safetensors", "--by-position")
-    check(told["overall"], quantizer, one["x"] + one["y"], shape=(13, 4))
+    report = stats("1.safetensors", "--by-position")
+    check(report["overall"], quantizer, one["x"] + one["y"], shape=(13, 4))
     two = encode(quantizer, {"x": floats(10, 3, 6, seed=2)}, "2.safetensors")
-    told = stats("1.safetensors", "2.safetensors", "--by-position")
-    check(told["tensors"][2], quantizer, two["x"], shape=(3, 6))
-    check(told["overall"], quantizer, one["x"] + one["y"] + two["x"])
-    assert told["overall"]["notes"]
+    report = stats("1.safetensors", "2.safetensors", "--by-position")
+    check(report["tensors"][2], quantizer, two["x"], shape=(3, 6))
+    check(report["overall"], quantizer, one["x"] + one["y"] + two["x"])
+    assert report["overall"]["notes"]
 
 
 def test_an_empty_tensor_takes_no_positions_away(encode, stats):
@@ -282,8 +282,8 @@ def test_compare(encode, stats, quantizer):
         x = floats(quantizer.dim, 200 + 50 * k)
         x[100:] += np.float32(0.3 * k)
         bits.append(encode(quantizer, {"x": x}, f"{k}.safetensors")["x"])
-    told = stats("0.safetensors", "--compare", "1.safetensors")
-    found = told["comparison"]
+    report = stats("0.safetensors", "--compare", "1.safetensors")
+    found = report["comparison"]
     usages = [stats_twin.token_usage(rows, quantizer.dims, quantizer.order) for rows in bits]
     codes = [stats_twin.codes_of(rows, quantizer.dims, quantizer.order) for rows in bits]
     expected = [
@@ -296,7 +296,7 @@ def test_compare(encode, stats, quantizer):
         joint = stats_twin.comparison(*(u["joint"] for u in usages), *(stats_twin.joint_codes(rows) for rows in bits))
         stats_twin.same(found["joint"], joint)
     for name, rows in zip("ab", bits, strict=True):
-        check(told[name]["overall"], quantizer, rows)
+        check(report[name]["overall"], quantizer, rows)
 
 
 def test_compare_with_nothing(encode, stats):
@@ -345,11 +345,11 @@ def test_saved_counts_have_the_same_statistics(encode, stats, quantizer):
         x = {"x": floats(quantizer.dim, 60 + k, 4, seed=k)}
         bits += encode(quantizer, x, f"{k}.codes.safetensors", PACKINGS[k])["x"]
         stats(f"{k}.codes.safetensors", "--by-position", "--save", f"{k}.counts.safetensors")
-    told = stats("0.counts.safetensors", "1.counts.safetensors", "2.codes.safetensors", "--by-position")
-    check(told["overall"], quantizer, bits, shape=(183, 4))
+    report = stats("0.counts.safetensors", "1.counts.safetensors", "2.codes.safetensors", "--by-position")
+    check(report["overall"], quantizer, bits, shape=(183, 4))
     stats("0.counts.safetensors", "1.codes.safetensors", "--by-position", "--save", "both.counts.safetensors")
-    told = stats("both.counts.safetensors", "2.counts.safetensors", "--by-position")
-    check(told["overall"], quantizer, bits, shape=(183, 4))
+    report = stats("both.counts.safetensors", "2.counts.safetensors", "--by-position")
+    check(report["overall"], quantizer, bits, shape=(183, 4))
 
 
 # past the memory cap

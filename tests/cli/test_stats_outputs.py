@@ -26,8 +26,8 @@ def tree(tmp_path, lfq):
 def overall(lfq, *arguments):
     code, out, err = lfq("stats", *arguments, "--json")
     assert code == 0, err
-    told = json.loads(out)["overall"]
-    return {key: told[key] for key in ("codebooks", "joint")}
+    report = json.loads(out)["overall"]
+    return {key: report[key] for key in ("codebooks", "joint")}
 
 
 def test_encode_saves_the_counts_of_its_codes(tree, lfq):

@@ -211,14 +211,14 @@ def test_what_does_not_belong_together(lfq):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [(("--source", "in"), "--source needs --checkpoint"), (("--sample", "3"), "--sample belongs to --source")],
 )
-def test_options_that_need_each_other(lfq, options, told):
+def test_options_that_need_each_other(lfq, options, message):
     encoded(lfq)
     code, _, err = lfq("verify", "out", *options)
     assert code == 2
-    assert told in err
+    assert message in err
 
 
 def test_nothing_to_verify(lfq):

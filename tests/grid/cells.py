@@ -30,8 +30,8 @@ QUICK = {
 class Refused(Exception):  # noqa: N818
     """A command that did not end with 0."""
 
-    def __init__(self, code: int, told: str) -> None:
-        super().__init__(told)
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
         self.code = code
 
 

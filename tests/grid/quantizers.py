@@ -142,7 +142,7 @@ CUT = {
         Config(20, (20,), index_dims=(13, 7), bit_order="lsb"),
         (2, 20, 2, 3),
     ),
-    "cut, told to be whole": own(
+    "cut, made whole by an option": own(
         lambda: LFQ(codebook_size=2**12, factorized_bits=[4, 8]), Config(12, (12,)), (2, 5, 12), "--codebook-dims 12"
     ),
     "64 bits, cut": own(
@@ -313,7 +313,7 @@ FAMILIES = {
     "lucidrains": foreign(
         "lucidrains", lambda: lucidrains.state_dict(1, codebook_dim=6), Config(6, (6,)), (2, 6, 2, 3)
     ),
-    "lucidrains, everything told": foreign(
+    "lucidrains, everything given": foreign(
         "lucidrains",
         lambda: lucidrains.state_dict(1, codebook_dim=4, num_codebooks=2, dim=7),
         Config(7, (4, 4), codebook_scale=0.5, spherical=True),
@@ -321,7 +321,7 @@ FAMILIES = {
         "--codebook-scale 0.5 --spherical --soft-clamp none",
         **LINEAR,
     ),
-    "lucidrains, codebooks told": foreign(
+    "lucidrains, codebooks given": foreign(
         "lucidrains",
         lambda: lucidrains.state_dict(1, codebook_dim=4),
         Config(12, (4, 4, 4)),

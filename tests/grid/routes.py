@@ -163,13 +163,13 @@ def stats(cell: Cell) -> None:
 
 
 def check_counts(cell: Cell, path: Path | str) -> None:
-    told = json.loads(cell.run("stats", path, "--json", "--csv", "counts.csv"))
+    report = json.loads(cell.run("stats", path, "--json", "--csv", "counts.csv"))
     counted: dict[str, Counter[int]] = {}
     with Path("counts.csv").open() as file:
         for row in csv.DictReader(file):
             counted.setdefault(row["codebook"], Counter())[int(row["code"])] += int(row["count"])
     vectors = [tuple(map(int, row)) for row in cell.rows]
-    codebooks = told["tensors"][0]["codebooks"]
+    codebooks = report["tensors"][0]["codebooks"]
     first = 0
     for k, bits in enumerate(cell.config.bits_of_indices):
         assert counted.get(str(k), Counter()) == twin.counts_of([vector[k] for vector in vectors])
@@ -241,8 +241,8 @@ def too_large(case: QuantizerCase) -> str | None:
 
 
 def inspect_checkpoint(cell: Cell) -> None:
-    told = json.loads(cell.run("inspect", cell.checkpoint, "--json", *cell.case.options))
-    (found,) = told["paths"][0]["quantizers"]
+    report = json.loads(cell.run("inspect", cell.checkpoint, "--json", *cell.case.options))
+    (found,) = report["paths"][0]["quantizers"]
     assert found["family"] == (cell.case.family or "native")
     assert tuple(found["codebook_dims"]) == cell.config.bits_of_indices
     config, expected = found["config"], cell.config
@@ -295,7 +295,7 @@ def import_native(cell: Cell) -> None:
 
 
 def load(cell: Cell) -> Any:
-    """The module; what had to be assumed is told elsewhere."""
+    """The module; what had to be assumed is tested elsewhere."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", LfqNote)
         return lfq_cli.load(cell.checkpoint, **cell.facts).module

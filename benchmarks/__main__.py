@@ -63,7 +63,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="runs of every contender (default 5)")
     parser.add_argument("--only", default="*", help="cases whose name matches this glob")
     parser.add_argument("--data", type=Path, default=Path(tempfile.gettempdir()) / "lfq-bench", help="where inputs go")
-    parser.add_argument("--json", type=Path, default=Path("benchmarks/results/latest.json"), help="where figures go")
+    parser.add_argument("--json", type=Path, default=Path("benchmarks/results/latest.json"), help="where results go")
     arguments = parser.parse_args()
     if arguments.smoke:
         arguments.bytes, arguments.rounds = SMOKE_BYTES, 1
@@ -83,7 +83,7 @@ def measure(case: Case, folder: Path, nbytes: int, rounds: int) -> dict[str, Any
                 runs.setdefault(role, []).append(result)
     for aside in folder.glob(f"{ASIDE}*"):
         shutil.rmtree(aside)
-    return figures(case, contest, runs)
+    return summary(case, contest, runs)
 
 
 def run(call: Call) -> dict[str, float] | None:
@@ -97,8 +97,8 @@ def run(call: Call) -> dict[str, float] | None:
         return None
     if done.returncode:
         raise RuntimeError(f"{name}: {done.stderr}")
-    figures: dict[str, float] = json.loads(done.stdout)
-    return figures
+    measured: dict[str, float] = json.loads(done.stdout)
+    return measured
 
 
 def run_command(argv: list[str], clear: str | None = None) -> dict[str, float]:
@@ -119,7 +119,7 @@ def run_command(argv: list[str], clear: str | None = None) -> dict[str, float]:
     return {"seconds": seconds, "peak_bytes": usage.ru_maxrss * 1024}
 
 
-def figures(case: Case, contest: Contest, runs: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
+def summary(case: Case, contest: Contest, runs: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
     """Medians and ratios. A ratio is ours over the other in speed; for `at_most` cases, in time."""
     seconds = {role: [result["seconds"] for result in results] for role, results in runs.items()}
     found: dict[str, Any] = {"case": case.name, "bytes": contest.nbytes, "target": case.target, "at_most": case.at_most}
@@ -162,18 +162,18 @@ def table(results: list[dict[str, Any]]) -> Table:
 def speed(result: dict[str, Any], role: str) -> str:
     if role not in result:
         return ""
-    figures = result[role]
+    measured = result[role]
     if result.get("items"):
-        return f"{millions(result['items'] / figures['seconds'])} M/s"
+        return f"{millions(result['items'] / measured['seconds'])} M/s"
     return (
-        f"{figures['gb_per_second']:.2f} GB/s"
+        f"{measured['gb_per_second']:.2f} GB/s"
         if result["bytes"] and not result["at_most"]
-        else f"{figures['seconds']:.3f} s"
+        else f"{measured['seconds']:.3f} s"
     )
 
 
 def target(result: dict[str, Any]) -> str:
-    """What ours over the floor should be; or ours, where it is told in indices a second."""
+    """What ours over the floor should be; or ours, where it is given in indices a second."""
     if result.get("items_target"):
         return f"≥ {millions(result['items_target'])} M/s"
     return f"{'≤' if result['at_most'] else '≥'} {result['target']:g}" if result["target"] else ""

@@ -1,4 +1,4 @@
-"""The table of what is measured. A case names its contenders; `bytes` is what GB/s counts, for all of them alike."""
+"""The table of what is measured. A case names its contenders; `bytes` is what GB/s counts, for each of them."""
 
 from __future__ import annotations
 

@@ -8,9 +8,9 @@ from typing import Any, Literal
 from rich.markup import escape
 from rich.table import Table
 
-Figure = Literal["ratio_to_floor", "ratio_to_peer", "items_per_second"]
+Metric = Literal["ratio_to_floor", "ratio_to_peer", "items_per_second"]
 
-UNITS: dict[Figure, str] = {
+UNITS: dict[Metric, str] = {
     "ratio_to_floor": "of its baseline",
     "ratio_to_peer": "of the peer's speed",
     "items_per_second": "million a second",
@@ -19,21 +19,21 @@ UNITS: dict[Figure, str] = {
 
 @dataclass(frozen=True)
 class Claim:
-    """A case of the benchmarks, one of its figures, and the least (for times: the most) that is claimed of it."""
+    """A case of the benchmarks, one of its metrics, and the least (for times: the most) that is claimed of it."""
 
     case: str
-    figure: Figure
+    metric: Metric
     bound: float
     at_most: bool = False
 
     def is_met(self, found: float) -> bool:
-        """Whether a figure that was measured is what is claimed."""
+        """Whether a measured value is what is claimed."""
         return found <= self.bound if self.at_most else found >= self.bound
 
     @property
     def text(self) -> str:
         """The claim in words."""
-        return f"{'≤' if self.at_most else '≥'} {shown(self.bound, self.figure)} {UNITS[self.figure]}"
+        return f"{'≤' if self.at_most else '≥'} {shown(self.bound, self.metric)} {UNITS[self.metric]}"
 
 
 CLAIMS = (
@@ -53,12 +53,12 @@ CLAIMS = (
 
 
 def seen(claim: Claim, results: list[dict[str, Any]]) -> float | None:
-    """The figure of a claim in the results of a run; None where the run did not measure it."""
+    """The value measured for a claim in the results of a run; None where the run did not measure it."""
     for result in results:
         if result["case"] == claim.case:
-            if claim.figure == "items_per_second":
+            if claim.metric == "items_per_second":
                 return float(result["items"] / result["ours"]["seconds"])
-            return None if result.get(claim.figure) is None else float(result[claim.figure])
+            return None if result.get(claim.metric) is None else float(result[claim.metric])
     return None
 
 
@@ -68,13 +68,13 @@ def verdicts(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [
         {
             "case": claim.case,
-            "figure": claim.figure,
+            "figure": claim.metric,
             "claimed": claim.bound,
-            "seen": figure,
-            "met": claim.is_met(figure),
+            "seen": value,
+            "met": claim.is_met(value),
         }
-        for claim, figure in found
-        if figure is not None
+        for claim, value in found
+        if value is not None
     ]
 
 
@@ -84,12 +84,12 @@ def claims_table(results: list[dict[str, Any]]) -> Table:
     for column in ("case", "claimed", "seen here", ""):
         table.add_column(column, justify="right" if column == "seen here" else "left", no_wrap=True)
     for claim in CLAIMS:
-        figure = seen(claim, results)
-        verdict = "not measured" if figure is None else "yes" if claim.is_met(figure) else "NO"
-        table.add_row(escape(claim.case), claim.text, "" if figure is None else shown(figure, claim.figure), verdict)
+        value = seen(claim, results)
+        verdict = "not measured" if value is None else "yes" if claim.is_met(value) else "NO"
+        table.add_row(escape(claim.case), claim.text, "" if value is None else shown(value, claim.metric), verdict)
     return table
 
 
-def shown(value: float, figure: Figure) -> str:
-    """A figure as it is printed: a ratio, or millions."""
-    return f"{value / 1e6:.3g}" if figure == "items_per_second" else f"{value:.2g}"
+def shown(value: float, metric: Metric) -> str:
+    """A value as it is printed: a ratio, or millions."""
+    return f"{value / 1e6:.3g}" if metric == "items_per_second" else f"{value:.2g}"

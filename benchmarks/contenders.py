@@ -235,7 +235,7 @@ def ours_export(folder: str, name: str, output: str, dtype: str | None = None) -
 
 
 def ours_stats(path: str) -> Work:
-    """The figures of `lfq stats`."""
+    """The statistics of `lfq stats`."""
     from lfq_cli.jobs.stats import stats
 
     return lambda: stats([Path(path)])

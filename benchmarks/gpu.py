@@ -1,7 +1,7 @@
 """`python -m benchmarks.gpu`, which is `make gpu`: the tests of the device path on a GPU, and how fast it is there.
 
 Needs a GPU and an interpreter with torch, lfq's other dependencies and pytest; installs nothing, and needs no network.
-Figures go to a JSON file. Ends with 1 where something is missing, there is no GPU, or a test fails.
+Results go to a JSON file. Ends with 1 where something is missing, there is no GPU, or a test fails.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="runs of every contender (default 5)")
     parser.add_argument("--no-tests", action="store_true", help="the benchmark only")
     parser.add_argument("--data", type=Path, default=Path(tempfile.gettempdir()) / "lfq-bench", help="where inputs go")
-    parser.add_argument("--json", type=Path, default=Path("benchmarks/results/gpu.json"), help="where figures go")
+    parser.add_argument("--json", type=Path, default=Path("benchmarks/results/gpu.json"), help="where results go")
     return parser.parse_args()
 
 

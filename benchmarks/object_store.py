@@ -1,7 +1,7 @@
 """`make bench-storage`: encoding from an object store over a link of 30 ms and 80 MB/s a connection; planning there.
 
 The floor is a loop of the client itself, s3fs, with 16 ranges of 8 MiB in flight that drops what comes. The store is
-SeaweedFS on this machine, so that server, link and client share its cores: what is told apart is the ratio.
+SeaweedFS on this machine, so that server, link and client share its cores: only the ratio is meaningful.
 """
 
 from __future__ import annotations
@@ -121,14 +121,14 @@ def measure(folder: Path, nbytes: int, rounds: int) -> dict[str, Any]:
 def lfq(arguments: list[str]) -> tuple[float, int]:
     """(seconds of the work, imports left out; bytes of memory at the peak) of one command."""
     command = [sys.executable, "-m", "lfq_cli", *arguments, "--json", "--no-progress"]
-    with tempfile.TemporaryFile("w+") as told:
-        process = subprocess.Popen(command, stdout=told)
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(command, stdout=output)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
             raise RuntimeError(f"{command} ended with {process.returncode}")
-        told.seek(0)
-        return json.load(told)["seconds"], usage.ru_maxrss * 1024
+        output.seek(0)
+        return json.load(output)["seconds"], usage.ru_maxrss * 1024
 
 
 def contender(name: str) -> float:

@@ -102,8 +102,8 @@ def main() -> None:
         for found in as_completed([pool.submit(task) for task in tasks(arguments)]):
             rows += found.result()
             for row in found.result():
-                told = f"{row.data:8} {row.bits:4} {row.contender:12} {row.unexplained:.4f} {row.seconds:7.1f} s"
-                print(f"{told} {row.shape}", flush=True)
+                line = f"{row.data:8} {row.bits:4} {row.contender:12} {row.unexplained:.4f} {row.seconds:7.1f} s"
+                print(f"{line} {row.shape}", flush=True)
     order = {name: place for place, name in enumerate((*SETS, *CONTENDERS))}
     rows.sort(key=lambda row: (order[row.data], row.bits, order[row.contender]))
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
@@ -168,9 +168,9 @@ def trained(
         more = options if steps is None else ("--steps", str(steps), *options)
         command = [sys.executable, "-m", "lfq_cli", "train", inputs, "--bits", str(bits), "-o", output, "--json", *more]
         begun = time.perf_counter()
-        told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        output_text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         seconds = time.perf_counter() - begun
-        done = json.loads(told.splitlines()[-1])
+        done = json.loads(output_text.splitlines()[-1])
         module = load(output).module
     decoded = module.decode_bits(module.encode_bits(torch.from_numpy(test))).numpy()
     shape = " × ".join(map(str, done["shape"]))
@@ -215,8 +215,8 @@ def table_of(rows: list[Row]) -> str:
     lines = ["| data, bits | " + " | ".join(CONTENDERS) + " |", "|---" * (len(CONTENDERS) + 1) + "|"]
     for data, bits in dict.fromkeys((row.data, row.bits) for row in rows):
         cells = [found.get((data, bits, contender)) for contender in CONTENDERS]
-        told = ["" if cell is None else f"{cell.unexplained:.3f}" for cell in cells]
-        lines.append(f"| {data}, {bits} | " + " | ".join(told) + " |")
+        shown = ["" if cell is None else f"{cell.unexplained:.3f}" for cell in cells]
+        lines.append(f"| {data}, {bits} | " + " | ".join(shown) + " |")
     return "\n".join(lines)
 
 

@@ -75,7 +75,7 @@ def train(model: Autoencoder, images: Tensor, steps: int, batch: int = 128) -> l
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     variance = images.var(0, correction=0).mean()
-    told = []
+    results = []
     for step in range(steps):
         chosen = images[torch.randint(len(images), (batch,))]
         decoded, _, entropy = model(chosen, inv_temperature=between(INVERSE_TEMPERATURES, step / steps))
@@ -85,9 +85,10 @@ def train(model: Autoencoder, images: Tensor, steps: int, batch: int = 128) -> l
         optimizer.step()
         schedule.step()
         if (step + 1) % max(1, steps // 10) == 0:
-            told.append(judge(model, images))
-            print(f"step {step + 1:>5,}: {told[-1][0]:.3f} of the variance left, {told[-1][1]:.0%} of the codes used")
-    return told
+            left, used = judge(model, images)
+            results.append((left, used))
+            print(f"step {step + 1:>5,}: {left:.3f} of the variance left, {used:.0%} of the codes used")
+    return results
 
 
 def main() -> None:

@@ -70,7 +70,7 @@ class Geometry:
 
 
 def usual_axis(ndim: int, channel_first: bool | None) -> int:
-    """The reference's rule: axis 1 if requested, or from rank 4 on; else the last. Ranks 1 and 2 have features last.
+    """The reference's rule: axis 1 if requested, or from 4 axes on; else the last. With 1 or 2 axes features are last.
 
     Without any axis -1.
     """
@@ -92,7 +92,7 @@ def positions_shape(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
 
 
 def geometry_of(shape: tuple[int, ...], axis: int) -> Geometry:
-    """shape (rank >= 1) with channels on `axis` -> [outer, channels, inner]."""
+    """shape (ndim >= 1) with channels on `axis` -> [outer, channels, inner]."""
     return Geometry(prod(shape[:axis]), shape[axis], prod(shape[axis + 1 :]))
 
 

@@ -2,7 +2,7 @@
 
 The file's metadata entry "lfq" is `{"format": "lfq-checkpoint", "version": 1, "config": {...}}`; a folder's config.json
 is that same object. Beside them may stand `assumed`, the keys of config that are not certain, and `sha256`, the
-quantizer's digest; and `training`, how `lfq train` made it and the held-out figures. The tensors are the quantizer's
+quantizer's digest; and `training`, how `lfq train` made it and the held-out metrics. The tensors are the quantizer's
 weights under the reference's state-dict names.
 """
 
@@ -98,12 +98,12 @@ def training_of(description: dict[str, Any]) -> dict[str, Any] | None:
 
     Raises CheckpointError where that is not an object, or nested more deeply than what is ever written.
     """
-    told = description.get("training")
-    if told is not None and not (isinstance(told, dict) and _is_flat(told, _TRAINING_DEPTH)):
+    training = description.get("training")
+    if training is not None and not (isinstance(training, dict) and _is_flat(training, _TRAINING_DEPTH)):
         raise CheckpointError(
             f"native checkpoint whose 'training' must be an object with at most {_TRAINING_DEPTH} levels of nesting"
         )
-    return told
+    return training
 
 
 def _is_flat(value: Any, depth: int) -> bool:

@@ -38,7 +38,7 @@ def codebooks_of(stats: dict[str, Any], tensor: str) -> list[dict[str, Any]]:
 
 
 def facts(name: str, output: Path, codebooks: list[dict[str, Any]]) -> dict[str, str]:
-    """Label -> figure, for one set."""
+    """Label -> value, for one set."""
     tensor = TENSORS[name]
     original = load_file(DATA / f"{name}.safetensors")[tensor]
     decoded = load_file(output / "decoded" / f"{name}.safetensors")[tensor]
@@ -75,8 +75,8 @@ def print_table(names: list[str], columns: list[dict[str, str]]) -> None:
     """Print the columns side by side, under their names."""
     rows = [("", *names), *((label, *(column[label] for column in columns)) for label in columns[0])]
     widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
-    for label, *figures in rows:
-        cells = [figure.rjust(width) for figure, width in zip(figures, widths[1:], strict=True)]
+    for label, *values in rows:
+        cells = [value.rjust(width) for value, width in zip(values, widths[1:], strict=True)]
         print("  ".join([label.ljust(widths[0]), *cells]))
 
 

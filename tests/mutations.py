@@ -25,8 +25,8 @@ from lfq_cli import checkpoints, native, open_codes
 from lfq_cli.errors import LfqError
 from lfq_cli.jobs.decode import DecodeOptions, decode
 from lfq_cli.jobs.encode import EncodeOptions, encode
+from lfq_cli.jobs.file_types import described_format
 from lfq_cli.jobs.inspect import as_json, inspect
-from lfq_cli.jobs.kinds import described_format
 from lfq_cli.jobs.pack import PackOptions, pack
 from lfq_cli.jobs.plan import Job, name_samples
 from lfq_cli.jobs.stats import save_counts, stats
@@ -64,9 +64,9 @@ def torch_seeds() -> list[bytes]:
     """One tensor; several with what else trainers save; views and dtypes; the format before torch 1.6."""
     x = torch.arange(24.0).reshape(6, DIM)
     run = {"a": x, "n": 3, "args": argparse.Namespace(lr=1.5), "best": np.float64(2), "list": [x[1:], x.T[:, :DIM].T]}
-    kinds = {"half": x.half(), "eight": x.to(torch.float8_e4m3fn), "own": torch.nn.Parameter(x)}
-    kinds["sparse"] = x.to_sparse()
-    return [saved(x), saved(run), saved(kinds), saved(run, zipped=False)]
+    tensors = {"half": x.half(), "eight": x.to(torch.float8_e4m3fn), "own": torch.nn.Parameter(x)}
+    tensors["sparse"] = x.to_sparse()
+    return [saved(x), saved(run), saved(tensors), saved(run, zipped=False)]
 
 
 def numpy_file(array: np.ndarray) -> bytes:
@@ -185,25 +185,25 @@ def counts_file(folder: Path, whole: bytes) -> bytes:
 
 
 def counts_reader(wholes: list[bytes], folder: Path) -> Callable[[Path], None]:
-    """Takes statistics; what passes has the figures of a whole file."""
+    """Reads saved counts; what is accepted has the statistics of a whole file."""
 
-    def figures(path: Path) -> str:
+    def statistics(path: Path) -> str:
         report = stats([path], options=CountOptions(by_position=True))
         for error in report.failed.values():
             raise error
         assert report.overall is not None
-        return json.dumps(report.overall.figures(), allow_nan=False)
+        return json.dumps(report.overall.as_json(), allow_nan=False)
 
     expected = set()
     for whole in wholes:
         path = folder / "whole.safetensors"
         path.write_bytes(whole)
-        expected.add(figures(path))
+        expected.add(statistics(path))
 
     def read(path: Path) -> None:
         if described_format(path) not in (None, "lfq-counts"):
             raise LfqError("something else")
-        assert figures(path) in expected, "a damaged file passed as whole"
+        assert statistics(path) in expected, "a damaged file passed as whole"
 
     return read
 

@@ -32,7 +32,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Kind:
+class Schema:
     """What samples are like. tensors: name -> positions of one sample; None first: as many as it has."""
 
     tensors: Mapping[str, tuple[int | None, ...]]
@@ -62,18 +62,20 @@ class Kind:
         return Coding(**(facts | more))
 
 
-def write(path: Path, samples: Sequence[Sample], kind: Kind, made_from: MadeFrom | None = None, **more: Any) -> Path:
+def write(
+    path: Path, samples: Sequence[Sample], schema: Schema, made_from: MadeFrom | None = None, **more: Any
+) -> Path:
     """A codes file of all samples, packed at once."""
-    sources = {name: SourceInfo((*sizes, kind.width), "F32", len(sizes)) for name, sizes in kind.tensors.items()}
+    sources = {name: SourceInfo((*sizes, schema.width), "F32", len(sizes)) for name, sizes in schema.tensors.items()}
     made_from = made_from or MadeFrom(len(samples), "error")
-    with SamplesBuilder(kind.coding(**more), sources, kind.carried, kind.texts, path.parent) as builder:
+    with SamplesBuilder(schema.coding(**more), sources, schema.carried, schema.texts, path.parent) as builder:
         if samples:
             builder.add(
                 [sample.key for sample in samples],
                 {name: np.packbits(np.concatenate([s.bits[name] for s in samples])) for name in sources},
                 {name: [len(s.bits[name]) for s in samples] for name in sources},
-                {name: [s.carried[name] for s in samples] for name in kind.carried},
-                {name: [s.texts[name].encode() for s in samples] for name in kind.texts},
+                {name: [s.carried[name] for s in samples] for name in schema.carried},
+                {name: [s.texts[name].encode() for s in samples] for name in schema.texts},
             )
         builder.write(path, made_from, overwrite=True, durable=False)
     return path
@@ -81,16 +83,16 @@ def write(path: Path, samples: Sequence[Sample], kind: Kind, made_from: MadeFrom
 
 def read(path: Path) -> list[Sample]:
     """The samples of a file, by its description and numpy; nothing of the package."""
-    told, stored = read_container(path)
-    count = told["samples"]
-    bits = {name: _bits_of(stored, name, entry, count) for name, entry in told["tensors"].items()}
-    keys, *texts = (_texts_of(stored, name) for name in (told["keys"], *told["carried_text"]))
+    description, stored = read_container(path)
+    count = description["samples"]
+    bits = {name: _bits_of(stored, name, entry, count) for name, entry in description["tensors"].items()}
+    keys, *texts = (_texts_of(stored, name) for name in (description["keys"], *description["carried_text"]))
     return [
         Sample(
             keys[k],
             {name: each[k] for name, each in bits.items()},
-            {name: stored[name][k].tobytes() for name in told["carried"]},
-            {name: each[k] for name, each in zip(told["carried_text"], texts, strict=True)},
+            {name: stored[name][k].tobytes() for name in description["carried"]},
+            {name: each[k] for name, each in zip(description["carried_text"], texts, strict=True)},
         )
         for k in range(count)
     ]
@@ -101,13 +103,13 @@ def read_container(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]
     data = path.read_bytes()
     start = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:start])
-    told = json.loads(header.pop("__metadata__")["lfq"])
+    description = json.loads(header.pop("__metadata__")["lfq"])
     stored = {}
     for name, entry in header.items():
         first, last = entry["data_offsets"]
         part = np.frombuffer(data[start + first : start + last], _NUMPY[entry["dtype"]])
         stored[name] = part.reshape(entry["shape"])
-    return told, stored
+    return description, stored
 
 
 _NUMPY = {"U8": "u1", "I16": "<i2", "I32": "<i4", "I64": "<i8", "U64": "<u8", "BOOL": "?", "BF16": "<u2", "F32": "<f4"}
@@ -143,8 +145,8 @@ def _bits_of(
 
 # any samples, for hypothesis
 
-KINDS = st.builds(
-    Kind,
+SCHEMAS = st.builds(
+    Schema,
     tensors=st.sampled_from(
         [
             {"z": (3,)},
@@ -171,23 +173,23 @@ _ITEM_BYTES = {"I64": 8, "BOOL": 1, "BF16": 2, "F32": 4}
 
 
 @st.composite
-def samples_of(draw: st.DrawFn, kind: Kind, most: int = 12) -> list[Sample]:
+def samples_of(draw: st.DrawFn, schema: Schema, most: int = 12) -> list[Sample]:
     """Some samples, no two of one key."""
     keys = draw(st.lists(st.text(_LETTERS, min_size=1, max_size=6), max_size=most, unique=True))
     random = np.random.default_rng(draw(st.integers(0, 2**32)))
-    return [_sample(draw, kind, key, random) for key in keys]
+    return [_sample(draw, schema, key, random) for key in keys]
 
 
-def _sample(draw: st.DrawFn, kind: Kind, key: str, random: np.random.Generator) -> Sample:
+def _sample(draw: st.DrawFn, schema: Schema, key: str, random: np.random.Generator) -> Sample:
     bits = {}
-    for name, sizes in kind.tensors.items():
+    for name, sizes in schema.tensors.items():
         vectors = int(np.prod([int(random.integers(0, 6)) if size is None else size for size in sizes]))
-        bits[name] = random.integers(0, 2, (vectors, kind.width)).astype(bool)
+        bits[name] = random.integers(0, 2, (vectors, schema.width)).astype(bool)
     carried = {}
-    for name, (dtype, shape) in kind.carried.items():
+    for name, (dtype, shape) in schema.carried.items():
         row = random.bytes(int(np.prod(shape)) * _ITEM_BYTES[dtype])
         carried[name] = bytes(byte & 1 for byte in row) if dtype == "BOOL" else row
-    texts = {name: draw(st.text(_LETTERS, max_size=5)) for name in kind.texts}
+    texts = {name: draw(st.text(_LETTERS, max_size=5)) for name in schema.texts}
     return Sample(key, bits, carried, texts)
 
 

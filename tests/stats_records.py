@@ -6,7 +6,7 @@ import numpy as np
 
 from lfq_cli.jobs.stats import Report, TensorUsage
 from lfq_cli.statistics.profile import profile_of
-from lfq_cli.statistics.usage import BitFigures, PositionFigures, TokenUsage, Usage
+from lfq_cli.statistics.usage import BitStatistics, PositionStatistics, TokenUsage, Usage
 
 
 def random_bits(count, bits, seed=0, ones=0.5):
@@ -34,7 +34,7 @@ def usage_of(bits, *, known=True, times=1, **more):
         bits=bits.shape[1],
         count=len(bits) * times,
         profile=profile_of(np.array([count for _, count in ordered], np.int64)),
-        bit_figures=BitFigures(len(bits) * times, ones.T @ ones * times) if known else None,
+        bit_statistics=BitStatistics(len(bits) * times, ones.T @ ones * times) if known else None,
         most_used=tuple(ordered[:10]) if known else (),
         least_used=tuple(rarest[:10]) if known else (),
         **more,
@@ -52,7 +52,7 @@ def token_of(*codebooks, positions=None, **more):
 
 
 def positions_of(bits):
-    """Figures by position of bits [count, *axes, bits]."""
+    """Statistics by position of bits [count, *axes, bits]."""
     count, *axes, width = bits.shape
     used, entropy, most = [], [], []
     for column in np.moveaxis(bits.reshape(count, -1, width), 1, 0):
@@ -61,7 +61,7 @@ def positions_of(bits):
         entropy.append(float(-(counts / count) @ np.log2(counts / count)))
         most.append(counts.max() / count)
     shaped = [np.array(values).reshape(axes) for values in (used, entropy, most)]
-    return PositionFigures(tuple(axes), count, *shaped)
+    return PositionStatistics(tuple(axes), count, *shaped)
 
 
 def report_of(*usages, overall="same", names=None, failed=None, files=None):

@@ -1,4 +1,4 @@
-"""A slow second opinion on docs/statistics.md: every figure from its definition, one code or bit at a time.
+"""A slow second opinion on docs/statistics.md: every statistic from its definition, one code or bit at a time.
 
 Knows: bits -> codes of codebooks and of the joint token, and what is defined for them. Does not know: the package
 under test (it imports nothing of it), files, hashes. Codes are Python ints, so that tokens may have any number of bits;
@@ -56,7 +56,7 @@ def joint_codes(bits):
     return [code_of([int(bit) for bit in row], "msb") for row in bits]
 
 
-# Figures of counts
+# Statistics of counts
 
 
 def entropy_bits(counts):
@@ -119,7 +119,7 @@ def examples(counter, sign):
     return [{"code": code, "count": count} for code, count in order[:MOST_SHOWN]]
 
 
-# Figures of bits
+# Statistics of bits
 
 
 def binary_entropy(share):
@@ -134,11 +134,11 @@ def phi(both, i_ones, j_ones, total):
     return (both * total - i_ones * j_ones) / spread
 
 
-def bit_figures(rows, entropy):
-    """The figures of bits [n][D]: `entropy` is that of their codes."""
+def bit_statistics(rows, entropy):
+    """The statistics of bits [n][D]: `entropy` is that of their codes."""
     total = len(rows)
     if not total:
-        return no_bit_figures()
+        return no_bit_statistics()
     width = len(rows[0])
     masks = [int("".join(str(row[j]) for row in rows), 2) for j in range(width)]  # a one for each index with bit j
     ones = [mask.bit_count() for mask in masks]
@@ -163,7 +163,7 @@ def bit_figures(rows, entropy):
     }
 
 
-def no_bit_figures():
+def no_bit_statistics():
     return {
         "ones": [],
         "bit_entropies": [],
@@ -204,7 +204,7 @@ def usage(codes, rows, bits, min_count=1):
         "entropy_bits_corrected": min(float(bits), entropy + missing),
         "entropy_share": entropy / bits,
         "unseen_probability": unseen_probability(counter, bits),
-        **(no_bit_figures() if hashed else bit_figures(rows, entropy)),
+        **(no_bit_statistics() if hashed else bit_statistics(rows, entropy)),
         "most_used": [] if hashed else examples(counter, -1),
         "least_used": [] if hashed else examples(counter, 1),
         "rank_frequency": {"ranks": ranks, "counts": counts},
@@ -252,12 +252,12 @@ def divergence_bits(a, b):
     a_total, b_total = sum(a.values()), sum(b.values())
     if not a_total or not b_total:
         return None
-    told = []
+    terms = []
     for code in set(a) | set(b):
         p, q = a[code] / a_total, b[code] / b_total
         middle = (p + q) / 2
-        told.extend(share / 2 * math.log2(share / middle) for share in (p, q) if share > 0)
-    return math.fsum(told)
+        terms.extend(share / 2 * math.log2(share / middle) for share in (p, q) if share > 0)
+    return math.fsum(terms)
 
 
 def divergence_by_chance(used, a_total, b_total):
@@ -268,7 +268,7 @@ def divergence_by_chance(used, a_total, b_total):
 def comparison(a, b, a_codes, b_codes):
     """The JSON object of two `usage` objects and their codes."""
     counters = Counter(a_codes), Counter(b_codes)
-    told = {
+    entry = {
         "bits": a["bits"],
         "figures": {name: change(a[name], b[name]) for name in COMPARED},
         "ones_change": [y - x for x, y in zip(a["ones"], b["ones"], strict=True)] if a["ones"] and b["ones"] else [],
@@ -277,16 +277,16 @@ def comparison(a, b, a_codes, b_codes):
     }
     if all(counters):
         sizes = [sum(counter.values()) for counter in counters]
-        told["divergence_bits_if_same"] = min(
+        entry["divergence_bits_if_same"] = min(
             1.0, divergence_by_chance(len(set(counters[0]) | set(counters[1])), *sizes)
         )
     for name, counter, other in (("a", *counters), ("b", *reversed(counters))):
         only = [code for code in counter if code not in other]
-        told[f"codes_only_{name}"] = len(only) if counter and other else None
-        told[f"share_only_{name}"] = (
+        entry[f"codes_only_{name}"] = len(only) if counter and other else None
+        entry[f"share_only_{name}"] = (
             sum(counter[code] for code in only) / sum(counter.values()) if counter and other else None
         )
-    return told
+    return entry
 
 
 def change(a, b):
@@ -337,11 +337,11 @@ def same(found, expected, where=""):
 
 def same_pairs(found, expected, where=""):
     """Pairs of equal strength may come in any order: their strengths and each pair's correlation are compared."""
-    told, wanted = found["strongest_pairs"], expected["strongest_pairs"]
-    strengths = [[abs(pair["correlation"]) for pair in pairs] for pairs in (told, wanted)]
+    strongest, wanted = found["strongest_pairs"], expected["strongest_pairs"]
+    strengths = [[abs(pair["correlation"]) for pair in pairs] for pairs in (strongest, wanted)]
     assert strengths[0] == pytest.approx(strengths[1], **CLOSE), where
-    assert len({tuple(pair["bits"]) for pair in told}) == len(told), where
-    for pair in told:
+    assert len({tuple(pair["bits"]) for pair in strongest}) == len(strongest), where
+    for pair in strongest:
         i, j = pair["bits"]
         assert i < j, where
         assert pair["correlation"] == pytest.approx(expected["bit_correlation"][i][j], **CLOSE), where

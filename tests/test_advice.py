@@ -18,7 +18,7 @@ def every_code(bits, times=1):
     return np.array([*product([False, True], repeat=bits)] * times)
 
 
-def told(usage, *words):
+def advised(usage, *words):
     """The one line of advice with the first word, which has the others too."""
     (line,) = [text for text in advice(usage) if words[0] in text]
     for word in words[1:]:
@@ -70,17 +70,17 @@ def test_too_few_to_say_anything():
 
 
 def test_the_sample_limits_utilisation():
-    line = told(token_of(random_bits(2048, 10)), "2 vectors a code", "limited by the sample", "14% of further codes")
+    line = advised(token_of(random_bits(2048, 10)), "2 vectors a code", "limited by the sample", "14% of further codes")
     assert "codebook" not in line
 
 
 def test_which_codebooks_the_sample_is_too_small_for():
-    told(token_of(random_bits(1000, 10), random_bits(1000, 4)), "0.98 vectors a code in codebook 0 of 2")
+    advised(token_of(random_bits(1000, 10), random_bits(1000, 4)), "0.98 vectors a code in codebook 0 of 2")
 
 
 def test_of_codes_that_no_sample_fills():
     assert advice(token_of(random_bits(500, 64))) == [
-        told(token_of(random_bits(500, 64)), "no sample fills 2^64 codes")
+        advised(token_of(random_bits(500, 64)), "no sample fills 2^64 codes")
     ]
 
 
@@ -97,23 +97,23 @@ def test_a_small_sample_of_few_codes_is_not_limited():
 def test_constant_bits(value):
     codes = random_bits(40_000, 10)
     codes[:, [3, 7]] = value
-    told(token_of(codes), "bits 3 and 7 are constant", "halves")
+    advised(token_of(codes), "bits 3 and 7 are constant", "halves")
     codes[:, 7] = codes[::-1, 6]
-    told(token_of(codes), "bit 3 is constant")
+    advised(token_of(codes), "bit 3 is constant")
 
 
 def test_a_constant_codebook_of_one_bit():
-    told(token_of(random_bits(100, 1, ones=1)), "bit 0 is constant")
+    advised(token_of(random_bits(100, 1, ones=1)), "bit 0 is constant")
 
 
 def test_nearly_constant_bits():
-    told(token_of(random_bits(60_000, 10, ones=[*[0.5] * 8, 0.005, 0.995])), "bits 8 and 9 are nearly constant")
+    advised(token_of(random_bits(60_000, 10, ones=[*[0.5] * 8, 0.005, 0.995])), "bits 8 and 9 are nearly constant")
 
 
 def test_bits_of_several_codebooks_are_named_with_their_codebook():
     codes = [random_bits(5000, 6, k) for k in range(3)]
     codes[0][:, 1] = codes[2][:, 5] = True
-    told(token_of(*codes), "bits 0:1 and 2:5 are constant")
+    advised(token_of(*codes), "bits 0:1 and 2:5 are constant")
 
 
 @pytest.mark.parametrize("flipped", [False, True])
@@ -121,13 +121,13 @@ def test_bits_that_say_the_same(flipped):
     codes = random_bits(40_000, 10)
     codes[:, 2] = codes[:, 7] ^ flipped
     codes[:, 5] = codes[:, 7]
-    told(token_of(codes), "bits 2, 5 and 7 say the same or the opposite", "one of them")
+    advised(token_of(codes), "bits 2, 5 and 7 say the same or the opposite", "one of them")
 
 
 def test_bits_that_are_strongly_correlated():
     codes = random_bits(40_000, 10)
     codes[:, 4] = codes[:, 1] ^ (random_bits(40_000, 1, 5)[:, 0] & random_bits(40_000, 1, 6, ones=0.2)[:, 0])
-    told(token_of(codes), "bits 1 and 4 (+0.80) are strongly correlated")
+    advised(token_of(codes), "bits 1 and 4 (+0.80) are strongly correlated")
 
 
 @given(st.integers(30, 100), st.integers(0, 2**32))
@@ -140,7 +140,7 @@ def test_chance_correlates_no_bits(count, seed):
 def test_long_lists_are_cut():
     codes = random_bits(4000, 20)
     codes[:, :12] = False
-    told(token_of(codes), "bits 0, 1, 2, 3, 4, 5 and 6 more are constant")
+    advised(token_of(codes), "bits 0, 1, 2, 3, 4, 5 and 6 more are constant")
 
 
 @given(st.lists(st.integers(1, 64), min_size=1, max_size=5), st.data())
@@ -160,7 +160,7 @@ def few_codes(count, bits, codes, seed=0):
 
 
 def test_a_collapsed_codebook():
-    told(token_of(few_codes(20_000, 10, 9)), "the codebook collapsed", "9.0 equally used codes", "1,024")
+    advised(token_of(few_codes(20_000, 10, 9)), "the codebook collapsed", "9.0 equally used codes", "1,024")
 
 
 def test_one_of_several_collapsed():
@@ -171,14 +171,14 @@ def test_one_of_several_collapsed():
     assert not any("correlated" in line or "say the same" in line for line in lines)  # three codes correlate all bits
 
 
-def test_a_codebook_of_one_code_is_told_once():
+def test_a_codebook_of_one_code_is_reported_once():
     lines = advice(token_of(np.ones((500, 8), bool)))
     assert "collapsed" in lines[0]
     assert not any("bit 0" in line or "bits 0" in line for line in lines)
 
 
 def test_all_collapsed():
-    told(token_of(few_codes(5000, 8, 2), few_codes(5000, 8, 3, 1)), "both codebooks collapsed", "2.0 to 3.0")
+    advised(token_of(few_codes(5000, 8, 2), few_codes(5000, 8, 3, 1)), "both codebooks collapsed", "2.0 to 3.0")
 
 
 def test_a_small_sample_is_no_collapse():
@@ -186,10 +186,10 @@ def test_a_small_sample_is_no_collapse():
 
 
 def test_codes_that_are_never_used():
-    told(token_of(few_codes(40_000, 10, 600)), "leaves 41% of the codes unused")
+    advised(token_of(few_codes(40_000, 10, 600)), "leaves 41% of the codes unused")
 
 
-def test_codes_that_constant_bits_forbid_are_not_told_twice():
+def test_codes_that_constant_bits_forbid_are_not_reported_twice():
     codes = random_bits(40_000, 10)
     codes[:, 3] = True
     assert not any("unused" in line for line in advice(token_of(codes)))
@@ -198,18 +198,20 @@ def test_codes_that_constant_bits_forbid_are_not_told_twice():
 def test_one_code_that_is_much_of_all():
     codes = random_bits(40_000, 10)
     codes[: 40_000 // 4] = every_code(10)[17]
-    told(token_of(codes), "code 17 is 25% of all", "padding")
+    advised(token_of(codes), "code 17 is 25% of all", "padding")
 
 
 def test_one_token_that_is_much_of_all():
     codes = [random_bits(40_000, 4, k) for k in range(3)]
     for codebook in codes:
         codebook[: 40_000 // 8] = True
-    told(token_of(*codes), "code 4095 of the joint token is 13% of all")
+    advised(token_of(*codes), "code 4095 of the joint token is 13% of all")
 
 
 def test_compressible():
-    line = told(token_of(random_bits(400_000, 10, ones=0.8)), "compressible by 28%", "at most 7.2 bits of information")
+    line = advised(
+        token_of(random_bits(400_000, 10, ones=0.8)), "compressible by 28%", "at most 7.2 bits of information"
+    )
     assert "10 bits stored" in line
 
 
@@ -218,12 +220,12 @@ def test_a_sample_that_is_too_small_makes_nothing_compressible():
 
 
 def test_single_bits_show_what_is_compressible_where_the_sample_is_too_small_for_codes():
-    told(token_of(random_bits(1000, 48, ones=0.9)), "compressible by 5", "bits of information")
+    advised(token_of(random_bits(1000, 48, ones=0.9)), "compressible by 5", "bits of information")
 
 
 def test_a_codebook_that_repeats_another():
     codes = random_bits(20_000, 6)
-    told(token_of(codes, random_bits(20_000, 6, 1), ~codes), "codebook 2 repeats codebook 0")
+    advised(token_of(codes, random_bits(20_000, 6, 1), ~codes), "codebook 2 repeats codebook 0")
 
 
 def test_codebooks_that_say_the_same_in_another_way():
@@ -231,7 +233,7 @@ def test_codebooks_that_say_the_same_in_another_way():
     numbers = np.random.default_rng(0).integers(0, 64, 20_000)
     other = np.random.default_rng(1).permutation(64)[numbers]
     usage = token_of(every_code(6)[numbers], every_code(6)[other])
-    told(usage, "codebooks repeat each other", "12.0 bits of entropy, together 6.0")
+    advised(usage, "codebooks repeat each other", "12.0 bits of entropy, together 6.0")
 
 
 # positions
@@ -241,20 +243,20 @@ def test_positions_that_never_change():
     codes = random_bits(60, 5 * 6 * 8).reshape(60, 5, 6, 8)
     codes[:, 0, 5] = codes[:, 3, 2] = True
     usage = token_of(codes.reshape(-1, 8), positions=(positions_of(codes),))
-    told(usage, "2 of 30 positions never change", "(0, 5), (3, 2)")
+    advised(usage, "2 of 30 positions never change", "(0, 5), (3, 2)")
 
 
 def test_a_position_of_a_sequence():
     codes = random_bits(60, 50 * 8).reshape(60, 50, 8)
     codes[:, 7] = False
-    told(token_of(codes.reshape(-1, 8), positions=(positions_of(codes),)), "1 of 50 positions never changes: 7;")
+    advised(token_of(codes.reshape(-1, 8), positions=(positions_of(codes),)), "1 of 50 positions never changes: 7;")
 
 
 def test_positions_of_one_codebook():
     codes = [random_bits(60, 50 * 4, k).reshape(60, 50, 4) for k in range(3)]
     codes[1][:, 4:8] = True
     usage = token_of(*(c.reshape(-1, 4) for c in codes), positions=tuple(map(positions_of, codes)))
-    told(usage, "codebook 1 of 3 does not change at 4 of 50 positions")
+    advised(usage, "codebook 1 of 3 does not change at 4 of 50 positions")
     assert not any("never change" in line for line in advice(usage))
 
 

@@ -101,16 +101,16 @@ def test_wrong_arrays_say_what_is_expected(folder: Path) -> None:
     with pytest.raises(TensorError, match=r"holds 1 NaN, the first at \[1, 2\]"):
         codec.encode(x)
     assert not codec.encode(x, nan="zero").bits[1, 2]
-    for wrong, error, told in (
+    for wrong, error, message in (
         (np.ones((3, 5), int), TensorError, "holds I64"),
         (np.ones((3, 4)), TensorError, "has 4 features"),
         (np.array(["a"]), TensorError, "holds <U1"),
         (1.0, TensorError, "is a single number"),
     ):
-        with pytest.raises(error, match=told):
+        with pytest.raises(error, match=message):
             codec.encode(wrong)
-    for wrong, told in (([32], "expected 0 to 31"), ([-1], "expected 0 to 31"), ([0.5], "expected integers")):
-        with pytest.raises(OptionError, match=told):
+    for wrong, message in (([32], "expected 0 to 31"), ([-1], "expected 0 to 31"), ([0.5], "expected integers")):
+        with pytest.raises(OptionError, match=message):
             codec.decode(wrong)
     with pytest.raises(OptionError, match="both say where"):
         codec.encode(floats(3, 5), layout="channel-last", channel_axis=1)
@@ -129,7 +129,7 @@ def test_a_plain_quantizer_needs_no_torch(folder: Path) -> None:
         "assert codec.decode(tokens).tolist() == [[1] * 5] * 2\n"
         "with lfq.create('o.codes.safetensors', codec) as out:\n"
         "    out.append(np.ones((2, 3, 5), np.float32), labels=[1, 2])\n"
-        "lfq.stats('o.codes.safetensors').figures\n"
+        "lfq.stats('o.codes.safetensors').as_json()\n"
         "assert 'torch' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, cwd=folder)
@@ -190,14 +190,14 @@ def test_create_appears_whole_or_not_at_all(folder: Path) -> None:
         out.append(floats(4, 3, 5))
         raise KeyboardInterrupt
     assert {path.name for path in folder.iterdir()} == before
-    for wrong, told in (
+    for wrong, message in (
         (lambda out: out.append(floats(4, 3, 5), keys=["a", "b", "c", "a"]), "the key 'a' came before"),
         (lambda out: out.append(floats(4, 3, 5), keys=["a\n", "b", "c", "d"]), "control characters"),
         (lambda out: out.append(floats(4, 3, 5), labels=[1, 2]), "labels: 2 for 4 samples"),
         (lambda out: out.append(floats(4, 2, 5), keys=list("wxyz")), "is not like the samples before it"),
         (lambda out: out.append(floats(4, 3, 4), keys=list("wxyz")), "has 4 features"),
     ):
-        with pytest.raises(LfqError, match=told), lfq.create("o.codes.safetensors", codec) as out:  # noqa: PT012
+        with pytest.raises(LfqError, match=message), lfq.create("o.codes.safetensors", codec) as out:  # noqa: PT012
             out.append(floats(2, 3, 5), keys=["1", "2"])
             wrong(out)
         assert {path.name for path in folder.iterdir()} == before
@@ -215,7 +215,7 @@ def test_stats_of_tokens_are_those_of_their_file(folder: Path) -> None:
     of_file, of_tokens = lfq.stats("t.codes.safetensors"), lfq.stats(tokens)
     assert of_file.usage is not None
     assert of_tokens.usage is not None
-    assert of_file.usage.figures() == of_tokens.usage.figures()
+    assert of_file.usage.as_json() == of_tokens.usage.as_json()
     assert "utilisation" in str(of_tokens) or "codes used" in str(of_tokens)
     assert of_tokens._repr_html_().startswith("<pre>")
     of_tokens.plot("usage.png")

@@ -17,11 +17,11 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.mark.slow
 def test_the_quick_run_measures_every_kind_of_case(tmp_path):
-    figures = tmp_path / "figures.json"
-    command = [sys.executable, "-m", "benchmarks", "--smoke", "--data", str(tmp_path / "data"), "--json", str(figures)]
+    results = tmp_path / "results.json"
+    command = [sys.executable, "-m", "benchmarks", "--smoke", "--data", str(tmp_path / "data"), "--json", str(results)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    document = json.loads(figures.read_text())
+    document = json.loads(results.read_text())
     assert document["machine"]["processor"]
     assert {verdict["case"] for verdict in document["claims"]} == {c.case for c in CLAIMS} & {
         case.name for case in CASES if case.smoke
@@ -41,11 +41,11 @@ def gpu(*options, interpreter=(sys.executable,)):
 
 
 def test_the_gpu_benchmark_runs_on_the_cpu_too(tmp_path):
-    figures = tmp_path / "gpu.json"
+    results = tmp_path / "gpu.json"
     quick = ["--device", "cpu", "--no-tests", "--bytes", str(1 << 20), "--rounds", "1"]
-    done = gpu(*quick, "--data", str(tmp_path / "data"), "--json", str(figures))
+    done = gpu(*quick, "--data", str(tmp_path / "data"), "--json", str(results))
     assert done.returncode == 0, done.stderr
-    cases = json.loads(figures.read_text())["cases"]
+    cases = json.loads(results.read_text())["cases"]
     assert [case["case"] for case in cases] == [
         "encode 512 -> 18 F32", "encode 512 -> 18 F16", "encode 512 -> 18 BF16", "decode 18 -> 512 F32",
     ]  # fmt: skip
@@ -79,7 +79,7 @@ def test_names_are_unique():
 
 def test_every_claim_is_of_a_case_that_is_measured_and_made_once():
     assert {claim.case for claim in CLAIMS} <= {case.name for case in CASES}
-    assert len({(claim.case, claim.figure) for claim in CLAIMS}) == len(CLAIMS)
+    assert len({(claim.case, claim.metric) for claim in CLAIMS}) == len(CLAIMS)
 
 
 def test_docs_speed_says_what_is_claimed():
@@ -105,10 +105,10 @@ def test_a_claim_is_judged_by_what_was_measured():
 
 def test_verdicts_are_of_measured_claims_only():
     claim = CLAIMS[0]
-    (verdict,) = verdicts([{"case": claim.case, claim.figure: claim.bound / 2, "ours": {"seconds": 1.0}}])
+    (verdict,) = verdicts([{"case": claim.case, claim.metric: claim.bound / 2, "ours": {"seconds": 1.0}}])
     assert verdict == {
         "case": claim.case,
-        "figure": claim.figure,
+        "figure": claim.metric,
         "claimed": claim.bound,
         "seen": claim.bound / 2,
         "met": False,

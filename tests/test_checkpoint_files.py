@@ -77,9 +77,9 @@ def test_a_folder_with_several_files_of_tensors_lists_them(tmp_path: Path) -> No
     (tmp_path / "config.json").write_text("{}")
     for name in ("vae.safetensors", "text.safetensors", "training_args.bin"):
         save_file(STATE, tmp_path / name)
-    with pytest.raises(CheckpointError, match=r"text\.safetensors, training_args\.bin, vae\.safetensors") as told:
+    with pytest.raises(CheckpointError, match=r"text\.safetensors, training_args\.bin, vae\.safetensors") as raised:
         checkpoints.load(tmp_path)
-    assert told.value.hint == "name the file itself"
+    assert raised.value.hint == "name the file itself"
     for k in range(20):
         save_file(STATE, tmp_path / f"{k}.bin")
     with pytest.raises(CheckpointError, match=r"\(23 in all\)"):
@@ -112,10 +112,10 @@ BROKEN = {
 
 @pytest.mark.parametrize("case", BROKEN)
 def test_an_index_that_is_none(case: str, tmp_path: Path) -> None:
-    text, told = BROKEN[case]
+    text, message = BROKEN[case]
     index = shards(tmp_path)
     index.write_text(text)
-    with pytest.raises(CheckpointError, match=told) as error:
+    with pytest.raises(CheckpointError, match=message) as error:
         checkpoints.load(index)
     assert str(index) in error.value.message
 

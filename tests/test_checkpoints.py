@@ -118,21 +118,21 @@ def test_of_two_quantizers_module_chooses(suffix: str, tmp_path: Path) -> None:
     one, two = reference(1, dim=16), reference(2, dim=16, num_codebooks=2)
     state = prefixed(one.state_dict(), "tokenizer.quantizer.") | prefixed(two.state_dict(), "audio.quantizer.")
     path = save(state, tmp_path / f"model{suffix}")
-    with pytest.raises(CheckpointError, match="2 different quantizers in it") as told:
+    with pytest.raises(CheckpointError, match="2 different quantizers in it") as raised:
         checkpoints.load(path)
-    assert "'tokenizer.quantizer'" in told.value.message
-    assert "'audio.quantizer'" in told.value.message
-    assert told.value.hint is not None
-    assert "--module" in told.value.hint
+    assert "'tokenizer.quantizer'" in raised.value.message
+    assert "'audio.quantizer'" in raised.value.message
+    assert raised.value.hint is not None
+    assert "--module" in raised.value.hint
     assert same(checkpoints.load(path, Facts(module="tokenizer.quantizer")), one)
     assert same(checkpoints.load(path, Facts(module="audio.quantizer")), two)
     assert checkpoints.load(path, Facts(module="audio.quantizer")).num_codebooks == 2
     with pytest.raises(CheckpointError, match="2 different quantizers in it"):
         checkpoints.load(path, Facts(module="quantizer"))  # the end of both names
     for wrong in ("tokenizer", "tokenizer.quantizer.", ""):
-        with pytest.raises(CheckpointError, match="no lookup-free quantizer at") as told:
+        with pytest.raises(CheckpointError, match="no lookup-free quantizer at") as raised:
             checkpoints.load(path, Facts(module=wrong))
-        assert "'audio.quantizer'" in str(told.value.hint)
+        assert "'audio.quantizer'" in str(raised.value.hint)
 
 
 def test_inspect_lists_every_quantizer_and_why_one_cannot_be_used(tmp_path: Path) -> None:
@@ -217,9 +217,9 @@ def test_a_square_projection_without_bias_is_ambiguous(tmp_path: Path) -> None:
     for cosine in (False, True):
         ref = reference(cosine_sim_project_in=cosine, **options)
         path = save(ref.state_dict(), tmp_path / f"{cosine}.pt")
-        with pytest.raises(CheckpointError, match="look the same") as told:
+        with pytest.raises(CheckpointError, match="look the same") as raised:
             checkpoints.load(path)
-        assert "--cosine or --no-cosine" in str(told.value.hint)
+        assert "--cosine or --no-cosine" in str(raised.value.hint)
         module = lfq_cli.load(path, **DEFAULTS, cosine=cosine, cosine_scale=1.0 if cosine else None)
         x = torch.randn(2, 50, 6)
         with torch.no_grad():
@@ -254,9 +254,9 @@ def test_facts_that_contradict_the_tensors_or_each_other(
     options: dict[str, Any], facts: dict[str, Any], named: str, tmp_path: Path
 ) -> None:
     path = save(reference(**options).state_dict(), tmp_path / "model.pt")
-    with pytest.raises((CheckpointError, OptionError), match=named) as told:
+    with pytest.raises((CheckpointError, OptionError), match=named) as raised:
         checkpoints.load(path, Facts(**facts))
-    assert str(path) in told.value.message
+    assert str(path) in raised.value.message
 
 
 NATIVE_FACTS: list[tuple[str, Any, Any]] = [
@@ -300,9 +300,9 @@ DAMAGED: dict[str, tuple[Any, str]] = {
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 @pytest.mark.parametrize("damage", DAMAGED)
 def test_tensors_that_contradict_each_other(damage: str, suffix: str, tmp_path: Path) -> None:
-    change, told = DAMAGED[damage]
+    change, message = DAMAGED[damage]
     path = save(change(reference(dim=16, num_codebooks=2).state_dict()), tmp_path / f"model{suffix}")
-    with pytest.raises(CheckpointError, match=told) as error:
+    with pytest.raises(CheckpointError, match=message) as error:
         checkpoints.load(path)
     assert str(path) in error.value.message
 
@@ -312,10 +312,10 @@ def test_tensors_that_contradict_each_other(damage: str, suffix: str, tmp_path: 
 
 def test_load_says_what_it_assumes(tmp_path: Path) -> None:
     path = save(reference(dim=16, cosine_sim_project_in=True).state_dict(), tmp_path / "model.pt")
-    with pytest.warns(LfqNote, match=r"assumed.*codebook_scale 1.0.*spherical false") as told:
+    with pytest.warns(LfqNote, match=r"assumed.*codebook_scale 1.0.*spherical false") as caught:
         lfq_cli.load(path)
     for option in ("--codebook-scale", "--spherical", "--soft-clamp", "--cosine-scale"):
-        assert option in str(told[0].message)
+        assert option in str(caught[0].message)
     with pytest.warns(LfqNote, match="cosine_sim_project_in_scale"):
         lfq_cli.load(path, **DEFAULTS)
     lfq_cli.load(path, **DEFAULTS, cosine_scale=1.0)
@@ -405,14 +405,14 @@ def test_files_are_closed(suffix: str, tmp_path: Path) -> None:
         LFQ(codebook_size=2**6).save_pretrained(path)
     if suffix == "damaged":
         path.write_bytes(path.read_bytes()[:-1])
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ResourceWarning)
         for read in (checkpoints.load, partial(lfq_cli.load, **DEFAULTS), partial(inspect, facts=Facts())):
             try:
                 read(path)
             except LfqError:
                 assert suffix == "damaged"
-    assert [str(warning.message) for warning in told] == []
+    assert [str(warning.message) for warning in caught] == []
 
 
 # Folders, and what is not a checkpoint
@@ -585,9 +585,11 @@ def test_a_projection_that_is_no_plain_tensor_is_not_passed_over(prefix: str, tm
         }
     for changed, kind, remedy in ((sparse, "sparse", ".to_dense()"), (quantized, "quantized", ".dequantize()")):
         path = save({f"{prefix}{name}": value for name, value in (state | changed).items()}, tmp_path / "model.pt")
-        with pytest.raises(CheckpointError, match=f"project_in.weight is {kind} tensor, expected plain floats") as told:
+        with pytest.raises(
+            CheckpointError, match=f"project_in.weight is {kind} tensor, expected plain floats"
+        ) as raised:
             checkpoints.load(path)
-        assert remedy in str(told.value.hint)
+        assert remedy in str(raised.value.hint)
 
 
 def test_whatever_else_lies_beside_the_state_dict_is_passed_over(tmp_path: Path) -> None:

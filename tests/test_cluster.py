@@ -137,16 +137,16 @@ def test_ray_that_is_missing_is_named(tmp_path: Path) -> None:
     )
     command = [sys.executable, "-m", "lfq_cli", "encode", "c.safetensors", "x.npy", "-o", "out", "--ray", "local"]
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
-    told = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert told.returncode == 1
-    assert told.stderr == (
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == (
         "lfq: error: --ray: needs ray: No module named 'ray'\n     hint: pip install 'lfq-cli[ray]'\n"
     )
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (["--ray", "local", "--samples-per-file", "2"], "--ray makes a codes file of every input"),
         (["--ray", "local", "--status"], "--ray makes a codes file of every input"),
@@ -154,12 +154,12 @@ def test_ray_that_is_missing_is_named(tmp_path: Path) -> None:
         (["--ray-num-gpus", "1"], "belong to --ray"),
     ],
 )
-def test_options_that_contradict_each_other(lfq: Lfq, options: list[str], told: str) -> None:
+def test_options_that_contradict_each_other(lfq: Lfq, options: list[str], message: str) -> None:
     native.write(Quantizer(dim=5, codebook_dim=5), Path("c.safetensors"))
     np.save("x.npy", np.zeros((2, 5), np.float32))
     code, _, err = lfq("encode", "c.safetensors", "x.npy", "-o", "out", *options)
     assert code == 2
-    assert told in err
+    assert message in err
 
 
 def test_splitting_samples_is_not_for_ray(lfq: Lfq) -> None:

@@ -102,10 +102,10 @@ def with_header_digest(golden):
     """The golden file as lfq has written it since it writes `header_sha256`."""
     length = int.from_bytes(golden[:8], "little")
     container = json.loads(golden[8 : 8 + length])
-    told = json.loads(container["__metadata__"]["lfq"])
-    text = json.dumps(told, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    told["header_sha256"] = hashlib.sha256(text.encode()).hexdigest()
-    container["__metadata__"]["lfq"] = json.dumps(told, separators=(",", ":"), ensure_ascii=False)
+    description = json.loads(container["__metadata__"]["lfq"])
+    text = json.dumps(description, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    description["header_sha256"] = hashlib.sha256(text.encode()).hexdigest()
+    container["__metadata__"]["lfq"] = json.dumps(description, separators=(",", ":"), ensure_ascii=False)
     head = json.dumps(container, separators=(",", ":"), ensure_ascii=False).encode()
     head += b" " * (-len(head) % 8)
     return len(head).to_bytes(8, "little") + head + golden[8 + length :]

@@ -51,7 +51,7 @@ def test_what_was_written_is_read(make, tmp_path):
     assert [name for name, _ in again] == ["all", "all"]
     for _, read in again:
         assert (read.dims, read.order, read.axes) == (counts.dims, counts.order, counts.axes)
-        assert read.usage().figures() == counts.usage().figures()
+        assert read.usage().as_json() == counts.usage().as_json()
     with safe_open(path, "numpy") as file:  # any reader opens it
         assert json.loads(file.metadata()["lfq"])["format"] == "lfq-counts"
 
@@ -93,7 +93,7 @@ def test_shards_merge_to_the_whole(tmp_path_factory, sizes, dims):
             total = counts
         else:
             total.merge(counts)
-    assert total.usage().figures() == counts_of(rows, dims, axes=(2, 3)).usage().figures()
+    assert total.usage().as_json() == counts_of(rows, dims, axes=(2, 3)).usage().as_json()
 
 
 def test_every_flipped_bit_is_seen(tmp_path):
@@ -108,7 +108,7 @@ def test_every_flipped_bit_is_seen(tmp_path):
             ((_, counts),) = countsfile.read(path, OPTIONS)
         except CodesFileError:
             continue
-        assert counts.usage().figures() == counts_of(random_bits(5, 6), (6,)).usage().figures(), position  # white space
+        assert counts.usage().as_json() == counts_of(random_bits(5, 6), (6,)).usage().as_json(), position  # white space
 
 
 def rewritten(path, change_header=lambda value: None, change_arrays=lambda arrays: None):

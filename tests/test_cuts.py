@@ -15,7 +15,7 @@ from lfq_cli.errors import CodesFileError, LfqNote, OptionError
 from lfq_cli.jobs.decode import matching_quantizer
 
 DIM = 12
-TOLD = ("--codebook-scale", "1", "--no-spherical", "--soft-clamp", "none")
+FACTS = ("--codebook-scale", "1", "--no-spherical", "--soft-clamp", "none")
 
 
 def module(**options):
@@ -32,8 +32,11 @@ CHECKPOINTS = {
     "native, rotated codebooks": (lambda: module(codebook_size=2**6, num_codebooks=2, orthogonal_rotation=True), ()),
     "native, projected": (lambda: module(codebook_size=2**12, dim=7), ()),
     "native, lsb": (lambda: module(codebook_size=2**12, bit_order="lsb"), ()),
-    "lucidrains": (lambda: lucidrains.state_dict(1, codebook_dim=DIM), TOLD),
-    "lucidrains, projected codebooks": (lambda: lucidrains.state_dict(1, codebook_dim=6, num_codebooks=2, dim=7), TOLD),
+    "lucidrains": (lambda: lucidrains.state_dict(1, codebook_dim=DIM), FACTS),
+    "lucidrains, projected codebooks": (
+        lambda: lucidrains.state_dict(1, codebook_dim=6, num_codebooks=2, dim=7),
+        FACTS,
+    ),
     "kronos": (lambda: kronos.state_dict(1, s1_bits=5, s2_bits=7), ()),
     "open-magvit2": (lambda: open_magvit2.state_dict(1, bits=DIM), ()),
 }
@@ -131,7 +134,7 @@ def test_kronos_gives_the_two_indices_of_its_language_model(lfq):
     assert indices.tolist() == kronos.encode_half(kronos.state_dict(1), x).tolist()
 
 
-def test_a_cut_that_is_told_is_assumed_no_more(lfq):
+def test_a_cut_that_is_given_is_assumed_no_more(lfq):
     torch.save(open_magvit2.state_dict(1, bits=DIM), "model.pt")
     run(lfq, "import", "model.pt", "-o", "native.safetensors")
     for dims in ((12,), (5, 7)):
@@ -171,7 +174,7 @@ def test_an_axis_cannot_be_dropped_that_several_indices_need(lfq):
 
 
 @pytest.mark.parametrize("kept", [True, False])
-def test_where_one_index_stands_is_told_of_any_checkpoint(lfq, kept):
+def test_where_one_index_stands_can_be_given_for_any_checkpoint(lfq, kept):
     for number, module in enumerate(
         (LFQ(codebook_size=2**DIM), LFQ(codebook_size=2**DIM, keep_num_codebooks_dim=True))
     ):

@@ -19,7 +19,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from sample_files import Kind, Sample
+from sample_files import Sample, Schema
 from torch.utils.data import DataLoader
 
 import lfq_cli
@@ -49,10 +49,10 @@ def samples_of(count: int, lengths: Any, width: int, seed: int = 0, prefix: str 
     ]
 
 
-def write(folder: Path, samples: list[Sample], kind: Kind, sizes: list[int], **more: Any) -> None:
+def write(folder: Path, samples: list[Sample], schema: Schema, sizes: list[int], **more: Any) -> None:
     folder.mkdir(exist_ok=True)
     for number, (first, last) in enumerate(pairwise(np.cumsum([0, *sizes]).tolist())):
-        sample_files.write(folder / f"{number:03}{SUFFIX}", samples[first:last], kind, **more)
+        sample_files.write(folder / f"{number:03}{SUFFIX}", samples[first:last], schema, **more)
 
 
 def cut_by_hand(bits: Array, dims: tuple[int, ...], order: str) -> Array:
@@ -70,7 +70,7 @@ def test_items_are_the_samples(tmp_path_factory: pytest.TempPathFactory, data: s
     positions: tuple[int | None, ...] = (None,) if ragged else data.draw(st.sampled_from([(2, 3), (4,), (1,)]))
     length = None if ragged else int(np.prod([size or 0 for size in positions]))
     dims = data.draw(st.sampled_from([(5,), (2, 3), (8,), (1, 2)]))
-    kind = Kind(
+    schema = Schema(
         {"x": positions},
         dims,
         bit_order=data.draw(st.sampled_from(["msb", "lsb"])),
@@ -80,7 +80,7 @@ def test_items_are_the_samples(tmp_path_factory: pytest.TempPathFactory, data: s
     )
     sizes = data.draw(st.lists(st.integers(0, 7), min_size=1, max_size=4))
     samples = samples_of(sum(sizes), lambda rng: length if length is not None else int(rng.integers(0, 6)), sum(dims))
-    write(folder, samples, kind, sizes)
+    write(folder, samples, schema, sizes)
     cut = data.draw(st.sampled_from([None, (sum(dims),), (1,) * sum(dims), (1, sum(dims) - 1)]))
     order = data.draw(st.sampled_from([None, "msb", "lsb"]))
     memory = data.draw(st.booleans())
@@ -104,7 +104,7 @@ def test_items_are_the_samples(tmp_path_factory: pytest.TempPathFactory, data: s
         elif form == "bits":
             expected = bits.reshape(*shape, sum(dims))
         else:
-            found = cut_by_hand(bits, cut or dims, order or kind.bit_order)
+            found = cut_by_hand(bits, cut or dims, order or schema.bit_order)
             expected = found.reshape(*shape, *(() if found.shape[1] == 1 else found.shape[1:]))
         assert np.array_equal(item["x"], expected)
     if not ragged and chosen:
@@ -155,35 +155,35 @@ def test_version_1_and_files_without_samples(tmp_path: Path) -> None:
 
 
 def test_files_that_are_no_data_set_together_are_named(tmp_path: Path) -> None:
-    kind = Kind({"x": (2,)}, (5,))
+    schema = Schema({"x": (2,)}, (5,))
     samples = [Sample(f"{k}", {"x": np.ones((2, 5), bool)}) for k in range(2)]
     for change, what in (
-        ({"kind": Kind({"x": (2,)}, (2, 3))}, "the cut and shape of 'x'"),
-        ({"kind": Kind({"x": (1, 2)}, (5,))}, "the cut and shape of 'x'"),
+        ({"schema": Schema({"x": (2,)}, (2, 3))}, "the cut and shape of 'x'"),
+        ({"schema": Schema({"x": (1, 2)}, (5,))}, "the cut and shape of 'x'"),
         ({"checkpoint_sha256": "cd" * 32}, "checkpoint_sha256"),
-        ({"kind": Kind({"y": (2,)}, (5,))}, "tensors"),
+        ({"schema": Schema({"y": (2,)}, (5,))}, "tensors"),
     ):
-        sample_files.write(tmp_path / f"a{SUFFIX}", samples, kind)
+        sample_files.write(tmp_path / f"a{SUFFIX}", samples, schema)
         other: Any = dict(change)
-        of = other.pop("kind", kind)
+        of = other.pop("schema", schema)
         renamed = [Sample(each.key, {next(iter(of.tensors)): each.bits["x"]}) for each in samples]
         sample_files.write(tmp_path / f"b{SUFFIX}", renamed, of, **other)
-        with pytest.raises(CodesUnreadableError, match=what) as told:
+        with pytest.raises(CodesUnreadableError, match=what) as raised:
             CodesDataset(tmp_path)
-        assert f"b{SUFFIX}" in told.value.message
-        assert f"a{SUFFIX}" in told.value.message
+        assert f"b{SUFFIX}" in raised.value.message
+        assert f"a{SUFFIX}" in raised.value.message
 
 
 def test_cuts_and_dtypes_that_do_not_fit(tmp_path: Path) -> None:
     sample_files.write(tmp_path / f"a{SUFFIX}", samples_of(2, lambda _: 2, 18), _plain(18, (2,)))
-    for options, told in (
+    for options, message in (
         ({"dims": (9, 8)}, "not a cut of the 18 bits"),
         ({"dtype": "int16"}, "do not fit int16"),
         ({"order": "big"}, "order 'big'"),
         ({"format": "ids"}, "format 'ids'"),
         ({"window": 0}, "window 0"),
     ):
-        with pytest.raises(OptionError, match=told):
+        with pytest.raises(OptionError, match=message):
             CodesDataset(tmp_path, **options)  # type: ignore[arg-type]
     dataset = CodesDataset(tmp_path, dims=(9, 9), dtype="int16")
     assert dataset.vocabulary() == (512, 512)
@@ -192,8 +192,8 @@ def test_cuts_and_dtypes_that_do_not_fit(tmp_path: Path) -> None:
         dataset[2]
 
 
-def _plain(width: int, positions: tuple[int | None, ...]) -> Kind:
-    return Kind({"x": positions}, (width,), carried={LABEL: ("I32", ())}, texts=(CAPTION,))
+def _plain(width: int, positions: tuple[int | None, ...]) -> Schema:
+    return Schema({"x": positions}, (width,), carried={LABEL: ("I32", ())}, texts=(CAPTION,))
 
 
 def test_few_files_are_open_at_a_time(tmp_path: Path) -> None:

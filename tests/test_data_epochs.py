@@ -16,7 +16,7 @@ import sample_files
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sample_files import Kind, Sample
+from sample_files import Sample, Schema
 from torch.utils.data import DataLoader
 
 from lfq_cli.codesfile import SUFFIX
@@ -33,16 +33,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("numbers")
     bits = np.array([[k >> j & 1 for j in range(5, -1, -1)] for k in range(MOST)], bool)
     samples = [Sample(f"{k}", {"x": bits[k : k + 1]}, {"label": np.int64(k).tobytes()}) for k in range(MOST)]
-    kind = Kind({"x": (1,)}, (6,), carried={"label": ("I64", ())})
+    schema = Schema({"x": (1,)}, (6,), carried={"label": ("I64", ())})
     for name, first, last in (("a", 0, 7), ("b", 7, 7), ("c", 7, 37), ("d", 37, MOST)):
-        sample_files.write(path / f"{name}{SUFFIX}", samples[first:last], kind)
+        sample_files.write(path / f"{name}{SUFFIX}", samples[first:last], schema)
     return path
 
 
 def as_worker(number: int, workers: int, seed: int) -> Any:
     """As torch tells it in a worker of a DataLoader; seed: of the epoch."""
-    told = None if workers == 0 else SimpleNamespace(id=number, num_workers=workers, seed=seed + number)
-    return patch("lfq_cli.data.batches._worker", return_value=told)
+    info = None if workers == 0 else SimpleNamespace(id=number, num_workers=workers, seed=seed + number)
+    return patch("lfq_cli.data.batches._worker", return_value=info)
 
 
 def read_epoch(rank: CodesBatches, workers: int, seed: int) -> list[list[int]]:
@@ -153,7 +153,7 @@ def test_numbers_of_any_kind(folder: Path, memory: bool) -> None:
 @pytest.mark.parametrize("memory", [False, True])
 @pytest.mark.parametrize("form", ["indices", "bits", "packed"])
 def test_batches_of_nothing_have_the_shape_of_others(folder: Path, tmp_path: Path, memory: bool, form: Any) -> None:
-    sample_files.write(tmp_path / f"none{SUFFIX}", [], Kind({"x": (1,)}, (6,), carried={"label": ("I64", ())}))
+    sample_files.write(tmp_path / f"none{SUFFIX}", [], Schema({"x": (1,)}, (6,), carried={"label": ("I64", ())}))
     full = CodesDataset(folder, memory=memory, format=form)
     for dataset in (full, CodesDataset(tmp_path, memory=memory, format=form)):
         batch, other = dataset.batch([]), full.batch([0, 1])
@@ -174,7 +174,7 @@ def test_an_index_of_400_000_keys(tmp_path: Path) -> None:
     bits = np.zeros((1, 8), bool)
     for number in range(4):
         samples = [Sample(f"folder {k % 1000}/sample {number}-{k}.jpeg", {"x": bits}) for k in range(count)]
-        sample_files.write(tmp_path / f"{number}{SUFFIX}", samples, Kind({"x": (1,)}, (8,)))
+        sample_files.write(tmp_path / f"{number}{SUFFIX}", samples, Schema({"x": (1,)}, (8,)))
     started = time.process_time()
     dataset = CodesDataset(tmp_path, memory=False)
     for number in (0, 1, 399_999, 123_456, -1):

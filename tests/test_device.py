@@ -1,4 +1,4 @@
-"""Every kind of quantizer, format and layout through the device's pipeline: what the plain definition gives.
+"""Every quantizer, format and layout through the device's pipeline: what the plain definition gives.
 
 On the CPU here; `make gpu` runs the same on CUDA (tests/device.py). Needs nothing but pytest beside the package.
 """
@@ -18,7 +18,7 @@ import device
 import numpy as np
 import pytest
 import torch
-from grid import kinds, routes
+from grid import quantizers, routes
 from grid.cells import Cell, Prepared
 
 from lfq_cli import backends, floats, open_codes
@@ -71,11 +71,11 @@ ROUTES = [
 ]
 
 
-@pytest.mark.parametrize("name", kinds.KINDS)
-def test_every_kind(name: str, lfq: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
-    prepared = Prepared(kinds.KINDS[name], tmp_path_factory.mktemp("kind"))
+@pytest.mark.parametrize("name", quantizers.QUANTIZERS)
+def test_every_quantizer(name: str, lfq: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
+    prepared = Prepared(quantizers.QUANTIZERS[name], tmp_path_factory.mktemp("quantizer"))
     for route in (routes.ROUTES[route] for route in ROUTES):
-        if route.refused(kinds.KINDS[name]) is not None:  # tests/test_grid.py
+        if route.refused(quantizers.QUANTIZERS[name]) is not None:  # tests/test_grid.py
             continue
         with pytest.MonkeyPatch.context() as patches, device.selected():
             patches.chdir(tmp_path_factory.mktemp("cell"))
@@ -203,9 +203,9 @@ def with_nan(tmp_path: Path) -> Path:
 
 
 def test_nan_of_a_file_is_named_as_on_the_cpu(with_nan: Path) -> None:
-    with device.selected(block_values=300), pytest.raises(TensorError) as told:
+    with device.selected(block_values=300), pytest.raises(TensorError) as raised:
         encode_file(with_nan, with_nan.with_suffix(".codes.safetensors"))
-    assert told.value.message == f"{with_nan}: 'data' holds 2 NaN, the first at [1, 4, 3, 2]"
+    assert raised.value.message == f"{with_nan}: 'data' holds 2 NaN, the first at [1, 4, 3, 2]"
 
 
 def test_nan_of_a_file_is_counted_as_on_the_cpu(with_nan: Path) -> None:
@@ -378,13 +378,13 @@ def test_halves_give_the_same(limit: int, inner: int) -> None:
     whole, small = device.backend_on_device(PROJECTED), limited_to(limit)
     expected, _ = whole.encode(x, FORMATS["F32"])
     values = whole.decode(expected, len(x), inner, FORMATS["F32"], project_out=True)
-    with pytest.warns(LfqNote, match=r"out of memory for [\d,]+ vectors at once; halving") as told:
+    with pytest.warns(LfqNote, match=r"out of memory for [\d,]+ vectors at once; halving") as caught:
         stream, _ = small.encode(x, FORMATS["F32"])
     assert np.array_equal(stream, expected)
     again = small.decode(stream, len(x), inner, FORMATS["F32"], project_out=True)  # in pieces from the start
     np.testing.assert_allclose(again, values, rtol=1e-5, atol=1e-5)
     small.encode(x, FORMATS["F32"])
-    assert len(told) <= 7  # 1000, 500, ..., 16: each size is found too large once
+    assert len(caught) <= 7  # 1000, 500, ..., 16: each size is found too large once
 
 
 def test_a_vector_that_does_not_fit_is_an_error() -> None:

@@ -11,9 +11,9 @@ from safetensors.numpy import load_file
 
 from lfq_cli import LFQ, GroupedResidualLFQ, ResidualLFQ, load, open_codes
 
-TOLD = ("--codebook-scale", "1", "--no-spherical", "--soft-clamp", "none")
+FACTS = ("--codebook-scale", "1", "--no-spherical", "--soft-clamp", "none")
 TWO = {"codebook_size": 2**6, "num_codebooks": 2}
-KINDS = {
+CHECKPOINTS = {
     "plain": (lambda: LFQ(codebook_size=2**8, codebook_scale=0.3), (), "exact"),
     "codebooks": (lambda: LFQ(**TWO), (), "exact"),
     "rotated codebooks": (lambda: LFQ(**TWO, orthogonal_rotation=True), (), "close"),
@@ -55,7 +55,7 @@ KINDS = {
         lambda: LFQ(**TWO, dim=7, orthogonal_rotation=True, spherical=True), ("--codebook-dims", "4,8"), "close",
     ),
     "kronos": (lambda: kronos.state_dict(1, s1_bits=5, s2_bits=7), (), "exact"),
-    "lucidrains, cut": (lambda: lucidrains.state_dict(1, codebook_dim=12), (*TOLD, "--codebook-dims", "4,8"), "exact"),
+    "lucidrains, cut": (lambda: lucidrains.state_dict(1, codebook_dim=12), (*FACTS, "--codebook-dims", "4,8"), "exact"),
 }  # fmt: skip
 
 
@@ -65,10 +65,10 @@ def run(lfq, *arguments):
     return out
 
 
-def saved(kind):
-    """Saves a kind's checkpoint and an input; gives the checkpoint's name, options and exactness."""
+def saved(name):
+    """Saves the checkpoint and an input; gives the checkpoint's name, options and exactness."""
     torch.manual_seed(3)
-    make, options, how = KINDS[kind]
+    make, options, how = CHECKPOINTS[name]
     made = make()
     if isinstance(made, dict):
         torch.save(made, "model.pt")
@@ -85,9 +85,9 @@ def compared(found, expected, how):
 
 
 @pytest.mark.parametrize("project_out", [(), ("--no-project-out",)])
-@pytest.mark.parametrize("kind", KINDS)
-def test_rows_make_what_decode_makes(lfq, kind, project_out):
-    checkpoint, dim, options, how = saved(kind)
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_rows_make_what_decode_makes(lfq, name, project_out):
+    checkpoint, dim, options, how = saved(name)
     np.save("x.npy", np.random.default_rng(1).standard_normal((60, dim)).astype(np.float32))
     run(lfq, "encode", checkpoint, "x.npy", "-o", "out", *options)
     run(lfq, "decode", checkpoint, "out/x.codes.safetensors", "-o", "back.npy", *options, *project_out)
@@ -98,15 +98,15 @@ def test_rows_make_what_decode_makes(lfq, kind, project_out):
     tables = load_file("tables.safetensors")
     decoded = np.load("back.npy")
     compared(of_rows(tables, indices, decoded.shape[1]), decoded, how)
-    if kind.startswith(("cut", "kronos", "lucidrains")):
+    if name.startswith(("cut", "kronos", "lucidrains")):
         rows = [tables[name].shape[0] for name in sorted(tables) if name != "bias"]
         assert rows == [2**bits for bits in dims]
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.startswith("cut") or kind == "kronos"])
-def test_row_i_is_what_index_i_decodes_to(lfq, kind):
+@pytest.mark.parametrize("name", [name for name in CHECKPOINTS if name.startswith("cut") or name == "kronos"])
+def test_row_i_is_what_index_i_decodes_to(lfq, name):
     """All other indices 0; by the module, which decodes indices."""
-    checkpoint, dim, options, how = saved(kind)
+    checkpoint, dim, options, how = saved(name)
     run(lfq, "export-codebook", checkpoint, "-o", "tables.safetensors", *options)
     tables = load_file("tables.safetensors")
     module = load(checkpoint, **({"codebook_dims": [int(d) for d in options[1].split(",")]} if options else {}))
@@ -119,9 +119,9 @@ def test_row_i_is_what_index_i_decodes_to(lfq, kind):
 
 def test_a_range_is_of_the_rows_that_a_table_has(lfq):
     LFQ(codebook_size=2**12, factorized_bits=[4, 8]).save_pretrained("model.safetensors")
-    told = json.loads(run(lfq, "export-codebook", "model.safetensors", "-o", "all.safetensors", "--json"))
-    assert told["tables"] == {"codebook.0": [16, 4], "codebook.1": [256, 8]}
-    assert told["rows"] == [0, 256]
+    report = json.loads(run(lfq, "export-codebook", "model.safetensors", "-o", "all.safetensors", "--json"))
+    assert report["tables"] == {"codebook.0": [16, 4], "codebook.1": [256, 8]}
+    assert report["rows"] == [0, 256]
     whole = load_file("all.safetensors")
     for first, last, of in ((10, 20, {"codebook.0", "codebook.1"}), (16, 256, {"codebook.1"})):
         run(lfq, "export-codebook", "model.safetensors", "-o", f"{first}.safetensors", "--range", f"{first}:{last}")

@@ -24,7 +24,7 @@ import sample_files
 import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sample_files import Kind, Sample
+from sample_files import Sample, Schema
 
 from lfq_cli import codesfile
 from lfq_cli.codesfile import SUFFIX
@@ -52,7 +52,7 @@ def write(path: Path, count: int = 30, *, positions: tuple[int | None, ...] = (4
         for k in range(first, first + count)
     ]
     path.parent.mkdir(exist_ok=True, parents=True)
-    return sample_files.write(path, samples, Kind({"x": positions}, (12,), carried={LABEL: ("I64", ())}))
+    return sample_files.write(path, samples, Schema({"x": positions}, (12,), carried={LABEL: ("I64", ())}))
 
 
 def run(name: str, source: Path, out: Path, **options: Any) -> list[Outcome]:
@@ -304,7 +304,7 @@ def test_the_name_of_a_member_is_the_key_for_webdataset_and_gives_it_back(key: s
 def test_keys_that_differ_only_in_slashes_and_dots_stay_apart(tmp_path: Path) -> None:
     keys = ["a/b", "a//b", "/a/b", "a/b/", "a/./b", "a/../b", "a/%2F/b", "a.b", "a%2Eb", "..", "/", "é/ü", "a b"]
     samples = [Sample(key, {"x": np.full((2, 12), k % 2, bool)}) for k, key in enumerate(keys)]
-    path = sample_files.write(tmp_path / f"a{SUFFIX}", samples, Kind({"x": (2,)}, (12,)))
+    path = sample_files.write(tmp_path / f"a{SUFFIX}", samples, Schema({"x": (2,)}, (12,)))
     run("webdataset", path, tmp_path / "out")
     found = list(webdataset.WebDataset(str(tmp_path / "out" / "train-00000.tar"), shardshuffle=False).decode())
     assert [each["__key__"] for each in found] == [member_name(key) for key in keys]
@@ -368,7 +368,7 @@ def test_labels_that_do_not_fit_are_refused(
     data = label.to_bytes(8, "little", signed=label < 0)
     samples = [Sample("a", {"x": np.ones((1, 12), bool)}, {LABEL: data})]
     path = sample_files.write(
-        tmp_path / f"a{SUFFIX}", samples, Kind({"x": (1, 1)}, (12,), carried={LABEL: (dtype, ())})
+        tmp_path / f"a{SUFFIX}", samples, Schema({"x": (1, 1)}, (12,), carried={LABEL: (dtype, ())})
     )
     with pytest.raises(OptionError, match=f"--labels {LABEL}: {label} does not fit int"):
         run(name, path, tmp_path / "out", labels=LABEL, **options)
@@ -377,8 +377,8 @@ def test_labels_that_do_not_fit_are_refused(
 
 def test_labels_that_are_called_like_a_column_are_refused(tmp_path: Path) -> None:
     samples = [Sample("a", {"x": np.ones((1, 12), bool)}, {"tokens": np.int64(3).tobytes()})]
-    kind = Kind({"x": (1,)}, (12,), carried={"tokens": ("I64", ())})
-    path = sample_files.write(tmp_path / f"a{SUFFIX}", samples, kind)
+    schema = Schema({"x": (1,)}, (12,), carried={"tokens": ("I64", ())})
+    path = sample_files.write(tmp_path / f"a{SUFFIX}", samples, schema)
     with pytest.raises(OptionError, match="has a column 'tokens' of its own"):
         run("parquet", path, tmp_path / "out", labels="tokens")
     raise_errors(run("parquet", path, tmp_path / "out", labels="tokens", label_offset=4096))
@@ -389,23 +389,23 @@ def test_labels_that_are_called_like_a_column_are_refused(tmp_path: Path) -> Non
 @pytest.mark.parametrize("offset", [0, 60_000])
 def test_the_cut_that_a_message_names_fits(bits: int, offset: int, tmp_path: Path) -> None:
     samples = [Sample("a", {"x": np.ones((2, bits), bool)})]
-    path = sample_files.write(tmp_path / f"a{SUFFIX}", samples, Kind({"x": (2,)}, (bits,)))
-    with pytest.raises(OptionError, match="do not fit uint16") as told:
+    path = sample_files.write(tmp_path / f"a{SUFFIX}", samples, Schema({"x": (2,)}, (bits,)))
+    with pytest.raises(OptionError, match="do not fit uint16") as raised:
         run("bin", path, tmp_path / "out", offset=offset)
-    found = re.search(r"--codebook-dims ([\d,]+) makes", str(told.value.hint))
+    found = re.search(r"--codebook-dims ([\d,]+) makes", str(raised.value.hint))
     assert found is not None
     dims = tuple(map(int, found[1].split(",")))
     assert sum(dims) == bits
     raise_errors(run("bin", path, tmp_path / "out", dims=dims, offset=offset))
-    with pytest.raises(OptionError, match="do not fit uint16") as told:
+    with pytest.raises(OptionError, match="do not fit uint16") as raised:
         run("bin", path, tmp_path / "out", eos=2**bits)
-    assert "--codebook-dims" not in str(told.value.hint), "no cut makes room for that id"
+    assert "--codebook-dims" not in str(raised.value.hint), "no cut makes room for that id"
 
 
 @pytest.mark.parametrize("positions", [(2,), (None,)])
 def test_ids_near_the_end_of_int64_are_exact(positions: tuple[int | None, ...], tmp_path: Path) -> None:
     bits = np.random.default_rng(0).integers(0, 2, (2, 62)).astype(bool)
-    path = sample_files.write(tmp_path / f"a{SUFFIX}", [Sample("a", {"x": bits})], Kind({"x": positions}, (62,)))
+    path = sample_files.write(tmp_path / f"a{SUFFIX}", [Sample("a", {"x": bits})], Schema({"x": positions}, (62,)))
     raise_errors(run("parquet", path, tmp_path / "out", dtype="int64", offset=2**62))
     (ids,) = pq.read_table(tmp_path / "out" / "train-00000.parquet")["tokens"].to_pylist()
     assert ids == [2**62 + int("".join(map(str, row.astype(int))), 2) for row in bits]
@@ -418,9 +418,9 @@ def test_a_library_that_is_missing_is_named_before_any_work(tmp_path: Path, monk
     path = write(tmp_path / f"a{SUFFIX}")
     for name, module in (("mds", "streaming"), ("parquet", "pyarrow.parquet")):
         monkeypatch.setitem(sys.modules, module, None)
-        with pytest.raises(OutputError, match=f"out: needs {module.partition('.')[0]}") as told:
+        with pytest.raises(OutputError, match=f"out: needs {module.partition('.')[0]}") as raised:
             run(name, path, tmp_path / "out")
-        assert told.value.hint == f"pip install 'lfq-cli[{name}]'"
+        assert raised.value.hint == f"pip install 'lfq-cli[{name}]'"
         assert not (tmp_path / "out").exists()
 
 
@@ -438,14 +438,14 @@ def test_nothing_to_export_makes_files_that_readers_take(tmp_path: Path) -> None
 
 def test_row_groups_hold_many_samples_but_not_all(tmp_path: Path) -> None:
     samples = [Sample(f"k{k}", {"x": np.zeros((1, 12), bool)}) for k in range(3000)]
-    path = sample_files.write(tmp_path / f"a{SUFFIX}", samples, Kind({"x": (1,)}, (12,)))
+    path = sample_files.write(tmp_path / f"a{SUFFIX}", samples, Schema({"x": (1,)}, (12,)))
     run("parquet", path, tmp_path / "out")
     assert pq.ParquetFile(tmp_path / "out" / "train-00000.parquet").num_row_groups == 1
 
 
 def test_errors_of_options_are_errors_of_usage(lfq: Command, tmp_path: Path) -> None:
     path = write(tmp_path / f"a{SUFFIX}")
-    for options, told in (
+    for options, message in (
         (["--codebook-dims", "5,5"], "not a cut of the 12 bits"),
         (["--codebook-offset", "-1"], "expected auto or a number"),
         (["--row-end", "4096"], "samples have no rows"),
@@ -453,7 +453,7 @@ def test_errors_of_options_are_errors_of_usage(lfq: Command, tmp_path: Path) -> 
     ):
         code, out, err = lfq("export", "bin", path, "-o", tmp_path / "out", *options)
         assert (code, out) == (2, ""), err
-        assert told in err
+        assert message in err
         assert not (tmp_path / "out").exists()
 
 
@@ -510,6 +510,6 @@ def test_verify_takes_codes_and_an_export_among_them(lfq: Command, tmp_path: Pat
     code, statuses, _ = verdicts(lfq, tmp_path)
     assert (code, statuses) == (0, {path.name: "whole", "train.bin": "whole"})
     run("bin", path, tmp_path / "apart")
-    code, _, told = lfq("verify", tmp_path / "apart", "--checkpoint", "none")
+    code, _, err = lfq("verify", tmp_path / "apart", "--checkpoint", "none")
     assert code == 2
-    assert "an export has none" in told
+    assert "an export has none" in err

@@ -22,7 +22,7 @@ import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from sample_files import Kind, Sample
+from sample_files import Sample, Schema
 
 from lfq_cli.codesfile import SUFFIX
 from lfq_cli.errors import ExistsError, LfqError, OptionError
@@ -49,14 +49,14 @@ def samples_of(positions: tuple[int | None, ...], width: int, count: int = COUNT
     return found
 
 
-def kind_of(positions: tuple[int | None, ...], dims: tuple[int, ...]) -> Kind:
-    return Kind({"x": positions}, dims, carried={LABEL: ("I64", ())})
+def schema_of(positions: tuple[int | None, ...], dims: tuple[int, ...]) -> Schema:
+    return Schema({"x": positions}, dims, carried={LABEL: ("I64", ())})
 
 
-def write(folder: Path, samples: list[Sample], kind: Kind) -> list[str]:
+def write(folder: Path, samples: list[Sample], schema: Schema) -> list[str]:
     folder.mkdir(parents=True, exist_ok=True)
     for number, (first, last) in enumerate(pairwise([0, 17, 18, len(samples)])):
-        sample_files.write(folder / f"{number}{SUFFIX}", samples[first:last], kind)
+        sample_files.write(folder / f"{number}{SUFFIX}", samples[first:last], schema)
     return [str(folder)]
 
 
@@ -71,15 +71,15 @@ def codes_of(sample: Sample, dims: tuple[int, ...]) -> Array:
 
 
 def described(folder: Path) -> dict[str, Any]:
-    told: dict[str, Any] = json.loads((folder / "lfq.json").read_text())
-    return told
+    description: dict[str, Any] = json.loads((folder / "lfq.json").read_text())
+    return description
 
 
 @pytest.fixture
 def tokens(tmp_path: Path) -> tuple[list[str], dict[str, list[Sample]]]:
     """A folder of codes of 12 bits [3, 4], and its samples by split."""
     samples = samples_of((3, 4), 12)
-    paths = write(tmp_path / "tokens", samples, kind_of((3, 4), (12,)))
+    paths = write(tmp_path / "tokens", samples, schema_of((3, 4), (12,)))
     numbers = split([each.key for each in samples], SPLITS)
     return paths, {name: [s for s, n in zip(samples, numbers, strict=True) if n == k] for k, name in enumerate(SPLITS)}
 
@@ -147,7 +147,7 @@ def test_samples_of_different_lengths_get_what_each_gets_alone(
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"bos": 7}, "--bos has id 7, which codebook 0 has too"),
         ({"bos": 8, "eos": 8}, "has id 8, which --"),
@@ -155,8 +155,8 @@ def test_samples_of_different_lengths_get_what_each_gets_alone(
         ({"label_offset": 8, "labels": (-2, 3)}, "a label has id 6, which codebook 0 has too"),
     ],
 )
-def test_ids_that_stand_for_two_things_are_refused(options: dict[str, Any], told: str) -> None:
-    with pytest.raises(OptionError, match=told):
+def test_ids_that_stand_for_two_things_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
         Vocabulary((3,), **options)
 
 
@@ -182,22 +182,22 @@ def test_bin_as_nanogpt_reads_it(tokens: Tokens, tmp_path: Path) -> None:
         found = np.memmap(tmp_path / "out" / f"{name}.bin", dtype=np.uint16, mode="r")
         expected = np.concatenate([np.append(codes_of(each, (12,))[:, 0], 4096) for each in samples])
         assert np.array_equal(found, expected)
-    told = described(tmp_path / "out")
-    assert told["vocabulary"]["size"] == 4097
-    assert told["sample_length"] == 13
+    description = described(tmp_path / "out")
+    assert description["vocabulary"]["size"] == 4097
+    assert description["sample_length"] == 13
 
 
 def test_bin_of_1xgpt(tmp_path: Path) -> None:
     """Read as its data.py does: shape (num_images, s, s), segments in int32."""
     samples = samples_of((2, 3, 3), 18)
-    paths = write(tmp_path / "tokens", samples, kind_of((2, 3, 3), (18,)))
+    paths = write(tmp_path / "tokens", samples, schema_of((2, 3, 3), (18,)))
     run("bin", paths, tmp_path / "out", style="1x")
     folder = tmp_path / "out" / "train"
-    told = json.loads((folder / "metadata.json").read_text())
-    assert told == {"num_images": 2 * COUNT, "s": 3, "vocab_size": 2**18, "token_dtype": "uint32"}
-    shape = (told["num_images"], told["s"], told["s"])
-    video = np.memmap(folder / "video.bin", dtype=np.dtype(told["token_dtype"]), mode="r", shape=shape)
-    segments = np.memmap(folder / "segment_ids.bin", dtype=np.int32, mode="r", shape=(told["num_images"],))
+    metadata = json.loads((folder / "metadata.json").read_text())
+    assert metadata == {"num_images": 2 * COUNT, "s": 3, "vocab_size": 2**18, "token_dtype": "uint32"}
+    shape = (metadata["num_images"], metadata["s"], metadata["s"])
+    video = np.memmap(folder / "video.bin", dtype=np.dtype(metadata["token_dtype"]), mode="r", shape=shape)
+    segments = np.memmap(folder / "segment_ids.bin", dtype=np.int32, mode="r", shape=(metadata["num_images"],))
     assert np.array_equal(video.reshape(COUNT, -1), np.stack([codes_of(each, (18,))[:, 0] for each in samples]))
     assert segments.tolist() == np.repeat(np.arange(COUNT), 2).tolist()
     with pytest.raises(OptionError, match="one code a position"):
@@ -277,7 +277,7 @@ def test_pyarrow_reads_parquet(tokens: Tokens, tmp_path: Path) -> None:
 def test_parquet_is_near_the_size_of_the_bits(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     samples = [Sample(f"{k}", {"x": rng.integers(0, 2, (256, 18)).astype(bool)}) for k in range(2000)]
-    sample_files.write(tmp_path / f"a{SUFFIX}", samples, Kind({"x": (256,)}, (18,)))
+    sample_files.write(tmp_path / f"a{SUFFIX}", samples, Schema({"x": (256,)}, (18,)))
     run("parquet", [str(tmp_path / f"a{SUFFIX}")], tmp_path / "out")
     size = (tmp_path / "out" / "train-00000.parquet").stat().st_size
     assert size < 1.2 * 2000 * 576
@@ -323,7 +323,7 @@ def test_npy_as_llamagen_reads_it(tokens: Tokens, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["bin", "megatron", "webdataset", "parquet", "npy"])
 def test_samples_of_several_lengths(name: str, tmp_path: Path) -> None:
     samples = samples_of((None,), 8)
-    paths = write(tmp_path / "tokens", samples, kind_of((None,), (8,)))
+    paths = write(tmp_path / "tokens", samples, schema_of((None,), (8,)))
     run(name, paths, tmp_path / "out", eos=256)
     expected = [[*codes_of(each, (8,))[:, 0].tolist(), 256] for each in samples]
     if name == "bin":
@@ -339,11 +339,11 @@ def test_samples_of_several_lengths(name: str, tmp_path: Path) -> None:
 
 
 def test_ids_that_do_not_fit_say_which_cut_does(tmp_path: Path) -> None:
-    paths = write(tmp_path / "tokens", samples_of((4,), 18), kind_of((4,), (18,)))
-    with pytest.raises(OptionError, match="ids up to 262143 do not fit uint16") as told:
+    paths = write(tmp_path / "tokens", samples_of((4,), 18), schema_of((4,), (18,)))
+    with pytest.raises(OptionError, match="ids up to 262143 do not fit uint16") as raised:
         run("bin", paths, tmp_path / "out")
-    assert "--codebook-dims 9,9" in str(told.value.hint)
-    assert "--dtype uint32" in str(told.value.hint)
+    assert "--codebook-dims 9,9" in str(raised.value.hint)
+    assert "--dtype uint32" in str(raised.value.hint)
     assert not (tmp_path / "out").exists()
     run("bin", paths, tmp_path / "out", dims=(9, 9), codebook_offset=0)
     assert described(tmp_path / "out")["vocabulary"]["size"] == 512
@@ -353,7 +353,7 @@ def test_ids_that_do_not_fit_say_which_cut_does(tmp_path: Path) -> None:
 
 def test_wrong_options_and_inputs(tokens: Tokens, tmp_path: Path) -> None:
     paths, _ = tokens
-    for name, options, told in (
+    for name, options, message in (
         ("bin", {"labels": LABEL}, "no place for labels"),
         ("bin", {"label_offset": 9}, "--label-offset belongs to --labels"),
         ("parquet", {"labels": "nope"}, "carry no such column"),
@@ -362,7 +362,7 @@ def test_wrong_options_and_inputs(tokens: Tokens, tmp_path: Path) -> None:
         ("megatron", {"style": "1x"}, "not a style of megatron"),
         ("bin", {"tensor": "y"}, "has no tensor of 'y'"),
     ):
-        with pytest.raises(LfqError, match=told):
+        with pytest.raises(LfqError, match=message):
             run(name, paths, tmp_path / "out", **options)
     again = tmp_path / "again"
     again.mkdir()
@@ -427,7 +427,7 @@ def test_damage_is_seen_and_mended_and_another_export_refused(tokens: Tokens, tm
 
 def test_killed_at_any_moment_nothing_half_is_left(tmp_path: Path) -> None:
     samples = samples_of((16, 16), 12, 400)
-    paths = write(tmp_path / "tokens", samples, kind_of((16, 16), (12,)))
+    paths = write(tmp_path / "tokens", samples, schema_of((16, 16), (12,)))
     command = [sys.executable, "-m", "lfq_cli", "export", "webdataset", *paths, "--samples-per-file", "20", "-q"]
     subprocess.run([*command, "-o", str(tmp_path / "whole")], check=True)
     out = tmp_path / "out"

@@ -448,13 +448,14 @@ def test_what_looks_like_a_quantizer_gets_an_answer(name, tmp_path):
         quantizer = checkpoints.load(path)
         assert quantizer.assumed or name == "infinity_aliases"
         return
-    with pytest.raises(LfqError) as told:
+    with pytest.raises(LfqError) as raised:
         checkpoints.load(path)
-    assert str(path) in told.value.message
-    assert case.expected == "refuse" or name == "cast_small_mask" or "--" in str(told.value.hint)
+    assert str(path) in raised.value.message
+    assert case.expected == "refuse" or name == "cast_small_mask" or "--" in str(raised.value.hint)
     if name != "empty":
         assert (
-            told.value.message in str(as_json(inspect(path, Facts()))) or "different quantizers" in told.value.message
+            raised.value.message in str(as_json(inspect(path, Facts())))
+            or "different quantizers" in raised.value.message
         )
 
 
@@ -489,11 +490,11 @@ def test_a_family_that_is_named_and_not_there(family, tmp_path):
         checkpoints.load(path, Facts(family=family))
 
 
-def test_an_unknown_family_is_told_the_known_ones(tmp_path):
+def test_the_error_of_an_unknown_family_lists_the_known_ones(tmp_path):
     path = save({"encoder.weight": torch.ones(3, 3)}, tmp_path / "model.pt")
-    with pytest.raises(LfqError, match="--family magvit is unknown") as told:
+    with pytest.raises(LfqError, match="--family magvit is unknown") as raised:
         checkpoints.load(path, Facts(family="magvit"))
-    assert all(family in str(told.value.hint) for family in FAMILIES)
+    assert all(family in str(raised.value.hint) for family in FAMILIES)
 
 
 @pytest.mark.parametrize("dims", [(6, 11), (18, 1), (9, 9, 9), (64,)])
@@ -505,12 +506,12 @@ def test_dims_that_do_not_make_the_code(dims, tmp_path):
 
 @pytest.mark.parametrize("family", ["lucidrains-1.9", "cosmos-framework"])
 @pytest.mark.parametrize(
-    ("facts", "told"),
+    ("facts", "message"),
     [({"num_codebooks": 4}, "do(es)? not fit"), ({"codebook_dims": (6, 6)}, "make 12 bits, the checkpoint has 6")],
 )
-def test_codebooks_that_do_not_share_the_rows_of_project_in(family, facts, told, tmp_path):
+def test_codebooks_that_do_not_share_the_rows_of_project_in(family, facts, message, tmp_path):
     path = save(EARLY, tmp_path / "model.pt")
-    with pytest.raises(LfqError, match=told):
+    with pytest.raises(LfqError, match=message):
         checkpoints.load(path, Facts(family=family, **facts))
 
 
@@ -523,10 +524,10 @@ def test_the_rows_of_project_in_may_be_cut_otherwise_than_in_codebooks(family, t
 
 
 def test_projections_alone_have_two_readings(tmp_path):
-    with pytest.raises(LfqError, match="left no buffer") as told:
+    with pytest.raises(LfqError, match="left no buffer") as raised:
         checkpoints.load(save(EARLY, tmp_path / "model.pt"))
-    assert "--family lucidrains-1.9 (channel 0 is the highest bit)" in str(told.value.hint)
-    assert "--family cosmos-framework (the lowest)" in str(told.value.hint)
+    assert "--family lucidrains-1.9 (channel 0 is the highest bit)" in str(raised.value.hint)
+    assert "--family cosmos-framework (the lowest)" in str(raised.value.hint)
 
 
 def test_a_mask_alone_names_both_readings(tmp_path):
@@ -544,9 +545,9 @@ def test_a_mask_alone_names_both_readings(tmp_path):
 
 def test_of_infinity_star_s_two_quantizers_one_is_chosen(tmp_path):
     path = save(infinity.file(STAR), tmp_path / "vae.pth")
-    with pytest.raises(LfqError, match="2 different quantizers") as told:
+    with pytest.raises(LfqError, match="2 different quantizers") as raised:
         checkpoints.load(path)
-    assert "'vae.quantizer.lfq_semantic', 'vae.quantizer.lfq_detail'" in told.value.message
+    assert "'vae.quantizer.lfq_semantic', 'vae.quantizer.lfq_detail'" in raised.value.message
     projected = infinity.file(infinity.star_state_dict(SEED, projected=True))
     for part in ("lfq_semantic", "lfq_detail"):
         with pytest.raises(LfqError, match="more than the sign of its input"):

@@ -64,7 +64,7 @@ def test_a_file_that_may_not_grow(command: str, limit: int, tree: Path, tmp_path
     """RLIMIT_FSIZE: the system refuses the write, as a full disk would. The small inputs beside it are done."""
     suffix = ".npy" if command == "encode" else ".codes.safetensors"
     inputs = [str(tree / f"{name}{suffix}") for name in NAMES]
-    told = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "lfq_cli", command, str(tree / "c.safetensors"), *inputs, "-o", str(tmp_path / "out")],
         capture_output=True,
         text=True,
@@ -72,9 +72,9 @@ def test_a_file_that_may_not_grow(command: str, limit: int, tree: Path, tmp_path
         check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
     )
-    assert "Traceback" not in told.stderr
-    assert "File too large" in told.stderr
-    assert told.returncode == 3
+    assert "Traceback" not in process.stderr
+    assert "File too large" in process.stderr
+    assert process.returncode == 3
     done = sorted(path.name for path in (tmp_path / "out").rglob("*") if path.is_file())
     assert not any(name.startswith((PARTIAL_PREFIX, "big")) for name in done)
     if limit > 50_000:
@@ -168,5 +168,5 @@ def test_an_input_that_changes_while_it_is_read(change: str, tree: Path, tmp_pat
     assert len(seen) >= 3
     assert outcome.error is not None
     assert not job.output.exists()
-    told = {"shrinks": "shrank while it was read"}
-    assert told.get(change, "changed while it was read") in outcome.error.message
+    messages = {"shrinks": "shrank while it was read"}
+    assert messages.get(change, "changed while it was read") in outcome.error.message

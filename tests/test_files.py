@@ -102,7 +102,7 @@ def test_an_exception_leaves_everything_as_it_was(tmp_path, error, existing):
     assert held(tmp_path) == before
 
 
-def test_what_the_system_refuses_while_writing_is_told_with_the_path(tmp_path):
+def test_what_the_system_refuses_while_writing_is_reported_with_the_path(tmp_path):
     path = tmp_path / "out"
     with pytest.raises(OutputError, match="No space left on device") as caught:
         write(path, b"half of it", fail_with(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
@@ -277,7 +277,7 @@ def no_fallocate(monkeypatch):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="room is set aside on Linux only")
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
-def test_a_disk_without_room_is_told_before_the_work(number, tmp_path, no_fallocate):
+def test_a_disk_without_room_is_reported_before_the_work(number, tmp_path, no_fallocate):
     no_fallocate(number)
     with pytest.raises(OutputError, match="cannot be written"), atomic_output(tmp_path / "out", nbytes=LARGE):
         pytest.fail("the work began")

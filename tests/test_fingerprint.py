@@ -38,6 +38,6 @@ def test_no_change_of_a_small_file_goes_unseen(tmp_path, size):
     assert len(seen) == len({0, size // 3, size // 2, size - 1})
 
 
-def test_what_cannot_be_read_is_told(tmp_path):
+def test_what_cannot_be_read_is_reported(tmp_path):
     with pytest.raises(TensorError, match="no such file"):
         fingerprint(tmp_path / "nothing", TensorError)

@@ -187,8 +187,8 @@ def test_has_extremes_lets_everything_else_pass(name):
     raw, spec = every_pattern(name), FORMATS[name]
     usual = raw[~any_extreme(raw, name)]
     assert usual.size > 100
-    told = [floats.has_extremes(usual[i : i + 1], spec, LOW, HIGH) for i in range(usual.size)]
-    assert values_of(usual[told], name).tolist() == []
+    flagged = [floats.has_extremes(usual[i : i + 1], spec, LOW, HIGH) for i in range(usual.size)]
+    assert values_of(usual[flagged], name).tolist() == []
     assert not floats.has_extremes(usual, spec, LOW, HIGH)
     assert not floats.has_extremes(usual[:0], spec, LOW, HIGH)
 

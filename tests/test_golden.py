@@ -34,11 +34,11 @@ def test_every_kind_is_listed_and_whole():
 def test_codes_decode_to_what_they_did(lfq, kind, checkpoint):
     options = OPTIONS[kind] if checkpoint == "checkpoint" else []
     for packing in PACKINGS:
-        told = lfq(
+        result = lfq(
             "decode", GOLDEN / kind / f"{checkpoint}.safetensors", codes_of(kind, packing), "-o", packing, *options,
             "--format", "npy",
         )  # fmt: skip
-        assert told[0] == 0, told[2]
+        assert result[0] == 0, result[2]
         decoded, expected = np.load(f"{packing}/{packing}.npy"), np.load(GOLDEN / kind / "decoded.npy")
         if kind in SUMS:
             np.testing.assert_allclose(decoded, expected, rtol=1e-5, atol=1e-6)

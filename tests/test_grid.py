@@ -1,4 +1,4 @@
-"""Every kind of quantizer through every command and call: the right value, or a reason (tests/grid)."""
+"""Every quantizer through every command and call: the right value, or a reason (tests/grid)."""
 
 import copy
 import re
@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from grid import kinds, routes
+from grid import quantizers, routes
 from grid.cells import Cell, Prepared, Refused
 
 from lfq_cli import checkpoints
@@ -24,12 +24,12 @@ PREPARED = {}
 
 @pytest.fixture
 def prepared(tmp_path_factory):
-    """prepared(kind): its files, made once."""
+    """prepared(name): its files, made once."""
 
-    def get(kind):
-        if kind not in PREPARED:
-            PREPARED[kind] = Prepared(kinds.KINDS[kind], tmp_path_factory.mktemp("kind"))
-        return PREPARED[kind]
+    def get(name):
+        if name not in PREPARED:
+            PREPARED[name] = Prepared(quantizers.QUANTIZERS[name], tmp_path_factory.mktemp("quantizer"))
+        return PREPARED[name]
 
     return get
 
@@ -42,18 +42,18 @@ def room(monkeypatch):
 
 
 @pytest.mark.parametrize("route", routes.ROUTES)
-@pytest.mark.parametrize("kind", kinds.KINDS)
-def test_cell(kind, route, prepared, lfq):
+@pytest.mark.parametrize("name", quantizers.QUANTIZERS)
+def test_cell(name, route, prepared, lfq):
     """Right, or refused by name: never a bug, and never missing."""
-    cell = Cell(prepared(kind), lfq)
-    reason = routes.ROUTES[route].refused(kinds.KINDS[kind])
+    cell = Cell(prepared(name), lfq)
+    reason = routes.ROUTES[route].refused(quantizers.QUANTIZERS[name])
     if reason is None:
         routes.ROUTES[route].run(cell)
         return
-    with pytest.raises((Refused, LfqError)) as told:
+    with pytest.raises((Refused, LfqError)) as raised:
         routes.ROUTES[route].run(cell)
-    assert re.search(reason, str(told.value)), told.value
-    assert getattr(told.value, "code", 1) in (1, 2, 3)
+    assert re.search(reason, str(raised.value)), raised.value
+    assert getattr(raised.value, "code", 1) in (1, 2, 3)
 
 
 @pytest.mark.parametrize("route", routes.ROUTES)
@@ -90,18 +90,20 @@ def test_every_packing_is_a_route(packing):
     assert any(packing == "bits" or packing in name for name in routes.ROUTES)
 
 
-def test_every_family_is_a_kind():
-    assert {kind.family for kind in kinds.KINDS.values()} == {None, *checkpoints.FAMILIES}
+def test_every_family_has_a_case():
+    assert {case.family for case in quantizers.QUANTIZERS.values()} == {None, *checkpoints.FAMILIES}
 
 
-def test_no_kind_stands_twice():
-    assert len(kinds.KINDS) == sum(map(len, (kinds.PLAIN, kinds.CUT, kinds.SHAPED, kinds.LEVELS, kinds.FAMILIES)))
+def test_no_name_stands_twice():
+    assert len(quantizers.QUANTIZERS) == sum(
+        map(len, (quantizers.PLAIN, quantizers.CUT, quantizers.SHAPED, quantizers.LEVELS, quantizers.FAMILIES))
+    )
 
 
-def test_every_fact_of_a_quantizer_differs_between_kinds(prepared):
-    """A fact that a checkpoint may say, and that no kind says otherwise than the rest, would not be tested."""
+def test_every_fact_of_a_quantizer_differs_between_cases(prepared):
+    """A fact that a checkpoint may say, and that no case says otherwise than the rest, would not be tested."""
     values = {key: set() for key in CONFIG_KEYS}
-    for name in kinds.KINDS:
+    for name in quantizers.QUANTIZERS:
         cell = Cell(prepared(name), None)
         quantizer = checkpoints.load(cell.checkpoint, Facts(**cell.facts))
         for key in CONFIG_KEYS:

@@ -187,6 +187,6 @@ def test_a_long_data_set_is_read_in_constant_memory(tmp_path: Path) -> None:
 def test_without_h5py_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "x.h5").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "h5py", None)
-    with pytest.raises(TensorError, match="needs h5py") as told:
+    with pytest.raises(TensorError, match="needs h5py") as raised:
         open_source(tmp_path / "x.h5")
-    assert told.value.hint == "pip install 'lfq-cli[hdf5]'"
+    assert raised.value.hint == "pip install 'lfq-cli[hdf5]'"

@@ -77,7 +77,7 @@ def test_a_link_to_nowhere_is_an_input_that_fails_later(tree):
 
 @pytest.mark.parametrize("argument", ["in", "in/**/*.x", "in/*/*.x"])
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE])
-def test_a_folder_that_cannot_be_read_is_told(tree, monkeypatch, argument, number):
+def test_a_folder_that_cannot_be_read_is_reported(tree, monkeypatch, argument, number):
     tree("in/a/1.x", "in/locked/2.x", "in/z/3.x")
     scandir = os.scandir
 
@@ -132,7 +132,7 @@ def test_a_file_that_is_named_twice_is_one(tree):
 
 
 @pytest.mark.parametrize(
-    ("argument", "error", "told"),
+    ("argument", "error", "message"),
     [
         ("", OptionError, "not a path"),
         ("empty", TensorError, "no file in this folder"),
@@ -140,7 +140,7 @@ def test_a_file_that_is_named_twice_is_one(tree):
         ("no/*/folder", TensorError, "no file matches"),
     ],
 )
-def test_nothing_there(tree, argument, error, told):
+def test_nothing_there(tree, argument, error, message):
     tree("empty/a.y")
-    with pytest.raises(error, match=told):
+    with pytest.raises(error, match=message):
         found(argument)

@@ -218,14 +218,14 @@ def test_sizes_that_do_not_go_together_are_refused(name, arguments):
 
 def test_the_environment_chooses_numpy():
     code = "from lfq_cli import kernels; print(kernels.compiled)"
-    told = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", code],
         env=os.environ | {"LFQ_KERNELS": "plain"},
         capture_output=True,
         text=True,
         check=True,
     )
-    assert told.stdout == "None\n"
+    assert done.stdout == "None\n"
 
 
 @pytest.mark.skipif(

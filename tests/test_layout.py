@@ -57,7 +57,7 @@ def test_one_block_where_everything_fits(geometry, more):
 
 @given(shapes, st.data(), block_sizes, st.booleans())
 def test_blocks_walk_the_vectors_in_the_order_of_the_index(shape, data, block_values, whole_items):
-    """The road of the pipeline: cut [outer, channels, inner] as told, and get the vectors in the index's order."""
+    """The road of the pipeline: cut [outer, channels, inner] as given, and get the vectors in the index's order."""
     x = np.arange(np.prod(shape)).reshape(shape)
     axis = data.draw(st.integers(0, len(shape) - 1))
     geometry = layout.geometry_of(shape, axis)

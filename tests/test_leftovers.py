@@ -132,8 +132,8 @@ def test_two_runs_on_one_folder_both_end_well(tmp_path: Path) -> None:
         subprocess.Popen([*command, "-o", str(tmp_path / "out"), "--no-fsync"], stderr=subprocess.PIPE, text=True)
         for _ in range(5)
     ]
-    told = [run.communicate(timeout=120)[1] for run in runs]
-    assert [run.returncode for run in runs] == [0] * 5, told
+    errors = [run.communicate(timeout=120)[1] for run in runs]
+    assert [run.returncode for run in runs] == [0] * 5, errors
     alone = [*command, "-o", str(tmp_path / "alone"), "--no-fsync"]
     subprocess.run(alone, check=True, capture_output=True, timeout=120)
     names = sorted(path.name for path in (tmp_path / "alone").iterdir())

@@ -1,7 +1,7 @@
 """Memory does not grow with the file: a gigabyte of float32 through encode, stats and decode.
 
 The input is sparse: a header, and a length; nothing but zeros is read. Each command runs as a user runs it, in a
-process of its own, with its peak resident memory told at exit. torch has no part in it: numpy does everything.
+process of its own, with its peak resident memory reported at exit. torch has no part in it: numpy does everything.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ try:
     main()
 finally:
     status = Path("/proc/self/status")
-    told = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")] if status.exists() else []
-    peak = int(told[0].split()[1]) if told else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    lines = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")] if status.exists() else []
+    peak = int(lines[0].split()[1]) if lines else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(f"peak_kib={peak} torch={'torch' in sys.modules}", file=sys.stderr)
 """
 
@@ -61,9 +61,9 @@ def run(*arguments: str | Path) -> tuple[str, float]:
         [sys.executable, "-c", CHILD, *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
-    told = done.stderr.splitlines()[-1]
-    assert told.endswith("torch=False")
-    return done.stdout, int(told.split()[0].removeprefix("peak_kib=")) / 1024
+    line = done.stderr.splitlines()[-1]
+    assert line.endswith("torch=False")
+    return done.stdout, int(line.split()[0].removeprefix("peak_kib=")) / 1024
 
 
 @pytest.mark.skipif(not hasattr(os, "preadv"), reason="POSIX")

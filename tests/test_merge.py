@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sample_files import KINDS, Kind, Sample, cut_anywhere, read, read_container, samples_of, write
+from sample_files import SCHEMAS, Sample, Schema, cut_anywhere, read, read_container, samples_of, write
 
 import lfq_cli.pipeline.merge  # noqa: F401 - whose numbers are set smaller below
 from lfq_cli.codesfile import FROM_CODES, CodesHeader, CodesTensor, MadeFrom, SourceInfo, create, open_codes
@@ -27,26 +27,26 @@ from lfq_cli.jobs.verify import VerifyOptions, verify
 pytestmark = pytest.mark.slow
 
 MERGE, SURVEY = sys.modules["lfq_cli.pipeline.merge"], sys.modules["lfq_cli.pipeline.survey"]
-PLAIN = Kind({"z": (3,)}, carried={"label": ("I64", ())}, texts=("caption",))
+PLAIN = Schema({"z": (3,)}, carried={"label": ("I64", ())}, texts=("caption",))
 
 
-def numbered(count: int, kind: Kind = PLAIN, first: int = 0) -> list[Sample]:
+def numbered(count: int, schema: Schema = PLAIN, first: int = 0) -> list[Sample]:
     """Samples with numbers for keys."""
     random = np.random.default_rng(first)
     return [
         Sample(
             f"{k:04}",
-            {"z": random.integers(0, 2, (kind.tensors["z"][0] or k % 4, kind.width)).astype(bool)},
-            {name: k.to_bytes(8, "little") for name in kind.carried},
-            dict.fromkeys(kind.texts, f"sample {k}"),
+            {"z": random.integers(0, 2, (schema.tensors["z"][0] or k % 4, schema.width)).astype(bool)},
+            {name: k.to_bytes(8, "little") for name in schema.carried},
+            dict.fromkeys(schema.texts, f"sample {k}"),
         )
         for k in range(first, first + count)
     ]
 
 
-def write_pieces(folder: Path, pieces: list[list[Sample]], kind: Kind = PLAIN) -> list[Path]:
+def write_pieces(folder: Path, pieces: list[list[Sample]], schema: Schema = PLAIN) -> list[Path]:
     folder.mkdir(exist_ok=True)
-    return [write(folder / f"{k}.codes.safetensors", piece, kind) for k, piece in enumerate(pieces)]
+    return [write(folder / f"{k}.codes.safetensors", piece, schema) for k, piece in enumerate(pieces)]
 
 
 def merge_into(path: Path, paths: list[Path], **options: object) -> Outcome:
@@ -60,7 +60,7 @@ def split_into(folder: Path, paths: list[Path], limits: Limits, **options: objec
     return [outcome.output for outcome in outcomes]
 
 
-def told(path: Path) -> dict[str, object]:
+def made_from_of(path: Path) -> dict[str, object]:
     """What a file says of its making."""
     return read_container(path)[0]["made_from"]
 
@@ -90,15 +90,15 @@ def in_small_steps(draw: st.DrawFn) -> mock._patch_dict:
 @settings(max_examples=150)
 @given(st.data())
 def test_merging_pieces_equals_packing_all_at_once(data: st.DataObject) -> None:
-    kind = data.draw(KINDS)
-    samples = data.draw(samples_of(kind))
+    schema = data.draw(SCHEMAS)
+    samples = data.draw(samples_of(schema))
     with TemporaryDirectory() as name, in_small_steps(data.draw), mock.patch.dict(SURVEY.__dict__, {"_RUN_KEYS": 3}):
         folder = Path(name)
-        pieces = write_pieces(folder / "in", cut_anywhere(data.draw, samples), kind)
+        pieces = write_pieces(folder / "in", cut_anywhere(data.draw, samples), schema)
         outcome = merge_into(folder / "all.codes.safetensors", pieces)
         assert (outcome.status, outcome.samples) == ("written", len(samples)), outcome.error
         assert plain(read(outcome.output)) == plain(samples)
-        at_once = write(folder / "once.codes.safetensors", samples, kind)
+        at_once = write(folder / "once.codes.safetensors", samples, schema)
         assert but_for_made_from(outcome.output) == but_for_made_from(at_once)
         assert [verdict.status for verdict in verify([outcome.output], VerifyOptions())] == ["whole"]
 
@@ -109,11 +109,11 @@ LIMITS = st.builds(Limits, st.integers(1, 5)) | st.builds(Limits, st.none(), st.
 @settings(max_examples=150)
 @given(st.data())
 def test_splitting_and_merging_again_changes_nothing(data: st.DataObject) -> None:
-    kind, limits = data.draw(KINDS), data.draw(LIMITS)
-    samples = data.draw(samples_of(kind))
+    schema, limits = data.draw(SCHEMAS), data.draw(LIMITS)
+    samples = data.draw(samples_of(schema))
     with TemporaryDirectory() as name, in_small_steps(data.draw):
         folder = Path(name)
-        pieces = write_pieces(folder / "in", cut_anywhere(data.draw, samples), kind)
+        pieces = write_pieces(folder / "in", cut_anywhere(data.draw, samples), schema)
         parts = split_into(folder / "parts", pieces, limits)
         assert parts == [folder / "parts" / f"{k:05}.codes.safetensors" for k in range(len(parts))]
         assert all(verdict.status == "whole" for verdict in verify(parts, VerifyOptions()))
@@ -123,18 +123,18 @@ def test_splitting_and_merging_again_changes_nothing(data: st.DataObject) -> Non
             assert [len(each) for each in held[:-1]] == [limits.samples] * (len(held) - 1)
             assert len(held[-1]) == (len(samples) - 1) % limits.samples + 1 if samples else len(held) == 1
         else:
-            assert [len(each) for each in held] == filled(samples, kind, limits.nbytes)
+            assert [len(each) for each in held] == filled(samples, schema, limits.nbytes)
         again = merge_into(folder / "all.codes.safetensors", parts)
-        at_once = write(folder / "once.codes.safetensors", samples, kind)
+        at_once = write(folder / "once.codes.safetensors", samples, schema)
         assert but_for_made_from(again.output) == but_for_made_from(at_once)
 
 
-def filled(samples: list[Sample], kind: Kind, most: int) -> list[int]:
+def filled(samples: list[Sample], schema: Schema, most: int) -> list[int]:
     """How many samples go into each file of so many bytes, one by one."""
-    per_vector = {"bits": kind.width, "rows": -(-kind.width // 8) * 8}.get(kind.packing)
+    per_vector = {"bits": schema.width, "rows": -(-schema.width // 8) * 8}.get(schema.packing)
     if per_vector is None:
-        widest = max(kind.dims)
-        per_vector = len(kind.dims) * next(8 * n for n, bits in ((1, 8), (2, 15), (4, 31), (8, 64)) if widest <= bits)
+        widest = max(schema.dims)
+        per_vector = len(schema.dims) * next(8 * n for n, bits in ((1, 8), (2, 15), (4, 31), (8, 64)) if widest <= bits)
     counts, nbytes = [0], 0
     for sample in samples:
         size = -(-sum(len(bits) for bits in sample.bits.values()) * per_vector // 8) + 8
@@ -166,16 +166,19 @@ def test_what_a_file_says_of_its_making(data: st.DataObject) -> None:
         all_again = merge_into(folder / "all.codes.safetensors", parts).output
         at_once = merge_into(folder / "once.codes.safetensors", paths).output
         for path in (*parts, all_again, at_once):
-            assert told(path)["options"] == FROM_CODES
+            assert made_from_of(path)["options"] == FROM_CODES
         for group in (parts, [all_again], [at_once]):
-            made = [told(path) for path in group]
+            made = [made_from_of(path) for path in group]
             assert sum(each["nan"]["zeroed"] for each in made) == sum(zeroed for _, zeroed, _ in counts)
             assert sum(each.get("skipped", 0) for each in made) == sum(skipped for _, _, skipped in counts)
         policy = "zero" if any(policy == "zero" for policy, _, _ in counts) else "error"
-        assert told(at_once)["nan"]["policy"] == policy
-        assert (told(at_once)["bytes"], told(at_once).get("inputs", 1)) == (sum(map(size_of, paths)), len(paths))
-        assert "begin" not in told(at_once)
-        assert "end" not in told(at_once)
+        assert made_from_of(at_once)["nan"]["policy"] == policy
+        assert (made_from_of(at_once)["bytes"], made_from_of(at_once).get("inputs", 1)) == (
+            sum(map(size_of, paths)),
+            len(paths),
+        )
+        assert "begin" not in made_from_of(at_once)
+        assert "end" not in made_from_of(at_once)
         assert_places(parts, pieces)
 
 
@@ -189,7 +192,7 @@ def assert_places(parts: list[Path], pieces: list[list[Sample]]) -> None:
     first = 0
     for part in parts:
         keys = [sample.key for sample in read(part)]
-        held, made = every[first : first + len(keys)], told(part)
+        held, made = every[first : first + len(keys)], made_from_of(part)
         assert [key for _, key in held] == keys
         before = [key for k, key in every[:first] if k == held[0][0]]
         behind = [key for k, key in every[first + len(keys) :] if k == held[-1][0]]
@@ -275,21 +278,21 @@ OTHERS = {
 
 @pytest.mark.parametrize("what", OTHERS)
 def test_what_differs_is_named_with_both_files(tmp_path: Path, what: str) -> None:
-    kind, more = OTHERS[what]
+    schema, more = OTHERS[what]
     one = write(tmp_path / "one.codes.safetensors", numbered(4), PLAIN)
-    width = max(size or 1 for size in kind.tensors["z"])
+    width = max(size or 1 for size in schema.tensors["z"])
     samples = [
         Sample(
             str(k),
-            {name: np.zeros((width if name == "z" else 1, kind.width), bool) for name in kind.tensors},
-            {name: bytes(8) for name in kind.carried},
-            dict.fromkeys(kind.texts, ""),
+            {name: np.zeros((width if name == "z" else 1, schema.width), bool) for name in schema.tensors},
+            {name: bytes(8) for name in schema.carried},
+            dict.fromkeys(schema.texts, ""),
         )
         for k in range(3)
     ]
     if what.startswith("codebook_dims"):
         more = {"index_tail": (2,)}
-    two = write(tmp_path / "two.codes.safetensors", samples, kind, **more)
+    two = write(tmp_path / "two.codes.safetensors", samples, schema, **more)
     for first, second in ((one, two), (two, one)):
         with pytest.raises(CodesFileError) as raised:
             merge_into(tmp_path / "out.codes.safetensors", [first, second])
@@ -298,7 +301,7 @@ def test_what_differs_is_named_with_both_files(tmp_path: Path, what: str) -> Non
     assert not (tmp_path / "out.codes.safetensors").exists()
 
 
-def test_sources_and_stored_integers_must_be_alike(tmp_path: Path) -> None:
+def test_sources_and_stored_integers_must_be_equal(tmp_path: Path) -> None:
     ints = replace(PLAIN, packing="ints")
     one = write(tmp_path / "one.codes.safetensors", numbered(2), ints)
     two = write(tmp_path / "two.codes.safetensors", numbered(2, first=2), ints, index_dtype="I64")
@@ -417,7 +420,7 @@ def errors_of(outcomes: Iterator[Outcome]) -> list[LfqError]:
 @pytest.mark.parametrize("limit", [None, 2, 100])
 def test_no_damaged_byte_goes_unseen(tmp_path: Path, limit: int | None) -> None:
     """Each byte of an input changed in turn: an error, and no output that holds any of its samples."""
-    ragged = Kind({"z": (None,)}, carried={"label": ("I64", ())}, texts=("caption",))
+    ragged = Schema({"z": (None,)}, carried={"label": ("I64", ())}, texts=("caption",))
     good = write(tmp_path / "a.codes.safetensors", numbered(3, ragged), ragged)
     bad = write(tmp_path / "b.codes.safetensors", numbered(3, ragged, first=3), ragged)
     whole = bad.read_bytes()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sample_files import Kind, Sample, read, write
+from sample_files import Sample, Schema, read, write
 from test_faults import failing
 
 from lfq_cli.codesfile import Coding, MadeFrom, SamplesBuilder, SourceInfo, open_codes
@@ -22,7 +22,7 @@ from lfq_cli.jobs.verify import VerifyOptions, verify
 
 pytestmark = pytest.mark.slow
 
-KIND = Kind({"z": (None,)}, dims=(9,), carried={"label": ("I64", ())}, texts=("caption",))
+SCHEMA = Schema({"z": (None,)}, dims=(9,), carried={"label": ("I64", ())}, texts=("caption",))
 
 
 def numbered(first: int, count: int) -> list[Sample]:
@@ -43,7 +43,7 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("merge") / "tokens"
     folder.mkdir()
     for k in range(4):
-        write(folder / f"{k}.codes.safetensors", numbered(500 * k, 500), KIND)
+        write(folder / f"{k}.codes.safetensors", numbered(500 * k, 500), SCHEMA)
     return folder
 
 
@@ -170,8 +170,8 @@ from lfq_cli.cli import main
 try:
     main()
 finally:
-    told = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
-    print(told[0].split()[1], file=sys.stderr)
+    lines = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    print(lines[0].split()[1], file=sys.stderr)
 """
 
 
@@ -195,8 +195,8 @@ def test_a_million_samples_pass_in_little_memory(tmp_path: Path) -> None:
         ("merge", tmp_path / "parts", "-o", tmp_path / "one"),
     ):
         arguments = [sys.executable, "-c", PEAK, *map(str, command), "--no-fsync", "-q"]
-        told = subprocess.run(arguments, capture_output=True, text=True, timeout=120, check=False)
-        assert told.returncode == 0, told.stderr
-        assert int(told.stderr.splitlines()[-1]) / 1024 < LIMIT_MIB, command[0]
+        done = subprocess.run(arguments, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr
+        assert int(done.stderr.splitlines()[-1]) / 1024 < LIMIT_MIB, command[0]
     with open_codes(path) as before, open_codes(tmp_path / "one" / "00000.codes.safetensors") as after:
         assert after.header.digests == before.header.digests

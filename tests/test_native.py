@@ -164,8 +164,8 @@ def test_what_is_assumed_is_written_as_such(tmp_path, form):
     again = checkpoints.load(tmp_path / form)
     assert again.assumptions() == quantizer.assumptions()
     assert (again.digest, again.full_config()) == (quantizer.digest, quantizer.full_config())
-    told = checkpoints.load(tmp_path / form, Facts(spherical=not quantizer.spherical))
-    assert (told.spherical, told.assumed) == (not quantizer.spherical, frozenset())
+    overridden = checkpoints.load(tmp_path / form, Facts(spherical=not quantizer.spherical))
+    assert (overridden.spherical, overridden.assumed) == (not quantizer.spherical, frozenset())
 
 
 @pytest.mark.parametrize("assumed", ["spherical", [1], {"spherical": True}, ["dim"], None])
@@ -176,7 +176,7 @@ def test_assumed_names_facts_that_may_be(tmp_path, assumed):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_what_exists_is_kept_unless_told(tmp_path, form):
+def test_what_exists_is_kept_unless_overwritten(tmp_path, form):
     other = Quantizer(dim=3, codebook_dim=3)
     native.write(LINEAR, tmp_path / form)
     with pytest.raises(OutputError, match="exists"):

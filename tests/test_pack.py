@@ -75,10 +75,13 @@ def unpacked(out: Path) -> dict[str, dict[str, list[list[int]]]]:
     found: dict[str, dict[str, list[list[int]]]] = {}
     for path in sorted(out.glob(f"*{SUFFIX}")):
         with safe_open(path, "np") as file:
-            told = json.loads(file.metadata()["lfq"])
-            text, offsets = file.get_tensor(told["keys"]).tobytes(), file.get_tensor(told["keys"] + ".offsets")
+            description = json.loads(file.metadata()["lfq"])
+            text, offsets = (
+                file.get_tensor(description["keys"]).tobytes(),
+                file.get_tensor(description["keys"] + ".offsets"),
+            )
             keys = [text[a:b].decode() for a, b in pairwise(offsets)]
-            assert len(keys) == told["samples"]
+            assert len(keys) == description["samples"]
             for name, (entry, bits) in twin.read_codes_file(path).items():
                 bounds = np.linspace(0, len(bits), len(keys) + 1).astype(int)
                 if "sample_offsets" in entry:
@@ -276,7 +279,7 @@ BAD = {
 @pytest.mark.parametrize("kind", BAD)
 @pytest.mark.parametrize("skip_bad", [False, True])
 def test_a_bad_sample_is_named_and_the_rest_done(tmp_path: Path, kind: str, skip_bad: bool) -> None:
-    make, told = BAD[kind]
+    make, message = BAD[kind]
     save(tmp_path / "in", grid(30))
     make(tmp_path / "in" / "1" / "0004.npy")
     outcomes = run(PLAIN, tmp_path / "in", tmp_path / "out", samples=AXIS_0, samples_per_file=10, skip_bad=skip_bad)
@@ -297,7 +300,7 @@ def test_a_bad_sample_is_named_and_the_rest_done(tmp_path: Path, kind: str, skip
         assert sorted(held(tmp_path / "out")) == [f"00000{SUFFIX}", f"00002{SUFFIX}"]
         text = messages(outcomes)
     assert "in/1/0004.npy" in text
-    assert told in text
+    assert message in text
 
 
 def test_a_file_of_bad_samples_alone_is_empty_and_not_there(tmp_path: Path) -> None:
@@ -381,7 +384,7 @@ def test_append_to_what_was_merged_and_with_another_number_of_samples(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"samples_per_file": 11}, "other options"),
         ({"packing": "rows"}, "--packing"),
@@ -389,14 +392,14 @@ def test_append_to_what_was_merged_and_with_another_number_of_samples(tmp_path: 
         ({"samples": replace(AXIS_0, ragged=True)}, "other options"),
     ],
 )
-def test_files_of_other_options_are_refused(tmp_path: Path, change: dict[str, Any], told: str) -> None:
+def test_files_of_other_options_are_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     save(tmp_path / "in", grid(20))
     options: dict[str, Any] = {"samples": AXIS_0, "samples_per_file": 10}
     run(PLAIN, tmp_path / "in", tmp_path / "out", **options)
     before = held(tmp_path / "out")
     outcomes = run(PLAIN, tmp_path / "in", tmp_path / "out", **(options | change))
     assert [outcome.status for outcome in outcomes] == ["refused"]
-    assert told in messages(outcomes)
+    assert message in messages(outcomes)
     assert held(tmp_path / "out") == before
 
 

@@ -177,9 +177,9 @@ def test_a_row_without_a_key_or_with_a_damaged_text_is_named(tmp_path: Path) -> 
 
 def test_a_file_without_floats_is_refused_with_what_it_holds(tmp_path: Path) -> None:
     path = write(tmp_path / "t.parquet", a=[1, 2], b=["x", "y"])
-    with pytest.raises(TensorError, match="no column of floats to encode") as told:
+    with pytest.raises(TensorError, match="no column of floats to encode") as raised:
         list(samples_in(path, "t", Selection()))
-    assert told.value.hint == "it holds 'a' (int64), 'b' (string)"
+    assert raised.value.hint == "it holds 'a' (int64), 'b' (string)"
 
 
 def test_damaged_files_are_errors(tmp_path: Path) -> None:
@@ -205,6 +205,6 @@ def test_without_pyarrow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.
     path = write(tmp_path / "t.parquet", x=nested(latents(5), pa.float32()))
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    with pytest.raises(TensorError, match="needs pyarrow") as told:
+    with pytest.raises(TensorError, match="needs pyarrow") as raised:
         list(samples_in(path, "t", Selection()))
-    assert told.value.hint == "pip install 'lfq-cli[parquet]'"
+    assert raised.value.hint == "pip install 'lfq-cli[parquet]'"

@@ -190,9 +190,9 @@ def test_what_is_there_is_up_to_date_and_status_counts_parts(lfq: Lfq) -> None:
     Path("parts/a.00003.codes.safetensors").unlink()
     code, out, _ = lfq(*ENCODE, "-o", "parts", "--status", "--json")
     assert code == 5
-    told = json.loads(out)
-    assert told["missing"] == {"files": 1, "bytes": 4 * 3 * 5 * 4}
-    assert told["current"]["bytes"] == (23 - 4) * 60 + 10 * 20 + 4 * 35 * 2
+    report = json.loads(out)
+    assert report["missing"] == {"files": 1, "bytes": 4 * 3 * 5 * 4}
+    assert report["current"]["bytes"] == (23 - 4) * 60 + 10 * 20 + 4 * 35 * 2
     code, out, _ = lfq(*ENCODE, "-o", "parts", "--json")
     statuses = [each["status"] for each in json.loads(out)["outputs"]]
     assert statuses.count("written") == 1
@@ -287,9 +287,9 @@ def test_decode_inspect_and_verify_of_parts(lfq: Lfq) -> None:
     assert np.array_equal(load_file("back/deep/b.00000.safetensors")["y"], load_file("whole/deep/b.safetensors")["y"])
 
     assert "rows 20 to 23 of 23" in lfq("inspect", "parts/a.00005.codes.safetensors")[1]
-    told = json.loads(lfq("inspect", "parts/a.00005.codes.safetensors", "--json")[1])["paths"][0]
-    assert told["tensors"]["data"]["part"] == {"rows": [20, 23], "of": 23}
-    assert told["version"] == 2
+    report = json.loads(lfq("inspect", "parts/a.00005.codes.safetensors", "--json")[1])["paths"][0]
+    assert report["tensors"]["data"]["part"] == {"rows": [20, 23], "of": 23}
+    assert report["version"] == 2
 
     verify = ("verify", "parts", "--checkpoint", "c.safetensors", "--source", "in", "--json")
     code, out, err = lfq(*verify)
@@ -458,8 +458,8 @@ def test_rows_of_files_are_read_alone(tmp_path: Path) -> None:
 
 
 def bytes_read() -> int:
-    told = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
-    return int(told["rchar"])
+    counters = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+    return int(counters["rchar"])
 
 
 @pytest.mark.slow

@@ -135,10 +135,10 @@ def but_for_the_source(path: Path) -> tuple[dict[str, Any], bytes]:
     """Header and codes of a file, without what it says of the file that it was made from."""
     content = path.read_bytes()
     head = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    told = json.loads(head["__metadata__"]["lfq"])
-    assert set(told.pop("made_from")) == {"bytes", "fingerprint", "nan"}
-    del told["header_sha256"]
-    return told, codes_bytes(path)
+    description = json.loads(head["__metadata__"]["lfq"])
+    assert set(description.pop("made_from")) == {"bytes", "fingerprint", "nan"}
+    del description["header_sha256"]
+    return description, codes_bytes(path)
 
 
 def config_of(quantizer: Quantizer) -> twin.Config:
@@ -174,7 +174,7 @@ def quantizers(draw: st.DrawFn) -> Quantizer:
 
 @st.composite
 def tensors(draw: st.DrawFn, quantizer: Quantizer, *, specials: bool = True) -> Array:
-    """Values that float16 has; rank 1 to 5, and any axis of positions may be empty."""
+    """Values that float16 has; 1 to 5 axes, and any axis of positions may be empty."""
     positions = draw(st.lists(st.integers(0, 5), max_size=4))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     shape = (*positions, quantizer.dim)
@@ -374,7 +374,7 @@ ROTATED = Quantizer(dim=6, codebook_dim=3, num_codebooks=2, weights={"orthogonal
 @pytest.mark.parametrize("quantizer", [Quantizer(dim=6, codebook_dim=3, num_codebooks=2), ROTATED], ids=["np", "torch"])
 @pytest.mark.parametrize("container", CONTAINERS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_every_rank_and_empty_tensors(
+def test_every_ndim_and_empty_tensors(
     shape: tuple[int, ...], container: str, quantizer: Quantizer, tmp_path: Path
 ) -> None:
     x = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
@@ -410,7 +410,7 @@ def test_an_item_larger_than_a_block_is_cut(
     assert np.array_equal(st_numpy.load_file(decoded)["data"], np.where(x > 0, 1, -1))
 
 
-def test_blocks_are_cut_as_told(tmp_path: Path) -> None:
+def test_blocks_are_cut_as_given(tmp_path: Path) -> None:
     """The guard of every test above: `working_in` reaches the backends."""
     sizes: list[int] = []
     encode_block = NumpyBackend.encode
@@ -443,9 +443,9 @@ def test_nan_is_counted_and_found(data: st.DataObject, folder: Path) -> None:
     first = [int(axis) for axis in np.unravel_index(min(places), shape)]
     container = data.draw(st.sampled_from(list(CONTAINERS)))
     with working_in(data.draw(st.sampled_from(BLOCK_VALUES)), data.draw(st.sampled_from(THREADS))):
-        with pytest.raises(LfqError) as told:
+        with pytest.raises(LfqError) as raised:
             encode_array(quantizer, x, folder, container)
-        assert f"'data' holds {len(places)} NaN, the first at {first}" in told.value.message
+        assert f"'data' holds {len(places)} NaN, the first at {first}" in raised.value.message
         encode_array(quantizer, x, folder, container, zero_nan=True)
     above = np.moveaxis(x > 0, 1, 2) if quantizer.channel_first else x > 0
     assert codes_bytes(folder / "x.codes.safetensors") == np.packbits(above).tobytes()

@@ -130,7 +130,7 @@ def test_the_process_is_left_as_it_was(work):
 # compute dtype
 
 
-def told(path):
+def dtype_and_data(path):
     with safe_open(path, "np") as file:
         return json.loads(file.metadata()["lfq"])["compute_dtype"], file.get_tensor("data").tobytes()
 
@@ -144,7 +144,7 @@ def test_a_comparison_is_the_same_in_every_dtype_and_says_so(device, dtype):
     with warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("always")
         list(encode(PLAIN, [job("y.npy", "y.codes.safetensors")], EncodeOptions(device=device, compute_dtype=dtype)))
-    assert told("y.codes.safetensors") == ("float32", np.packbits(x > 0).tobytes())
+    assert dtype_and_data("y.codes.safetensors") == ("float32", np.packbits(x > 0).tobytes())
     assert [note.category for note in notes] == [LfqNote] * (dtype != "float32")
 
 
@@ -154,14 +154,14 @@ def test_levels_are_computed_in_what_the_header_says_on_every_device():
         for device in ("auto", "cpu", "cpu:0"):
             path = f"{dtype}-{device}.codes.safetensors"
             list(encode(RESIDUAL, [job("y.npy", path)], EncodeOptions(device=device, compute_dtype=dtype)))
-            found[dtype, device] = told(path)
+            found[dtype, device] = dtype_and_data(path)
         assert found[dtype, "auto"] == found[dtype, "cpu"] == found[dtype, "cpu:0"]
         assert found[dtype, "auto"][0] == dtype
     assert found["float32", "auto"][1] != found["bfloat16", "auto"][1]
 
 
 @pytest.mark.parametrize("quantizer", [PLAIN, RESIDUAL, PROJECTED], ids=["plain", "residual", "projected"])
-def test_decoded_values_are_those_of_the_dtype_that_is_told(quantizer):
+def test_decoded_values_are_those_of_the_dtype_that_is_given(quantizer):
     source = "x.npy" if quantizer is PROJECTED else "y.npy"
     list(encode(quantizer, [job(source, "codes.safetensors")], EncodeOptions()))
     values = {}
@@ -172,7 +172,7 @@ def test_decoded_values_are_those_of_the_dtype_that_is_told(quantizer):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", LfqNote)
                 list(decode(quantizer, [job("codes.safetensors", path)], options))
-            values[dtype, device] = told(path)
+            values[dtype, device] = dtype_and_data(path)
         assert values[dtype, "auto"] == values[dtype, "cpu:0"]
     assert values["bfloat16", "auto"][0] == ("float32" if quantizer is PLAIN else "bfloat16")
 

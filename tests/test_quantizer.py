@@ -328,7 +328,7 @@ def test_powers_of_two_have_bits(bits):
 
 
 @given(st.integers(2, 2**64).filter(lambda n: n & (n - 1)))
-def test_other_sizes_are_told_the_next_power_of_two(size):
+def test_the_error_of_another_size_names_the_next_power_of_two(size):
     following = next(2**bits for bits in range(80) if 2**bits > size)
     with pytest.raises(CheckpointError, match=rf"codebook_size is {size}, .* {following}\)"):
         bits_of_size(size)
@@ -372,7 +372,7 @@ def test_a_weight_of_another_shape_is_refused_by_name(cosine, name, shape):
         Quantizer(**LINEAR, cosine_sim_project_in=cosine, weights=weights | {name: np.zeros(shape, np.float32)})
 
 
-def test_the_projection_is_turned_when_it_is_a_cosine():
+def test_the_projection_is_transposed_when_it_is_a_cosine():
     for cosine in (False, True):
         with pytest.raises(CheckpointError, match=r"project_in\.weight has shape"):
             Quantizer(**LINEAR, cosine_sim_project_in=cosine, weights=projections(6, 8, not cosine, biases=False))
@@ -540,8 +540,8 @@ def test_defaults_that_are_written_out_are_not_in_the_digest():
     assert from_config(GOOD | {"cosine_sim_project_in_scale": 2}, {}).digest == plain.digest  # there is no cosine
     cosine = {"dim": 3, "codebook_dim": 4, "codebook_scale": 2, "cosine_sim_project_in": True}
     weights = projections(3, 4, cosine=True)
-    told = Quantizer(**cosine, cosine_sim_project_in_scale=2, weights=weights)
-    assert Quantizer(**cosine, weights=weights).digest == told.digest
+    explicit = Quantizer(**cosine, cosine_sim_project_in_scale=2, weights=weights)
+    assert Quantizer(**cosine, weights=weights).digest == explicit.digest
 
 
 BASE = {"dim": 8, "codebook_dim": 4, "num_codebooks": 2, "soft_clamp_input_value": 9.0}

@@ -203,10 +203,10 @@ def cluster(folder: Path) -> Iterator[Callable[..., str]]:
     def start(**environment: str) -> str:
         command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--port", str(port)]
         options = ["--include-dashboard", "false", "--num-cpus", "2", "--disable-usage-stats", "--temp-dir", str(home)]
-        told = subprocess.run(
+        done = subprocess.run(
             [*command, *options], env=os.environ | environment, capture_output=True, text=True, check=False, timeout=180
         )
-        assert told.returncode == 0, told.stdout + told.stderr
+        assert done.returncode == 0, done.stdout + done.stderr
         return f"127.0.0.1:{port}"
 
     yield start
@@ -243,8 +243,8 @@ def test_a_cluster_that_goes_away(cluster: Callable[..., str], folder: Path) -> 
         end_cluster(Path("/tmp") / f"lfq-{os.getpid()}")
         _, err = process.communicate(timeout=150)
     assert process.returncode == 1
-    (told,) = [line for line in err.splitlines() if line.startswith("lfq: error")]
-    assert "went away" in told
+    (error,) = [line for line in err.splitlines() if line.startswith("lfq: error")]
+    assert "went away" in error
     assert all(name.endswith(".codes.safetensors") for name in contents("there"))
     run("encode", "c.safetensors", "in", "-o", "there")
     assert len(contents("there")) == 40
@@ -262,21 +262,21 @@ def test_an_actor_without_torch(cluster: Callable[..., str], folder: Path) -> No
     }
     native.write(Quantizer(dim=5, codebook_dim=4, weights=weights), Path("p.safetensors"))
     _, err = run("encode", "p.safetensors", "in", "-o", "there", "--ray", address, code=1)
-    (told,) = [line for line in err.splitlines() if line.startswith("lfq: error")]
-    assert "lacks a library: no torch on this machine" in told
+    (error,) = [line for line in err.splitlines() if line.startswith("lfq: error")]
+    assert "lacks a library: no torch on this machine" in error
     assert not Path("there").exists()
 
 
 def test_a_cluster_that_is_not_there() -> None:
     started = time.monotonic()
-    for address, told in (
+    for address, message in (
         ("127.0.0.1:1", "no cluster is there"),
         ("auto", "Could not find any running Ray instance"),
         ("ray://127.0.0.1:1", "Ray Client is not used"),
         ("somewhere", "expected local, auto or HOST:PORT"),
     ):
         _, err = run("encode", "c.safetensors", "in", "-o", "there", "--ray", address, code=1)
-        assert told in err
+        assert message in err
         assert len(err.splitlines()) == 2  # the error and its hint
     assert time.monotonic() - started < 60
 

@@ -30,23 +30,23 @@ def ran(tmp_path_factory):
     """The folder in which the console example ran, and what each of its commands printed on either stream."""
     folder = tmp_path_factory.mktemp("readme")
     shutil.copytree(ROOT / "sample_data", folder / "sample_data")
-    told = {}
+    printed = {}
     for line in CONSOLE.splitlines():
         if line.startswith("$ lfq "):
             command = [sys.executable, "-m", "lfq_cli", *line.removeprefix("$ lfq ").split()]
             done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
             assert done.returncode == 0, done.stderr
-            told[line] = [line.rstrip() for line in (done.stdout + done.stderr).splitlines()]
-    return folder, told
+            printed[line] = [line.rstrip() for line in (done.stdout + done.stderr).splitlines()]
+    return folder, printed
 
 
 def test_the_console_example_shows_what_is_printed(ran):
-    _, told = ran
+    _, printed = ran
     shown = re.split(r"^(\$ .*)$", CONSOLE, flags=re.MULTILINE)[1:]
     examples = dict(zip(shown[::2], shown[1::2], strict=True))
-    assert set(examples) == set(told)
+    assert set(examples) == set(printed)
     for command, output in examples.items():
-        missing = [line for line in output.splitlines() if line not in ("", "[...]", *told[command])]
+        missing = [line for line in output.splitlines() if line not in ("", "[...]", *printed[command])]
         assert missing == [], command
 
 

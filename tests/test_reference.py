@@ -200,7 +200,7 @@ def same_bits(found: Tensor, expected: Tensor) -> bool:
 
 
 def quantize(ref: Any, x: Tensor, layout: str) -> tuple[Tensor, Tensor]:
-    """The reference's (quantized, indices), told where the channels are."""
+    """The reference's (quantized, indices); `layout` says where its channels are."""
     ref.channel_first = not layout.endswith(" d")
     with torch.no_grad():
         quantized, indices, _ = ref(x.float())
@@ -230,9 +230,9 @@ def test_unprojected_channel_first_is_exactly_the_reference(
     source = files_of_all(tmp_path, ref.dim, {"b d n": (3, 18)}, SPECIALS)
     native = road(saved(ref, "native", tmp_path, channel_first=True), source)
     check_exact(ref, source, *native)
-    told = road(saved(ref, ".safetensors", tmp_path), source, layout="channel-first")
-    assert all(torch.equal(told[0][name], native[0][name]) for name in native[0])
-    assert all(same_bits(told[1][name], native[1][name]) for name in native[1])
+    by_option = road(saved(ref, ".safetensors", tmp_path), source, layout="channel-first")
+    assert all(torch.equal(by_option[0][name], native[0][name]) for name in native[0])
+    assert all(same_bits(by_option[1][name], native[1][name]) for name in native[1])
 
 
 def check_exact(ref: Any, source: Path, tokens: dict[str, Tensor], decoded: dict[str, Tensor]) -> None:
@@ -327,15 +327,15 @@ def test_tokens_need_none_of_the_facts_that_only_decoding_needs(tmp_path: Path) 
     """Encoded without a fact, decoded with all of them: codes of the same checkpoint."""
     ref = reference("spherical scale 2", 10, 1)
     source = files_of_all(tmp_path, ref.dim, LAYOUTS, [0.0, -0.0])
-    told = saved(ref, ".pt", tmp_path)
-    expected, _ = road(told, source)
+    full = saved(ref, ".pt", tmp_path)
+    expected, _ = road(full, source)
     bare = checkpoints.load(tmp_path / "checkpoint.pt")
     codes, out = tmp_path / "bare.codes.safetensors", tmp_path / "bare.safetensors"
     (outcome,) = encode(bare, [Job(source, codes)], EncodeOptions())
     assert outcome.status == "written", outcome.error
     with lfq_cli.open_codes(codes) as file:
         assert all(np.array_equal(file[name][...], expected[name].numpy()) for name in file)
-    (outcome,) = decode(told, [Job(codes, out)], DecodeOptions())
+    (outcome,) = decode(full, [Job(codes, out)], DecodeOptions())
     assert outcome.status == "written", outcome.error
     for name, x in load_file(source).items():
         quantized, _ = quantize(ref, x, name.rsplit(" ", 1)[0])

@@ -1,4 +1,4 @@
-"""Pictures and pages: their curves against counting, every shape of figures, and what is in the files."""
+"""Pictures and pages: their curves against counting, statistics of every shape, and what is in the files."""
 
 import io
 import os
@@ -22,7 +22,7 @@ from stats_records import positions_of, random_bits, token_of
 from lfq_cli.errors import ExistsError, OptionError, OutputError
 from lfq_cli.report import canvas, curves, markup, page, panels, plot, text
 from lfq_cli.statistics.profile import Profile, profile_of
-from lfq_cli.statistics.usage import BitFigures, Estimate, PositionFigures, TokenUsage, Usage
+from lfq_cli.statistics.usage import BitStatistics, Estimate, PositionStatistics, TokenUsage, Usage
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +35,7 @@ def counted(counts, bits, **more):
     counts = np.array(counts, np.int64)
     total = int(counts.sum())
     both = np.full((bits, bits), total // 4) + np.eye(bits, dtype=np.int64) * (total // 4)
-    return Usage(bits, total, profile_of(counts), BitFigures(total, both), **more)
+    return Usage(bits, total, profile_of(counts), BitStatistics(total, both), **more)
 
 
 def books(count, number, bits, seed=0):
@@ -43,7 +43,7 @@ def books(count, number, bits, seed=0):
 
 
 def with_positions(axes, count=40, bits=5, number=1):
-    """Codebooks with figures by position, of which the first never changes."""
+    """Codebooks with statistics by position, of which the first never changes."""
     columns = [random_bits(count * int(np.prod(axes)), bits, k).reshape(count, *axes, bits) for k in range(number)]
     for column in columns:
         column.reshape(count, -1, bits)[:, 0] = True
@@ -75,7 +75,7 @@ def estimated():
     return TokenUsage((replace(usage, min_count=2),), None)
 
 
-NOTHING = Usage(10, 0, profile_of(np.array([], np.int64)), BitFigures(0, np.zeros((10, 10), np.int64)))
+NOTHING = Usage(10, 0, profile_of(np.array([], np.int64)), BitStatistics(0, np.zeros((10, 10), np.int64)))
 
 CASES = {
     "uniform": lambda: token_of(random_bits(5000, 10)),
@@ -88,11 +88,13 @@ CASES = {
     "one index": lambda: token_of(random_bits(1, 8)),
     "two indices": lambda: token_of(random_bits(2, 8)),
     "nothing counted": lambda: TokenUsage((NOTHING,), None),
-    "nothing counted, four codebooks": lambda: TokenUsage((NOTHING,) * 4, replace(NOTHING, bits=40, bit_figures=None)),
+    "nothing counted, four codebooks": lambda: TokenUsage(
+        (NOTHING,) * 4, replace(NOTHING, bits=40, bit_statistics=None)
+    ),
     "10^12 indices": lambda: TokenUsage((counted([10**9 + k for k in range(1000)], 10),), None),
     "10^12 indices of one bit": lambda: TokenUsage((counted([10**12, 1], 1),), None),
-    "all counts alike": lambda: TokenUsage((counted([7] * 1024, 10),), None),
-    "no figures of bits": lambda: TokenUsage((replace(counted([5, 4], 10), bit_figures=None),), None),
+    "all counts equal": lambda: TokenUsage((counted([7] * 1024, 10),), None),
+    "no statistics of bits": lambda: TokenUsage((replace(counted([5, 4], 10), bit_statistics=None),), None),
     "2 codebooks, joint bits": lambda: books(3000, 2, 6),
     "3 codebooks without joint": lambda: replace(books(3000, 3, 6), joint=None),
     "codebooks of several sizes": lambda: token_of(*(random_bits(500, bits, bits) for bits in (2, 3, 5, 7, 9))),
@@ -112,10 +114,10 @@ CASES = {
     "four axes": lambda: with_positions((2, 3, 2, 2)),
     "positions with one index": lambda: with_positions((4, 4), count=1),
     "positions without axes": lambda: replace(
-        token_of(random_bits(9, 3)), positions=(PositionFigures((), 9, np.array(3), np.array(1.2), np.array(0.5)),)
+        token_of(random_bits(9, 3)), positions=(PositionStatistics((), 9, np.array(3), np.array(1.2), np.array(0.5)),)
     ),
     "no positions": lambda: replace(
-        token_of(random_bits(9, 3)), positions=(PositionFigures((0, 2), 0, *[np.zeros((0, 2))] * 3),)
+        token_of(random_bits(9, 3)), positions=(PositionStatistics((0, 2), 0, *[np.zeros((0, 2))] * 3),)
     ),
     "estimated": estimated,
     "notes": lambda: replace(token_of(random_bits(9, 3)), notes=("joint tokens were not counted everywhere",)),
@@ -197,10 +199,10 @@ def test_sample_sizes_are_whole_and_few():
 
 
 @pytest.mark.parametrize(("count", "bits"), [(50_000, 10), (200_000, 16), (100, 12), (4_000_000, 8)])
-def test_uniform_ranks_are_those_of_random_indices(count, bits):
+def test_uniform_rank_frequency_curves_are_those_of_random_indices(count, bits):
     drawn = np.bincount(np.random.default_rng(0).integers(0, 1 << bits, count))
     ordered = np.sort(drawn[drawn > 0])[::-1]
-    ranks, counts = curves.uniform_ranks(count, bits)
+    ranks, counts = curves.uniform_rank_frequency_curve(count, bits)
     inner = (ranks > 4) & (ranks < 0.9 * ordered.size)
     near = ordered[ranks[inner].astype(int) - 1]
     assert (np.abs(counts[inner] - near) <= np.maximum(1, 0.03 * near)).all()
@@ -208,8 +210,8 @@ def test_uniform_ranks_are_those_of_random_indices(count, bits):
 
 
 @pytest.mark.parametrize(("count", "bits"), [(0, 4), (1, 1), (10**12, 1), (10**12, 64), (1000, 144), (50, 2000)])
-def test_uniform_ranks_of_any_size(count, bits):
-    ranks, counts = curves.uniform_ranks(count, bits)
+def test_uniform_rank_frequency_curves_of_any_size(count, bits):
+    ranks, counts = curves.uniform_rank_frequency_curve(count, bits)
     assert np.isfinite(counts).all()
     assert (counts >= 1).all()
     assert len(ranks) == len(counts)
@@ -249,7 +251,7 @@ def test_numbers_and_names_in_words(shown, expected):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_any_figures_make_a_picture(name, tmp_path):
+def test_any_statistics_make_a_picture(name, tmp_path):
     path = tmp_path / "plot.png"
     plot.write_plot([(name, CASES[name]())], path)
     data = path.read_bytes()
@@ -261,7 +263,7 @@ def test_any_figures_make_a_picture(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_any_figures_make_a_page(name, tmp_path):
+def test_any_statistics_make_a_page(name, tmp_path):
     source = written([(name, CASES[name](), ["one thing", "another"])], tmp_path / "page.html")
     found = Page(source)
     assert name in found.text
@@ -270,14 +272,14 @@ def test_any_figures_make_a_page(name, tmp_path):
     assert len(source) < 800_000
 
 
-def test_what_is_shown_of_which_figures():
+def test_what_is_shown_of_which_statistics():
     def names(tokens):
         return [panel.name for panel in panels.panels_of(tokens)]
 
     assert names(CASES["uniform"]()) == ["rank", "coverage", "balance", "correlation"]
     assert names(CASES["an image"]()) == ["rank", "coverage", "balance", "correlation", "position"]
     assert names(CASES["one bit"]()) == ["rank", "coverage", "balance"]
-    assert names(CASES["no figures of bits"]()) == ["rank", "coverage"]
+    assert names(CASES["no statistics of bits"]()) == ["rank", "coverage"]
     assert names(CASES["nothing counted"]()) == []
 
 
@@ -324,7 +326,7 @@ def in_another_process(script, **environment):
     return subprocess.run(command, env=os.environ | paths | environment, capture_output=True, check=True)
 
 
-def test_the_same_figures_make_the_same_bytes_in_any_process(tmp_path):
+def test_the_same_statistics_make_the_same_bytes_in_any_process(tmp_path):
     script = f"""if True:
         import os
         from pathlib import Path
@@ -464,7 +466,7 @@ def test_a_page_needs_nothing_else_and_serves_everyone(tmp_path):
     assert "#1f2328;" not in re.sub(r"<style>.*?</style>", "", source, flags=re.DOTALL)
 
 
-def test_a_page_has_every_figure(tmp_path):
+def test_a_page_has_every_statistic(tmp_path):
     tokens = bordered()
     usage = tokens.codebooks[0]
     found = Page(

@@ -53,7 +53,7 @@ ON_NODES = ON_NODE | {
 # what a script has that was submitted from within the first, with -n 1, without, and with -n 2
 NESTED = ON_NODE | {"SLURM_PROCID": "0", "SLURM_NTASKS": "1", "SLURM_TASKS_PER_NODE": "1", "SLURM_GTIDS": "0"}
 NESTED_PLAIN = NESTED | {"SLURM_NTASKS": "2"}
-NESTED_ALIKE = NESTED_PLAIN | {"SLURM_TASKS_PER_NODE": "2"}
+NESTED_EQUAL = NESTED_PLAIN | {"SLURM_TASKS_PER_NODE": "2"}
 ARRAY = {
     "SLURM_ARRAY_TASK_ID": "12",
     "SLURM_ARRAY_TASK_MIN": "10",
@@ -83,22 +83,22 @@ def test_auto_is_what_the_launcher_says(environment: dict[str, str], expected: t
 
 
 @pytest.mark.parametrize(
-    ("environment", "told"),
+    ("environment", "message"),
     [
         ({}, "neither RANK and WORLD_SIZE"),
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "2"}, "not a step of srun"),  # sbatch -n 2 without srun
         (ARRAY | {"SLURM_NTASKS": "2", "SLURM_PROCID": "0"}, "not a step of srun"),
         (NESTED, "SLURM_STEP_NUM_TASKS is 2, and SLURM_NTASKS is 1: this job was submitted from within a step"),
         (NESTED_PLAIN, "SLURM_STEP_NUM_TASKS is 2, and SLURM_TASKS_PER_NODE is 1"),
-        (NESTED_ALIKE, "SLURM_STEP_NUM_TASKS is 2, and SLURM_GTIDS is 0"),
+        (NESTED_EQUAL, "SLURM_STEP_NUM_TASKS is 2, and SLURM_GTIDS is 0"),
         (ARRAY | NESTED, "submitted from within a step"),
         (ARRAY | {"SLURM_ARRAY_TASK_COUNT": "3"}, "some in between are missing"),
         (ARRAY | {"SLURM_ARRAY_TASK_MAX": "x"}, "SLURM_ARRAY_TASK_MAX is 'x'"),
         ({"RANK": "8", "WORLD_SIZE": "8"}, "RANK says 8 of the 8"),
     ],
 )
-def test_auto_never_guesses(environment: dict[str, str], told: str) -> None:
-    with pytest.raises(OptionError, match=told):
+def test_auto_never_guesses(environment: dict[str, str], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
         parse_shard("auto", environment)
 
 
@@ -155,10 +155,10 @@ def test_status_says_what_is_left(lfq: Lfq) -> None:
     assert not Path("out").exists()
     assert lfq(*command, "--shard", "0/2")[0] == 0
     code, out, _ = lfq(*command, "--status", "--json")
-    told = json.loads(out)
+    report = json.loads(out)
     assert code == 5
-    assert told["current"]["files"] + told["missing"]["files"] == 23
-    assert 8 < told["current"]["files"] < 16
+    assert report["current"]["files"] + report["missing"]["files"] == 23
+    assert 8 < report["current"]["files"] < 16
     assert lfq(*command)[0] == 0
     assert lfq(*command, "--status")[0] == 0
     np.save("in/1/01.npy", np.ones((5, 9), np.float32))

@@ -20,7 +20,7 @@ def zipf(count, seed, codes=200_000):
     return mixed(drawn.astype(np.uint64)) >> np.uint64(64 - BITS)
 
 
-def figures_of(indices):
+def statistics_of(indices):
     _, counts = np.unique(indices, return_counts=True)
     shares = counts / counts.sum()
     return len(counts), float(-(shares * np.log2(shares)).sum()), int((counts == 1).sum())
@@ -34,8 +34,8 @@ def counter_of(*runs, memory_bytes=LITTLE):
 
 
 def check(counter, indices, errors=4):
-    """Each figure within so many standard errors."""
-    used, entropy, singletons = figures_of(indices)
+    """Each statistic within so many standard errors."""
+    used, entropy, singletons = statistics_of(indices)
     usage = counter.usage("msb")
     assert not usage.exact
     assert usage.count == indices.size
@@ -48,7 +48,7 @@ def check(counter, indices, errors=4):
     assert usage.unseen_probability == pytest.approx(singletons / indices.size, rel=0.25)
     rows = (indices[:, None] >> np.arange(BITS, dtype=np.uint64)[::-1]) & np.uint64(1)
     rows = rows.astype(np.float64)
-    assert usage.bit_figures.both.tolist() == (rows.T @ rows).astype(int).tolist()
+    assert usage.bit_statistics.both.tolist() == (rows.T @ rows).astype(int).tolist()
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -64,7 +64,7 @@ def test_errors_are_what_they_say():
         indices = mixed(zipf(20_000, 7, codes=20_000) + np.uint64(seed << 48))
         indices = indices >> np.uint64(64 - BITS)
         usage = counter_of(indices, memory_bytes=LITTLE // 2).usage("msb")
-        offs.append(usage.entropy_bits - figures_of(indices)[1])
+        offs.append(usage.entropy_bits - statistics_of(indices)[1])
         errors.append(usage.estimated["entropy_bits"].standard_error)
     assert 0.6 < np.std(offs) / np.mean(errors) < 1.6
     assert abs(np.mean(offs)) < 4 * np.mean(errors) / np.sqrt(len(offs))
@@ -76,9 +76,9 @@ def test_shards_merge(parts):
     shards = [counter_of(part) for part in np.array_split(indices, parts)]
     total = Counter(BITS, memory_bytes=LITTLE)
     for shard in shards:
-        before = shard.usage("msb").figures()
+        before = shard.usage("msb").as_json()
         total.merge(shard)
-        assert shard.usage("msb").figures() == before
+        assert shard.usage("msb").as_json() == before
     check(total, indices)
 
 
@@ -107,7 +107,7 @@ def test_frequent_codes_are_held(first, merged):
     usage = counter.usage("msb")
     indices = np.concatenate(runs)
     assert usage.most_used[0] == (12345, 100_000)
-    assert abs(usage.entropy_bits - figures_of(indices)[1]) < 4 * usage.estimated["entropy_bits"].standard_error
+    assert abs(usage.entropy_bits - statistics_of(indices)[1]) < 4 * usage.estimated["entropy_bits"].standard_error
 
 
 @settings(max_examples=30)
@@ -147,15 +147,15 @@ def test_the_hash_is_one_to_one():
     assert mixed(np.array([0], np.uint64))[0] == 0xE220A8397B1DCDAF  # SplitMix64 from seed 0, its first number
 
 
-def test_figures_that_were_told_stay():
-    """What a file's figures are does not change with the files that come after it."""
+def test_statistics_that_were_returned_stay():
+    """What a file's statistics are does not change with the files that come after it."""
     counter = counter_of(zipf(50_000, 1))
     usage = counter.usage("msb")
-    before = usage.figures()
+    before = usage.as_json()
     counter.add(np.full(100_000, 2**BITS - 1, np.uint64))
     counter.merge(counter_of(np.full(1_000, 5, np.uint64)))
     counter.merge(counter_of(zipf(50_000, 2)))
-    assert usage.figures() == before
+    assert usage.as_json() == before
 
 
 def test_memory_has_an_end_whatever_comes():
@@ -200,7 +200,7 @@ def check_entropy(counter, indices):
     usage = counter.usage("msb")
     error = usage.estimated["entropy_bits"].standard_error
     assert error > 0
-    assert abs(usage.entropy_bits - figures_of(indices)[1]) < 4 * error
+    assert abs(usage.entropy_bits - statistics_of(indices)[1]) < 4 * error
 
 
 def test_no_error_is_none_where_nothing_repeats():

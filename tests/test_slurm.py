@@ -115,16 +115,16 @@ def test_arrays_and_steps_share_the_work_and_a_script_alone_does_not(cluster: Pa
         np.save(cluster / "in" / f"{k:02}.npy", np.random.default_rng(k).standard_normal((9, 5)))
     encode = f"{LFQ} encode c.safetensors in -o OUT --shard auto --no-fsync --no-progress --json"
 
-    told = submit(cluster, f"srun {encode.replace('OUT', 'both')} | cat", "--array=3-4", "--ntasks=2")
-    assert len(told) == 2, told
-    assert sum(text.count('"status": "written"') for text in told) == 40
+    outputs = submit(cluster, f"srun {encode.replace('OUT', 'both')} | cat", "--array=3-4", "--ntasks=2")
+    assert len(outputs) == 2, outputs
+    assert sum(text.count('"status": "written"') for text in outputs) == 40
     command = [*LFQ.split(), "encode", "c.safetensors", "in", "-o", "both", "--status", "--json"]
     status = subprocess.run(command, cwd=cluster, capture_output=True, check=False)
     assert status.returncode == 0
     assert json.loads(status.stdout)["current"]["files"] == 40
 
-    (told_alone,) = submit(cluster, encode.replace("OUT", "alone"), "--ntasks=2")
-    assert "not a step of srun" in told_alone
+    (output_alone,) = submit(cluster, encode.replace("OUT", "alone"), "--ntasks=2")
+    assert "not a step of srun" in output_alone
     assert not (cluster / "alone").exists()
     (one,) = submit(cluster, encode.replace("OUT", "one"), "--ntasks=1")
     assert one.count('"status": "written"') == 40

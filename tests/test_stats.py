@@ -84,26 +84,26 @@ def test_usage_of_many(bits, order):
 @given(data=st.data())
 def test_the_order_of_merging_does_not_matter(bits, data):
     runs = data.draw(st.lists(used(bits), max_size=5))
-    at_once = counted(bits, [index for run in runs for index in run]).usage("msb").figures()
+    at_once = counted(bits, [index for run in runs for index in run]).usage("msb").as_json()
     shuffled = data.draw(st.permutations(runs))
     total = Counter(bits)
     for run in shuffled:
         total.merge(counted(bits, run))
-    assert total.usage("msb").figures() == at_once
+    assert total.usage("msb").as_json() == at_once
     nested = counted(bits)
     for run in shuffled:  # as a chain: each into the next
         following = counted(bits, run)
         following.merge(nested)
         nested = following
-    assert nested.usage("msb").figures() == at_once
+    assert nested.usage("msb").as_json() == at_once
 
 
 @pytest.mark.parametrize("bits", [4, 32])
 def test_merging_leaves_the_other_as_it_was(bits):
     total, other = counted(bits, [1, 2]), counted(bits, [2, 3])
-    before = other.usage("msb").figures()
+    before = other.usage("msb").as_json()
     total.merge(other)
-    assert other.usage("msb").figures() == before
+    assert other.usage("msb").as_json() == before
     check(total.usage("msb"), bits, [1, 2, 2, 3], "msb")
 
 
@@ -145,9 +145,9 @@ def test_one_code_has_no_entropy_and_no_minus(bits):
     assert math.copysign(1, usage.entropy_bits) == 1  # JSON would say -0.0
 
 
-def test_figures_are_json_under_the_names_of_record():
-    figures = counted(2, [1, 1, 3, 0]).usage("msb").figures()
-    assert json.loads(json.dumps(figures)) == figures
+def test_statistics_are_json_under_the_names_of_record():
+    found = counted(2, [1, 1, 3, 0]).usage("msb").as_json()
+    assert json.loads(json.dumps(found)) == found
     expected = {
         "bits": 2,
         "count": 4,
@@ -157,7 +157,7 @@ def test_figures_are_json_under_the_names_of_record():
         "entropy_bits": 1.5,
         "ones": [0.25, 0.75],
     }
-    assert expected.items() <= figures.items()
+    assert expected.items() <= found.items()
 
 
 def test_more_codes_than_are_unpacked_at_once():
@@ -179,8 +179,8 @@ def test_pairs_of_bits(bits, order, data):
     """From a table as from a list of codes: how often both are one."""
     indices = data.draw(used(bits))
     rows = np.array([twin.bits_of_index(index, bits, order) for index in indices], np.int64).reshape(-1, bits)
-    figures = counted(bits, indices).usage(order).bit_figures
-    assert figures.both.tolist() == (rows.T @ rows).tolist()
+    found = counted(bits, indices).usage(order).bit_statistics
+    assert found.both.tolist() == (rows.T @ rows).tolist()
 
 
 @settings(max_examples=100)
@@ -230,10 +230,10 @@ def test_a_few_indices_of_a_large_codebook_need_no_table(bits):
     indices = np.random.default_rng(bits).integers(0, 1 << bits, 100)
     few.add(indices)
     many.add(indices)
-    assert few.usage("msb").figures() == many.usage("msb").figures()
+    assert few.usage("msb").as_json() == many.usage("msb").as_json()
     both = Counter(bits)
     both.merge(few)
     few.merge(many)
     both.merge(many)
-    assert few.usage("lsb").figures() == both.usage("lsb").figures()
+    assert few.usage("lsb").as_json() == both.usage("lsb").as_json()
     assert few.usage("lsb").count == 200

@@ -12,7 +12,7 @@ import pytest
 import sample_files
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sample_files import CAPTION, FLAGS, LABEL, Kind, Sample
+from sample_files import CAPTION, FLAGS, LABEL, Sample, Schema
 from typer.testing import CliRunner
 
 from lfq_cli.cli import app_for
@@ -51,14 +51,14 @@ def test_groups_are_their_samples_counted_alone(tmp_path_factory: pytest.TempPat
     packing = data.draw(st.sampled_from(["bits", "rows", "ints"]))
     rng = np.random.default_rng(data.draw(st.integers(0, 99)))
     shape: tuple[int | None, ...] = (None,) if ragged else (2, 3)
-    kind = Kind({"x": shape, "y": shape}, (5,), packing=packing, carried=CARRIED, texts=(CAPTION,))
+    schema = Schema({"x": shape, "y": shape}, (5,), packing=packing, carried=CARRIED, texts=(CAPTION,))
     every: list[Sample] = []
     paths = []
     for number in range(data.draw(st.integers(1, 3))):
         count = data.draw(st.integers(1, 20))
         lengths = [{name: int(rng.integers(0, 5)) if ragged else 6 for name in "xy"} for _ in range(count)]
         samples = [sample(f"{number}/{k}", each, 5, rng) for k, each in enumerate(lengths)]
-        paths.append(sample_files.write(folder / f"{number}{SUFFIX}", samples, kind))
+        paths.append(sample_files.write(folder / f"{number}{SUFFIX}", samples, schema))
         every += samples
     by = data.draw(st.sampled_from([LABEL, FLAGS, CAPTION]))
     memory = data.draw(st.sampled_from([1 << 30, 1]))  # one group at a time
@@ -76,31 +76,31 @@ def test_groups_are_their_samples_counted_alone(tmp_path_factory: pytest.TempPat
         assert codebook.codes_used == len(expected)
         assert set(codebook.most_used) <= set(expected.items())
     assert report.overall is not None
-    assert json.dumps(report.overall.figures()) == json.dumps(stats(paths).overall.figures())  # type: ignore[union-attr]
+    assert json.dumps(report.overall.as_json()) == json.dumps(stats(paths).overall.as_json())  # type: ignore[union-attr]
 
 
 def test_positions_are_counted_within_each_sample(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    kind = Kind({"x": (2, 3)}, (5,), carried=CARRIED, texts=(CAPTION,))
+    schema = Schema({"x": (2, 3)}, (5,), carried=CARRIED, texts=(CAPTION,))
     samples = [sample(str(k), {"x": 6}, 5, rng) for k in range(30)]
-    path = sample_files.write(tmp_path / f"a{SUFFIX}", samples, kind)
+    path = sample_files.write(tmp_path / f"a{SUFFIX}", samples, schema)
     report = stats_by(FLAGS, [path], (), CountOptions(by_position=True))
     for item in report.tensors:
         assert item.group is not None
         own = [each for each in samples if value_of(each, FLAGS) == item.group.value]
-        alone = sample_files.write(tmp_path / f"own{SUFFIX}", own, kind)
+        alone = sample_files.write(tmp_path / f"own{SUFFIX}", own, schema)
         expected = stats([alone], (), CountOptions(by_position=True)).tensors[0].usage
-        assert json.dumps(item.usage.figures()) == json.dumps(expected.figures())
+        assert json.dumps(item.usage.as_json()) == json.dumps(expected.as_json())
 
 
 def test_what_carries_no_such_value_is_named_and_the_rest_counted(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    kind = Kind({"x": (2,)}, (5,), carried=CARRIED, texts=(CAPTION,))
-    sample_files.write(tmp_path / f"a{SUFFIX}", [sample("k", {"x": 2}, 5, rng)], kind)
-    sample_files.write(tmp_path / f"b{SUFFIX}", [Sample("k", {"x": np.ones((2, 5), bool)})], Kind({"x": (2,)}, (5,)))
-    told = CliRunner().invoke(app_for([]), ["stats", str(tmp_path), "--by", LABEL, "--json"])
-    assert told.exit_code == 3
-    assert f"b{SUFFIX}: carries no 'label'" in told.stderr
-    assert [item["by"] for item in json.loads(told.stdout)["tensors"]] == [LABEL]
-    told = CliRunner().invoke(app_for([]), ["stats", str(tmp_path / f"a{SUFFIX}"), "--by", "pairs"])
-    assert "'pairs' is [1, 2], expected one value for each of 1 samples" in str(told.exception)
+    schema = Schema({"x": (2,)}, (5,), carried=CARRIED, texts=(CAPTION,))
+    sample_files.write(tmp_path / f"a{SUFFIX}", [sample("k", {"x": 2}, 5, rng)], schema)
+    sample_files.write(tmp_path / f"b{SUFFIX}", [Sample("k", {"x": np.ones((2, 5), bool)})], Schema({"x": (2,)}, (5,)))
+    result = CliRunner().invoke(app_for([]), ["stats", str(tmp_path), "--by", LABEL, "--json"])
+    assert result.exit_code == 3
+    assert f"b{SUFFIX}: carries no 'label'" in result.stderr
+    assert [item["by"] for item in json.loads(result.stdout)["tensors"]] == [LABEL]
+    result = CliRunner().invoke(app_for([]), ["stats", str(tmp_path / f"a{SUFFIX}"), "--by", "pairs"])
+    assert "'pairs' is [1, 2], expected one value for each of 1 samples" in str(result.exception)

@@ -1,4 +1,4 @@
-"""The slow twin of docs/statistics.md against scipy, numpy and distributions whose figures are known in closed form."""
+"""The slow twin of docs/statistics.md against scipy, numpy and distributions with statistics in closed form."""
 
 import math
 import re
@@ -24,7 +24,7 @@ def rows_of(codes, bits):
     return [[code >> (bits - 1 - j) & 1 for j in range(bits)] for code in codes]
 
 
-def figures(codes, bits, **options):
+def statistics(codes, bits, **options):
     return twin.usage(codes, rows_of(codes, bits), bits, **options)
 
 
@@ -39,11 +39,11 @@ def test_entropy_is_scipys(counts):
 @given(st.lists(st.tuples(st.integers(0, 1000), st.integers(0, 1000)), min_size=1, max_size=60))
 def test_divergence_is_the_square_of_scipys_distance(pairs):
     a, b = np.array(pairs).T
-    told = twin.divergence_bits(*(Counter({i: int(n) for i, n in enumerate(side) if n}) for side in (a, b)))
+    found = twin.divergence_bits(*(Counter({i: int(n) for i, n in enumerate(side) if n}) for side in (a, b)))
     if a.sum() and b.sum():
-        assert told == pytest.approx(jensenshannon(a, b, base=2) ** 2, abs=1e-9)
+        assert found == pytest.approx(jensenshannon(a, b, base=2) ** 2, abs=1e-9)
     else:
-        assert told is None
+        assert found is None
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -52,12 +52,12 @@ def test_correlation_is_numpys(seed):
     bits = random.random((200, 7)) < random.uniform(0.05, 0.95, 7)
     bits[:, 3] = bits[:, 1] ^ (random.random(200) < 0.1)
     bits[:, 5] = True
-    told = twin.bit_figures(bits.astype(int).tolist(), 0.0)["bit_correlation"]
+    correlation = twin.bit_statistics(bits.astype(int).tolist(), 0.0)["bit_correlation"]
     with np.errstate(invalid="ignore"):
         expected = np.corrcoef(bits.T.astype(float))
-    found = np.array([[math.nan if value is None else value for value in row] for row in told])
+    found = np.array([[math.nan if value is None else value for value in row] for row in correlation])
     np.testing.assert_allclose(found, expected, atol=1e-12)
-    assert [row[5] for row in told] == told[5] == [None] * 7
+    assert [row[5] for row in correlation] == correlation[5] == [None] * 7
 
 
 @given(st.lists(st.integers(1, 10**6), min_size=3, max_size=300))
@@ -73,65 +73,65 @@ def test_slope_is_that_of_scipys_line(counts):
 
 @pytest.mark.parametrize("bits", [1, 2, 6])
 def test_uniform(bits):
-    told = figures(list(range(2**bits)) * 5, bits)
-    assert told["entropy_bits"] == told["entropy_bits_corrected"] == bits
-    assert told["perplexity"] == 2**bits
-    assert told["utilisation"] == told["entropy_share"] == 1
-    assert told["unseen_probability"] == told["total_correlation_bits"] == 0
-    assert told["ones"] == [0.5] * bits
-    assert told["bit_correlation"] == np.eye(bits).tolist()
-    assert told["rank_frequency_slope"] == (0 if bits > 1 else None)
-    assert [item["code"] for item in told["most_used"]] == list(range(2**bits))[:10]
-    assert told["most_used"] == told["least_used"]
+    found = statistics(list(range(2**bits)) * 5, bits)
+    assert found["entropy_bits"] == found["entropy_bits_corrected"] == bits
+    assert found["perplexity"] == 2**bits
+    assert found["utilisation"] == found["entropy_share"] == 1
+    assert found["unseen_probability"] == found["total_correlation_bits"] == 0
+    assert found["ones"] == [0.5] * bits
+    assert found["bit_correlation"] == np.eye(bits).tolist()
+    assert found["rank_frequency_slope"] == (0 if bits > 1 else None)
+    assert [item["code"] for item in found["most_used"]] == list(range(2**bits))[:10]
+    assert found["most_used"] == found["least_used"]
 
 
 def test_one_code():
-    told = figures([5] * 9, 3)
-    assert (told["entropy_bits"], told["perplexity"], told["codes_used"]) == (0, 1, 1)
-    assert told["entropy_bits_corrected"] == 0
-    assert told["ones"] == [1, 0, 1]
-    assert told["bit_entropies"] == [0, 0, 0]
-    assert told["bit_correlation"] == [[None] * 3] * 3
-    assert told["strongest_pairs"] == []
-    assert told["total_correlation_bits"] == told["unseen_probability"] == 0
-    assert told["rank_frequency"] == {"ranks": [1], "counts": [9]}
-    assert told["most_used"] == told["least_used"] == [{"code": 5, "count": 9}]
+    found = statistics([5] * 9, 3)
+    assert (found["entropy_bits"], found["perplexity"], found["codes_used"]) == (0, 1, 1)
+    assert found["entropy_bits_corrected"] == 0
+    assert found["ones"] == [1, 0, 1]
+    assert found["bit_entropies"] == [0, 0, 0]
+    assert found["bit_correlation"] == [[None] * 3] * 3
+    assert found["strongest_pairs"] == []
+    assert found["total_correlation_bits"] == found["unseen_probability"] == 0
+    assert found["rank_frequency"] == {"ranks": [1], "counts": [9]}
+    assert found["most_used"] == found["least_used"] == [{"code": 5, "count": 9}]
 
 
 def test_nothing():
-    told = figures([], 4)
-    assert (told["count"], told["codes_used"], told["entropy_bits"], told["perplexity"]) == (0, 0, 0, 1)
-    assert told["unseen_probability"] == 1
-    assert told["ones"] == told["bit_entropies"] == told["bit_correlation"] == []
-    assert told["total_correlation_bits"] is told["rank_frequency_slope"] is None
-    assert told["rank_frequency"] == {"ranks": [], "counts": []}
+    found = statistics([], 4)
+    assert (found["count"], found["codes_used"], found["entropy_bits"], found["perplexity"]) == (0, 0, 0, 1)
+    assert found["unseen_probability"] == 1
+    assert found["ones"] == found["bit_entropies"] == found["bit_correlation"] == []
+    assert found["total_correlation_bits"] is found["rank_frequency_slope"] is None
+    assert found["rank_frequency"] == {"ranks": [], "counts": []}
 
 
 def test_independent_biased_bits():
     """Every code as often as the product of its bits' shares says: 1/4, 1/2 and 3/4."""
     codes = [code for code in range(8) for _ in range((3 if not code & 4 else 1) * (3 if code & 1 else 1))]
-    told = figures(codes, 3)
+    found = statistics(codes, 3)
     quarter = 2 - 0.75 * math.log2(3)  # entropy of a coin of 1/4
-    assert told["ones"] == [0.25, 0.5, 0.75]
-    assert told["bit_entropies"] == pytest.approx([quarter, 1, quarter])
-    assert told["entropy_bits"] == pytest.approx(1 + 2 * quarter)
-    assert told["total_correlation_bits"] == pytest.approx(0, abs=1e-12)
-    np.testing.assert_allclose(told["bit_correlation"], np.eye(3), atol=1e-12)
+    assert found["ones"] == [0.25, 0.5, 0.75]
+    assert found["bit_entropies"] == pytest.approx([quarter, 1, quarter])
+    assert found["entropy_bits"] == pytest.approx(1 + 2 * quarter)
+    assert found["total_correlation_bits"] == pytest.approx(0, abs=1e-12)
+    np.testing.assert_allclose(found["bit_correlation"], np.eye(3), atol=1e-12)
 
 
 def test_two_identical_bits():
-    told = figures([0b000, 0b001, 0b110, 0b111] * 3, 3)
-    assert told["bit_correlation"][0][1] == 1
-    assert told["strongest_pairs"][0] == {"bits": [0, 1], "correlation": 1}
-    assert told["total_correlation_bits"] == 1
-    opposite = figures([0b010, 0b100] * 3, 3)
+    found = statistics([0b000, 0b001, 0b110, 0b111] * 3, 3)
+    assert found["bit_correlation"][0][1] == 1
+    assert found["strongest_pairs"][0] == {"bits": [0, 1], "correlation": 1}
+    assert found["total_correlation_bits"] == 1
+    opposite = statistics([0b010, 0b100] * 3, 3)
     assert opposite["strongest_pairs"] == [{"bits": [0, 1], "correlation": -1}]
 
 
 def test_pairs_do_not_see_a_xor():
-    told = figures([0b000, 0b011, 0b101, 0b110], 3)
-    assert told["bit_correlation"] == np.eye(3).tolist()
-    assert told["total_correlation_bits"] == 1
+    found = statistics([0b000, 0b011, 0b101, 0b110], 3)
+    assert found["bit_correlation"] == np.eye(3).tolist()
+    assert found["total_correlation_bits"] == 1
 
 
 @pytest.mark.parametrize("exponent", [0.5, 1, 2])
@@ -159,9 +159,9 @@ def test_correction_is_what_entropy_lacks():
     random = np.random.default_rng(0)
     shares = random.dirichlet(np.full(16, 3))
     samples = [np.random.default_rng(seed).multinomial(400, shares) for seed in range(1000)]
-    told = [(twin.entropy_bits([n for n in sample.tolist() if n]), (sample > 0).sum()) for sample in samples]
-    plain = np.mean([h for h, _ in told])
-    corrected = np.mean([h + (used - 1) / (800 * math.log(2)) for h, used in told])
+    estimates = [(twin.entropy_bits([n for n in sample.tolist() if n]), (sample > 0).sum()) for sample in samples]
+    plain = np.mean([h for h, _ in estimates])
+    corrected = np.mean([h + (used - 1) / (800 * math.log(2)) for h, used in estimates])
     truth = entropy(shares, base=2)
     assert abs(corrected - truth) < abs(plain - truth) / 10
 
@@ -169,13 +169,13 @@ def test_correction_is_what_entropy_lacks():
 def test_unseen_probability_is_what_is_missing():
     shares = 1 / np.arange(1, 2001)
     shares /= shares.sum()
-    missing, told = [], []
+    missing, estimated = [], []
     for seed in range(200):
         sample = np.random.default_rng(seed).multinomial(1000, shares)
         counter = Counter({code: n for code, n in enumerate(sample.tolist()) if n})
-        told.append(twin.unseen_probability(counter, 11))
+        estimated.append(twin.unseen_probability(counter, 11))
         missing.append(shares[sample == 0].sum())
-    assert np.mean(told) == pytest.approx(np.mean(missing), abs=0.003)
+    assert np.mean(estimated) == pytest.approx(np.mean(missing), abs=0.003)
 
 
 def test_divergence_by_chance():
@@ -209,9 +209,9 @@ def test_codes_and_the_joint_token():
     assert twin.codes_of(bits, [2, 3], "msb") == [[2, 0], [6, 5]]
     assert twin.codes_of(bits, [2, 3], "lsb") == [[1, 0], [3, 5]]
     assert twin.joint_codes(bits) == [0b10110, 0b00101]
-    told = twin.token_usage(bits, [2, 3], "lsb")
-    assert told["joint"]["bits"] == 5
-    assert [usage["bits"] for usage in told["codebooks"]] == [2, 3]
+    found = twin.token_usage(bits, [2, 3], "lsb")
+    assert found["joint"]["bits"] == 5
+    assert [usage["bits"] for usage in found["codebooks"]] == [2, 3]
     assert twin.token_usage(bits, [5], "msb")["joint"] is None
     with pytest.raises(ValueError, match="rows of 5 bits"):
         twin.codes_of(bits, [2, 2], "msb")
@@ -221,34 +221,34 @@ def test_codes_and_the_joint_token():
 
 def test_wide_tokens():
     rows = np.random.default_rng(0).integers(0, 2, (50, 200)).tolist()
-    told = twin.token_usage([*rows, *rows[:10]], [50] * 4, "msb")["joint"]
-    assert (told["bits"], told["codes_used"], told["count"]) == (200, 50, 60)
-    assert told["codes_used_if_uniform"] == pytest.approx(60)
-    assert told["ones"] == told["most_used"] == told["strongest_pairs"] == []
-    assert told["total_correlation_bits"] is None
-    assert told["unseen_probability"] == pytest.approx(40 / 60)
+    found = twin.token_usage([*rows, *rows[:10]], [50] * 4, "msb")["joint"]
+    assert (found["bits"], found["codes_used"], found["count"]) == (200, 50, 60)
+    assert found["codes_used_if_uniform"] == pytest.approx(60)
+    assert found["ones"] == found["most_used"] == found["strongest_pairs"] == []
+    assert found["total_correlation_bits"] is None
+    assert found["unseen_probability"] == pytest.approx(40 / 60)
 
 
 def test_positions():
     codes = [7, 1, 2, 7, 3, 2, 7, 1, 0, 7, 0, 2]  # [4, 3]: 7777, 1310, 2202
-    told = twin.positions(codes, (4, 3))
-    assert (told["axes"], told["count"], told["codes_used"], told["constant"]) == ([3], 4, [1, 3, 2], 1)
-    assert told["entropy_bits"] == pytest.approx([0, 1.5, 2 - 0.75 * math.log2(3)])
-    assert told["most_used_share"] == [1, 0.5, 0.75]
+    found = twin.positions(codes, (4, 3))
+    assert (found["axes"], found["count"], found["codes_used"], found["constant"]) == ([3], 4, [1, 3, 2], 1)
+    assert found["entropy_bits"] == pytest.approx([0, 1.5, 2 - 0.75 * math.log2(3)])
+    assert found["most_used_share"] == [1, 0.5, 0.75]
     assert twin.positions([1, 2, 3], (1, 3))["constant"] == 0
 
 
 def test_comparison():
     a, b = [0, 0, 1, 2], [0, 3, 3, 3, 3, 1]
-    told = twin.comparison(figures(a, 2), figures(b, 2), a, b)
-    assert (told["codes_only_a"], told["codes_only_b"]) == (1, 1)
-    assert told["share_only_a"] == 0.25
-    assert told["share_only_b"] == pytest.approx(4 / 6)
-    assert told["figures"]["count"] == {"a": 4, "b": 6, "change": 2}
-    assert told["ones_change"] == pytest.approx([4 / 6 - 0.25, 5 / 6 - 0.25])
-    same = twin.comparison(figures(a, 2), figures(a, 2), a, a)
+    found = twin.comparison(statistics(a, 2), statistics(b, 2), a, b)
+    assert (found["codes_only_a"], found["codes_only_b"]) == (1, 1)
+    assert found["share_only_a"] == 0.25
+    assert found["share_only_b"] == pytest.approx(4 / 6)
+    assert found["figures"]["count"] == {"a": 4, "b": 6, "change": 2}
+    assert found["ones_change"] == pytest.approx([4 / 6 - 0.25, 5 / 6 - 0.25])
+    same = twin.comparison(statistics(a, 2), statistics(a, 2), a, a)
     assert same["divergence_bits"] == 0
-    apart = twin.comparison(figures([0, 1], 2), figures([2], 2), [0, 1], [2])
+    apart = twin.comparison(statistics([0, 1], 2), statistics([2], 2), [0, 1], [2])
     assert apart["divergence_bits"] == apart["share_only_a"] == apart["share_only_b"] == 1
 
 
@@ -268,13 +268,13 @@ def test_codes_that_random_use_would_show():
     rows = list(table_rows("| N / K | D = 10"))
     assert len(rows) == 5
     for ratio, *codes, share in rows:
-        for bits, told in zip((10, 13, 16, 18), codes, strict=True):
-            assert round(twin.used_if_uniform(round(ratio * 2**bits), bits)) == told
+        for bits, expected in zip((10, 13, 16, 18), codes, strict=True):
+            assert round(twin.used_if_uniform(round(ratio * 2**bits), bits)) == expected
         assert twin.used_if_uniform(ratio * 2**18, 18) / 2**18 == pytest.approx(share / 100, abs=5e-4)
 
 
 @pytest.mark.parametrize("bits", [10, 18])
-def test_figures_that_random_use_would_show(bits):
+def test_statistics_that_random_use_would_show(bits):
     """Means over uniform samples: counts are binomial."""
     rows = list(table_rows("| N / K | entropy lacks"))
     assert len(rows) == 5

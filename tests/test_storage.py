@@ -488,8 +488,8 @@ def test_memory_stays_small_however_large_the_object(bucket, client):
     ]
     options = ("encode", "c.safetensors", f"{bucket}/a.npy", "-o", "o", "-q")
     command = [sys.executable, "-c", "\n".join(script), *options]
-    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    assert int(told.splitlines()[-1]) < 500 << 10
+    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert int(out.splitlines()[-1]) < 500 << 10
 
 
 # parts

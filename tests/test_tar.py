@@ -160,7 +160,7 @@ def test_a_sparse_member_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "data", "told"),
+    ("name", "data", "message"),
     [
         ("b.cls", b"three", "expected an integer"),
         ("b.cls", b"9" * 30, "expected an integer"),
@@ -172,7 +172,7 @@ def test_a_sparse_member_is_refused(tmp_path: Path) -> None:
         ("b.pt", b"\x80", "'b.pt"),
     ],
 )
-def test_a_bad_member_is_named_by_its_key(tmp_path: Path, name: str, data: bytes, told: str) -> None:
+def test_a_bad_member_is_named_by_its_key(tmp_path: Path, name: str, data: bytes, message: str) -> None:
     x = npy(latents(1)["0000"])
     path = plain_tar(tmp_path / "t.tar", {"a.npy": x, name: data, "c.npy": x})
     first, bad, last = samples_in(path, "t", EVERYTHING)
@@ -180,7 +180,7 @@ def test_a_bad_member_is_named_by_its_key(tmp_path: Path, name: str, data: bytes
     assert bad.key == "b"
     assert str(path) in bad.error.message
     assert "b" in bad.error.message.removeprefix(str(path))
-    assert told.strip("'") in bad.error.message
+    assert message.strip("'") in bad.error.message
     assert isinstance(first, Sample)
     assert isinstance(last, Sample)
 

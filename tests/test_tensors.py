@@ -124,7 +124,7 @@ def test_every_dtype(suffix: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("shape", [(), (1,), (5,), (2, 3, 4, 5)])
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".npz", ".npy", ".h5"])
-def test_every_rank(suffix: str, shape: tuple[int, ...], tmp_path: Path) -> None:
+def test_every_ndim(suffix: str, shape: tuple[int, ...], tmp_path: Path) -> None:
     x, path = values("F32", *shape), tmp_path / f"x{suffix}"
     if suffix == ".npy":
         np.save(path, x.numpy())
@@ -323,9 +323,9 @@ def test_two_tensors_of_one_dotted_name_are_not_silently_one(tmp_path: Path) -> 
 def regions(path: Path) -> dict[str, bool]:
     """name -> whether its bytes are read from the file in place."""
     with open_source(path) as source:
-        kinds = {name: tensor.region for name, tensor in source.tensors.items()}
-    assert all(isinstance(region, (FileRegion, StridedRegion)) for region in kinds.values())
-    return {name: isinstance(region, FileRegion) for name, region in kinds.items()}
+        regions = {name: tensor.region for name, tensor in source.tensors.items()}
+    assert all(isinstance(region, (FileRegion, StridedRegion)) for region in regions.values())
+    return {name: isinstance(region, FileRegion) for name, region in regions.items()}
 
 
 @pytest.mark.parametrize("dtype", ["F32", "F16", "BF16", "F8_E4M3", "F64"])

@@ -255,9 +255,9 @@ def test_objects_are_passed_over_and_named(zipped: bool, protocol: int, tmp_path
     found = read(path)
     assert set(found.tensors) == {"first", "last", "generator state"}
     assert bytes_of(found, "last") == bytes(12)
-    told = {name: what for name, (_, what) in OBJECTS.items() if what}
-    assert set(found.left_alone) == set(told)
-    assert {name: what for name, what in told.items() if what not in found.left_alone[name]} == {}
+    named = {name: what for name, (_, what) in OBJECTS.items() if what}
+    assert set(found.left_alone) == set(named)
+    assert {name: what for name, what in named.items() if what not in found.left_alone[name]} == {}
 
 
 def test_mappings_of_the_standard_library_are_mappings(tmp_path: Path) -> None:
@@ -315,12 +315,12 @@ def test_globals_and_opaque_objects_are_all_that_code_becomes(tmp_path: Path) ->
     data = pickle.dumps(
         [*(value for value, _ in OBJECTS.values() if not isinstance(value, Tensor | torch.UntypedStorage))], 4
     )
-    pending, kinds = [unpickled(data, tmp_path)], set()
+    pending, types = [unpickled(data, tmp_path)], set()
     while pending:
         value = pending.pop()
-        kinds.add(type(value))
+        types.add(type(value))
         pending += value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else []
-    assert kinds <= {list, dict, tuple, int, Global, Opaque}
+    assert types <= {list, dict, tuple, int, Global, Opaque}
 
 
 # The container
@@ -352,9 +352,9 @@ def test_torchscript_is_told_apart(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.jit.save(torch.jit.script(torch.nn.Linear(2, 3)), tmp_path / "x.pt")
-    with pytest.raises(TensorError, match="TorchScript archive") as told:
+    with pytest.raises(TensorError, match="TorchScript archive") as raised:
         read(tmp_path / "x.pt")
-    assert "torch.jit.load('x.pt').state_dict()" in str(told.value.hint)
+    assert "torch.jit.load('x.pt').state_dict()" in str(raised.value.hint)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         module = torch.jit.load(tmp_path / "x.pt")  # type: ignore[no-untyped-call]

@@ -330,9 +330,9 @@ def test_a_pickle_that_is_none_is_one_error(case: str, tmp_path: Path) -> None:
         + bytes(16)
     )
     for path in (zipped, old):
-        with pytest.raises(TensorError, match="not a whole torch file: ") as told:
+        with pytest.raises(TensorError, match="not a whole torch file: ") as raised:
             read(path)
-        assert str(path) in told.value.message
+        assert str(path) in raised.value.message
 
 
 def test_the_parts_of_harmful_pickles_make_a_whole_one(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import sample_files
 import torch
-from sample_files import Kind, Sample
+from sample_files import Sample, Schema
 from torch.utils.data import DataLoader
 
 from lfq_cli.codesfile import SUFFIX
@@ -26,8 +26,8 @@ def library(name: str) -> Any:
 def folder(tmp_path: Path) -> Path:
     rng = np.random.default_rng(0)
     samples = [Sample(f"k{k}", {"x": rng.integers(0, 2, (4, 9)).astype(bool)}) for k in range(101)]
-    sample_files.write(tmp_path / f"a{SUFFIX}", samples[:60], Kind({"x": (4,)}, (9,)))
-    sample_files.write(tmp_path / f"b{SUFFIX}", samples[60:], Kind({"x": (4,)}, (9,)))
+    sample_files.write(tmp_path / f"a{SUFFIX}", samples[:60], Schema({"x": (4,)}, (9,)))
+    sample_files.write(tmp_path / f"b{SUFFIX}", samples[60:], Schema({"x": (4,)}, (9,)))
     return tmp_path
 
 

@@ -140,7 +140,7 @@ QUARTER = z_of([0, 1], [-1, 0])  # (a, b) @ it = (-b, a)
 def test_rotation():
     z = z_of([2, 1])
     assert twin.values_of(z, Config(2, (2,)), QUARTER) == [[-1, 2]]
-    assert twin.codes_of([[0, 1]], Config(2, (2,)), QUARTER).tolist() == [[1, 1]]  # (-1, 1) turned back
+    assert twin.codes_of([[0, 1]], Config(2, (2,)), QUARTER).tolist() == [[1, 1]]  # (-1, 1) rotated back
 
 
 def test_levels_halve_what_they_add():
@@ -154,7 +154,7 @@ def test_levels_halve_what_they_add():
 
 
 def test_each_level_turns_by_its_own_rotation():
-    """(2, 0.25) is bits 11, which leave (1, -0.75); turned that is (0.75, 1), so ±1/2 along turned axes."""
+    """(2, 0.25) is bits 11, which leave (1, -0.75); rotated that is (0.75, 1), so ±1/2 along rotated axes."""
     config = Config(2, (2,), levels=2)
     weights = {"layers.0.orthogonal_rot": np.eye(2, dtype=np.float32), "layers.1.orthogonal_rot": QUARTER}
     latents = twin.latents_of(z_of([2, 0.25]), config, weights)
@@ -235,7 +235,7 @@ def test_golden_file(tmp_path):
 
 
 def read(path, data, dtype, stored_shape, /, top=None, **entry):
-    """What the twin reads of a file of one tensor whose header says what it is told."""
+    """What the twin reads of a file of one tensor whose header says what it is given."""
     entry = {"bit_order": "msb", "sha256": hashlib.sha256(data).hexdigest()} | entry
     lfq = {"format": "lfq-codes", "version": 1, "tensors": {"a": entry}} | (top or {})
     info = {"dtype": dtype, "shape": stored_shape, "data_offsets": [0, len(data)]}

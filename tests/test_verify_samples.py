@@ -60,7 +60,7 @@ def as_stack(x: dict[str, NDArray[Any]]) -> list[str]:
     return ["--stacked", "--tensor", "data"]
 
 
-KINDS = {"files": as_files, "shards": as_shards, "stack": as_stack}
+ARRANGEMENTS = {"files": as_files, "shards": as_shards, "stack": as_stack}
 
 
 def verdicts(lfq: Lfq, *arguments: str) -> tuple[int, list[dict[str, Any]]]:
@@ -68,10 +68,10 @@ def verdicts(lfq: Lfq, *arguments: str) -> tuple[int, list[dict[str, Any]]]:
     return code, json.loads(out)["files"]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("arrangement", ARRANGEMENTS)
 @pytest.mark.parametrize("packing", ["bits", "ints"])
-def test_every_sample_is_found_and_compared(lfq: Lfq, kind: str, packing: str) -> None:
-    options = KINDS[kind](latents())
+def test_every_sample_is_found_and_compared(lfq: Lfq, arrangement: str, packing: str) -> None:
+    options = ARRANGEMENTS[arrangement](latents())
     pack = ["encode", "c.safetensors", "in", "-o", "out", "--channel-axis", "0", "--packing", packing, *options]
     assert lfq(*pack, "--samples-per-file", "10")[0] == 0
     code, found = verdicts(lfq, "out")
@@ -83,9 +83,9 @@ def test_every_sample_is_found_and_compared(lfq: Lfq, kind: str, packing: str) -
     assert all(12 <= item["comparisons"]["data"]["vectors"] <= 18 for item in found)
 
 
-@pytest.mark.parametrize("kind", ["shards", "stack"])
-def test_a_file_of_samples_that_was_encoded_alone(lfq: Lfq, kind: str) -> None:
-    options = KINDS[kind](latents())
+@pytest.mark.parametrize("arrangement", ["shards", "stack"])
+def test_a_file_of_samples_that_was_encoded_alone(lfq: Lfq, arrangement: str) -> None:
+    options = ARRANGEMENTS[arrangement](latents())
     assert lfq("encode", "c.safetensors", "in", "-o", "out", "--channel-axis", "0", *options)[0] == 0
     code, found = verdicts(lfq, "out")
     assert code == 0

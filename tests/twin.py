@@ -150,7 +150,7 @@ def project_cosine(x, weight, scale):
     return projected
 
 
-def turn(values, rotation):
+def rotate(values, rotation):
     """D float32 scalars @ rotation [D, D] -> list of float32; in float64 as project."""
     columns = rotation.T
     return [np.float32(sum(float(v) * float(r) for v, r in zip(values, column, strict=True))) for column in columns]
@@ -169,10 +169,10 @@ def values_of(z, config, rotation=None):
                 values = [np.tanh(value / v) * v for value in values]
             signs = []
             for piece in codebooks_of(values, config.codebook_dims):
-                turned = piece if rotation is None else turn(piece, rotation)
+                rotated = piece if rotation is None else rotate(piece, rotation)
                 if config.spherical:
-                    turned = [value * np.float32(config.codebook_scale) for value in l2norm(turned)]
-                signs.extend(turned)
+                    rotated = [value * np.float32(config.codebook_scale) for value in l2norm(rotated)]
+                signs.extend(rotated)
             assert all(type(value) is np.float32 for value in signs)
             rows.append(signs)
     return rows
@@ -235,7 +235,7 @@ def codes_of(bits, config, rotation=None):
             values = [s if bit else -s for bit in piece]
             if config.spherical:
                 values = [value * s for value in l2norm(values)]
-            code.extend(values if rotation is None else turn(values, rotation.T))
+            code.extend(values if rotation is None else rotate(values, rotation.T))
         codes[i] = code
     return codes
 

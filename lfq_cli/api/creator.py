@@ -147,7 +147,8 @@ class Creator:
             self._builder = SamplesBuilder(self._coding, sources, batch.plan.carried, batch.plan.texts, folder)
         elif not batch.plan.is_like(self._plan):
             raise TensorError(
-                f"{batch.wheres[0]} is not like the samples before it: {_told(batch.plan)}, not {_told(self._plan)}",
+                f"{batch.wheres[0]} is not like the samples before it: {_described(batch.plan)}, "
+                f"not {_described(self._plan)}",
                 "ragged=True lets samples differ in their first axis",
             )
         self._builder.add(batch.keys, batch.streams, batch.lengths, batch.carried, batch.texts)
@@ -168,7 +169,9 @@ class Creator:
     def __enter__(self) -> Creator:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(
+        self, error_type: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
         if error is None:
             self.close()
         elif self._builder is not None:
@@ -193,7 +196,7 @@ def _rows(name: str, values: Any) -> list[StoredTensor]:
     return [StoredTensor(name, column.dtype, column.shape[1:], MemoryRegion(part)) for part in parts]
 
 
-def _told(plan: Plan) -> str:
+def _described(plan: Plan) -> str:
     encoded = ", ".join(f"{name!r} {each.dtype} {list(each.shape)}" for name, each in plan.encoded.items())
     carried = ", ".join(f"{name} {dtype} {list(shape)}" for name, (dtype, shape) in plan.carried.items())
     return f"{encoded}; {carried or 'nothing carried'}"

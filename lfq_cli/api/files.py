@@ -9,7 +9,7 @@ from typing import Any
 from lfq_cli.api.codec import Codec, load
 from lfq_cli.jobs.decode import DecodeOptions, decode
 from lfq_cli.jobs.encode import EncodeOptions
-from lfq_cli.jobs.kinds import is_codes_file
+from lfq_cli.jobs.file_types import is_codes_file
 from lfq_cli.jobs.outcome import Outcome
 from lfq_cli.jobs.pack import PackOptions, encode_each, pack, refuse_idle_options
 from lfq_cli.jobs.plan import name_samples, plan_encoding, plan_jobs

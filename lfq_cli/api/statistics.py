@@ -11,8 +11,8 @@ from lfq_cli.api.tokens import Tokens
 from lfq_cli.bits import stream_to_indices
 from lfq_cli.cli.render.stats import stats_json, stats_lines
 from lfq_cli.errors import CodesFileError, LfqError
+from lfq_cli.jobs.file_types import is_counted_file
 from lfq_cli.jobs.inputs import find_inputs, sorted_out
-from lfq_cli.jobs.kinds import is_counted_file
 from lfq_cli.jobs.stats import Report, TensorUsage
 from lfq_cli.jobs.stats import stats as count_files
 from lfq_cli.statistics import CountOptions, TokenCounts, index_axes
@@ -35,8 +35,7 @@ class Statistics:
         """The statistics of each tensor."""
         return self._report.tensors
 
-    @property
-    def figures(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """The object of `lfq stats --json` (docs/statistics.md)."""
         return stats_json(self._report)
 

@@ -34,8 +34,8 @@ def build(state: StateFile, module: str, facts: Facts) -> Quantizer:
     """As in Family."""
     bits = state.tensors[joined(module, "basis")].shape[0]
     cut = cut_codes(facts.codebook_dims, bits, facts.num_codebooks) or _groups(state, module, bits)
-    told = {"spherical": False, "soft_clamp_input_value": None}
-    config = settle(facts, told=told | cut, assumed={"codebook_scale": bits**-0.5})
+    fixed = {"spherical": False, "soft_clamp_input_value": None}
+    config = settle(facts, fixed=fixed | cut, assumed={"codebook_scale": bits**-0.5})
     return Quantizer(
         dim=bits * config.get("num_codebooks", 1),
         codebook_dim=bits,

@@ -29,9 +29,9 @@ def find(state: StateFile) -> dict[str, list[str]]:
 def build(state: StateFile, module: str, facts: Facts) -> Quantizer:
     """As in Family."""
     bits = state.tensors[joined(module, _LAST)].shape[0]
-    told = {"codebook_scale": 1.0, "spherical": False, "soft_clamp_input_value": None}
+    fixed = {"codebook_scale": 1.0, "spherical": False, "soft_clamp_input_value": None}
     cut = cut_codes(facts.codebook_dims, bits, facts.num_codebooks)
-    config = settle(facts, told=told | cut, usual={"bit_order": "msb"})
+    config = settle(facts, fixed=fixed | cut, usual={"bit_order": "msb"})
     return Quantizer(
         dim=bits * config.get("num_codebooks", 1), codebook_dim=bits, channel_first=facts.channel_first, **config
     )

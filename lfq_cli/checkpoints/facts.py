@@ -79,19 +79,20 @@ def check_agreement(config: Mapping[str, Any], facts: Mapping[str, Any]) -> None
 def settle(
     facts: Facts,
     *,
-    told: Mapping[str, Any],
+    fixed: Mapping[str, Any],
     usual: Mapping[str, Any] | None = None,
     assumed: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Config keys of a quantizer -> values, and which of them are only `assumed`.
 
-    told: what the file says; an option that contradicts it raises OptionError. usual: what follows from the family, an
-    option may say otherwise. assumed: what neither file nor family says for certain; an option makes it certain.
+    fixed: what the file or the family says; an option that contradicts it raises OptionError. usual: what follows from
+    the family, an option may say otherwise. assumed: what neither file nor family says for certain; an option makes it
+    certain.
     """
     given = facts.config()
-    check_agreement(told, {key: value for key, value in given.items() if key in told})
-    open_facts = frozenset(assumed or {}) - set(given) - set(told)
-    return {**(assumed or {}), **(usual or {}), **given, **told, "assumed": open_facts}
+    check_agreement(fixed, {key: value for key, value in given.items() if key in fixed})
+    open_facts = frozenset(assumed or {}) - set(given) - set(fixed)
+    return {**(assumed or {}), **(usual or {}), **given, **fixed, "assumed": open_facts}
 
 
 def cut_codes(codebook_dims: tuple[int, ...] | None, codebook_dim: int, num_codebooks: int | None) -> dict[str, Any]:

@@ -48,18 +48,18 @@ def find(state: StateFile) -> dict[str, list[str]]:
 
 def build(state: StateFile, module: str, facts: Facts) -> Quantizer:
     """As in Family."""
-    kind = module.rpartition(".")[2]
-    outer = owner_of(module, kind)
-    beyond = [joined(outer, name) for name in _BEYOND_SIGNS[kind]] + [joined(module, name) for name in _BEHIND]
+    attribute = module.rpartition(".")[2]
+    outer = owner_of(module, attribute)
+    beyond = [joined(outer, name) for name in _BEYOND_SIGNS[attribute]] + [joined(module, name) for name in _BEHIND]
     there = [name for name in beyond if name in state.tensors]
     if there:
         raise CheckpointError(f"{there[0]}: this quantizer is more than the sign of its input", "lfq cannot encode it")
-    if kind == "lfq" and facts.family is None and len(find(state)[module]) < 2:
+    if attribute == "lfq" and facts.family is None and len(find(state)[module]) < 2:
         raise CheckpointError(
             f"{module}.mask: Infinity's quantizer, whose codes are ±1/sqrt(D), or an EvoLFQ's, whose codes are ±scale",
             "--family infinity or --family lucidrains says which",
         )
     bits = state.tensors[joined(module, "mask")].shape[0]
-    told = {"codebook_scale": bits**-0.5, "spherical": False, "soft_clamp_input_value": None, "bit_order": "msb"}
-    config = settle(facts, told=told | cut_codes(facts.codebook_dims, bits, facts.num_codebooks))
+    fixed = {"codebook_scale": bits**-0.5, "spherical": False, "soft_clamp_input_value": None, "bit_order": "msb"}
+    config = settle(facts, fixed=fixed | cut_codes(facts.codebook_dims, bits, facts.num_codebooks))
     return Quantizer(dim=bits, codebook_dim=bits, channel_first=facts.channel_first, **config)

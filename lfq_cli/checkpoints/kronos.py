@@ -31,6 +31,6 @@ def build(state: StateFile, module: str, facts: Facts) -> Quantizer:
     if len(split) != 2 or not 1 <= split[1] < bits:
         raise CheckpointError(f"{_SPLIT} has shape {split}, expected [_, s1] with fewer than {bits} bits")
     cut = cut_codes(facts.codebook_dims or (split[1], bits - split[1]), bits, facts.num_codebooks)
-    told = {"codebook_scale": bits**-0.5, "spherical": False, "soft_clamp_input_value": None}
-    config = settle(facts, told=told | cut, usual={"bit_order": "lsb"})
+    fixed = {"codebook_scale": bits**-0.5, "spherical": False, "soft_clamp_input_value": None}
+    config = settle(facts, fixed=fixed | cut, usual={"bit_order": "lsb"})
     return Quantizer(dim=bits, codebook_dim=bits, channel_first=facts.channel_first, **config)

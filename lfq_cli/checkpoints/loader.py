@@ -49,7 +49,7 @@ def load_found(path: Path, found: Found, facts: Facts) -> Quantizer:
 
 
 def training_record(path: Path) -> dict[str, Any] | None:
-    """How `lfq train` made the native checkpoint at `path`, and its held-out figures; None where it says nothing."""
+    """How `lfq train` made the native checkpoint at `path`, and its held-out metrics; None where it says nothing."""
     with open_checkpoint(path) as (state, description), _naming(state.path):
         return None if description is None else native.training_of(description)
 
@@ -145,10 +145,10 @@ def _load_native(state: StateFile, description: dict[str, Any], facts: Facts) ->
     config = quantizer.full_config()
     free = quantizer.assumed | {"keep_num_codebooks_dim"}  # where indices stand is the caller's choice
     check_agreement(config, {key: given[key] for key in given if key not in free})
-    told = {key: given[key] for key in given if key in free}
+    overrides = {key: given[key] for key in given if key in free}
     if facts.channel_first is not None:
-        told["channel_first"] = facts.channel_first
-    return replace(quantizer, **told, assumed=quantizer.assumed - set(told))
+        overrides["channel_first"] = facts.channel_first
+    return replace(quantizer, **overrides, assumed=quantizer.assumed - set(overrides))
 
 
 def _cut(quantizer: Quantizer, dims: tuple[int, ...]) -> Quantizer:

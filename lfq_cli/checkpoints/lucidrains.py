@@ -43,10 +43,10 @@ def build(state: StateFile, module: str, facts: Facts) -> Quantizer:
             "--bit-order lsb if channel 0 is the lowest bit of an index, as in the mask",
         )
     codebook_dim = mask.shape[0]
-    told, dim = _told(shapes, codebook_dim, facts)
-    cut = cut_codes(facts.codebook_dims, codebook_dim, told.get("num_codebooks", facts.num_codebooks))
-    assumed = DEFAULTS | ({"cosine_sim_project_in_scale": None} if told["cosine_sim_project_in"] else {})
-    config = settle(facts, told=told | cut, usual={"num_codebooks": 1}, assumed=assumed)
+    fixed, dim = _fixed(shapes, codebook_dim, facts)
+    cut = cut_codes(facts.codebook_dims, codebook_dim, fixed.get("num_codebooks", facts.num_codebooks))
+    assumed = DEFAULTS | ({"cosine_sim_project_in_scale": None} if fixed["cosine_sim_project_in"] else {})
+    config = settle(facts, fixed=fixed | cut, usual={"num_codebooks": 1}, assumed=assumed)
     if not found and "spherical" in config["assumed"]:
         config["usual_of"] = _TWO_READINGS
     refuse_other_projections(state, module, WEIGHTS)
@@ -59,7 +59,7 @@ def build(state: StateFile, module: str, facts: Facts) -> Quantizer:
     )
 
 
-def _told(shapes: dict[str, tuple[int, ...]], codebook_dim: int, facts: Facts) -> tuple[dict[str, Any], int | None]:
+def _fixed(shapes: dict[str, tuple[int, ...]], codebook_dim: int, facts: Facts) -> tuple[dict[str, Any], int | None]:
     """(what the weights say, dim or None where there are no projections)."""
     if "project_out.weight" not in shapes:
         return {"cosine_sim_project_in": False}, None

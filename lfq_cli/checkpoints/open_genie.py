@@ -25,15 +25,15 @@ def build(state: StateFile, module: str, facts: Facts) -> Quantizer:
     """As in Family."""
     bits = state.tensors[joined(module, "bit_mask")].shape[0]
     found = read_weights(state, module, _WEIGHTS)
-    told = {"codebook_scale": 1.0, "spherical": False, "soft_clamp_input_value": None, "bit_order": "msb"}
+    fixed = {"codebook_scale": 1.0, "spherical": False, "soft_clamp_input_value": None, "bit_order": "msb"}
     dim = None
     if "proj_inp.weight" in found:
         rows, dim = found["proj_inp.weight"].shape if found["proj_inp.weight"].ndim == 2 else (0, 0)
         if not rows or rows % bits:
             raise CheckpointError(f"proj_inp.weight has {rows} rows, expected a multiple of {bits} (bit_mask's length)")
-        told["num_codebooks"] = rows // bits
-    cut = cut_codes(facts.codebook_dims, bits, told.get("num_codebooks", facts.num_codebooks))  # type: ignore[arg-type]
-    config = settle(facts, told=told | cut, usual={"num_codebooks": 1})
+        fixed["num_codebooks"] = rows // bits
+    cut = cut_codes(facts.codebook_dims, bits, fixed.get("num_codebooks", facts.num_codebooks))  # type: ignore[arg-type]
+    config = settle(facts, fixed=fixed | cut, usual={"num_codebooks": 1})
     return Quantizer(
         dim=bits * config["num_codebooks"] if dim is None else dim,
         codebook_dim=bits,

@@ -44,10 +44,10 @@ def build(state: StateFile, module: str, facts: Facts) -> Quantizer:
             "--codebook-dims gives the bits of each index",
         )
     bits = channels // codebooks
-    told = {"codebook_scale": 1.0, "spherical": False, "soft_clamp_input_value": None}
+    fixed = {"codebook_scale": 1.0, "spherical": False, "soft_clamp_input_value": None}
     open_cut = {"factorized_bits": None} if dims is None and facts.num_codebooks is None else {}
     cut = cut_codes(dims, bits, codebooks)
-    config = settle(facts, told=told | cut, assumed={"bit_order": "lsb"} | open_cut)
+    config = settle(facts, fixed=fixed | cut, assumed={"bit_order": "lsb"} | open_cut)
     return Quantizer(
         dim=channels,
         codebook_dim=bits,

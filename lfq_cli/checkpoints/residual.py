@@ -54,7 +54,7 @@ def build(state: StateFile, module: str, facts: Facts) -> Quantizer:
         if len(state.tensors[first].shape) != 2:
             raise CheckpointError(f"{first} has shape {state.tensors[first].shape}, expected two axes")
         features = state.tensors[first].shape[1]
-    config = settle(facts, told={"codebook_scale": 1.0}, assumed={"spherical": False, "soft_clamp_input_value": None})
+    config = settle(facts, fixed={"codebook_scale": 1.0}, assumed={"spherical": False, "soft_clamp_input_value": None})
     for part in parts:
         reference.refuse_other_projections(state, part, reference.WEIGHTS)
         for layer in residual[part]:

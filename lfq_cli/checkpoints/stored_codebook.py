@@ -58,8 +58,8 @@ class StoredCodebook:
         """As in Family."""
         bits, order = state.tensors[joined(module, self.powers)].shape[0], self._order(state, module)
         _check_codebook(state, joined(module, self.codebook), bits, order)
-        told = {"codebook_scale": 1.0, "spherical": False, "soft_clamp_input_value": None, "bit_order": order}
-        config = settle(facts, told=told | cut_codes(facts.codebook_dims, bits, facts.num_codebooks))
+        fixed = {"codebook_scale": 1.0, "spherical": False, "soft_clamp_input_value": None, "bit_order": order}
+        config = settle(facts, fixed=fixed | cut_codes(facts.codebook_dims, bits, facts.num_codebooks))
         return Quantizer(dim=bits, codebook_dim=bits, channel_first=facts.channel_first, **config)
 
     def _order(self, state: StateFile, module: str) -> BitOrder:

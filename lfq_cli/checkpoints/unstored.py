@@ -48,7 +48,7 @@ class Unstored:
         cut = cut_codes(facts.codebook_dims, bits, facts.num_codebooks)
         total = bits * cut.get("num_codebooks", 1)
         usual = {"codebook_scale": total**-0.5 if self.on_sphere else 1.0, "spherical": False}
-        config = settle(facts, told=cut, usual=usual | {"bit_order": self.bit_order})
+        config = settle(facts, fixed=cut, usual=usual | {"bit_order": self.bit_order})
         first = self.channel_first if facts.channel_first is None else facts.channel_first
         return Quantizer(dim=total, codebook_dim=bits, channel_first=first, **config)
 
@@ -82,8 +82,8 @@ class Projected:
                 f"--num-codebooks {facts.num_codebooks} does not fit: project_in gives {rows} bits",
                 f"expected a number of codebooks that divides {rows}",
             )
-        told = DEFAULTS | cut_codes(facts.codebook_dims, bits, facts.num_codebooks or 1)
-        config = settle(facts, told=told, usual={"bit_order": self.bit_order})
+        fixed = DEFAULTS | cut_codes(facts.codebook_dims, bits, facts.num_codebooks or 1)
+        config = settle(facts, fixed=fixed, usual={"bit_order": self.bit_order})
         return Quantizer(dim=dim, codebook_dim=bits, channel_first=facts.channel_first, weights=weights, **config)
 
 

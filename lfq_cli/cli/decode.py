@@ -81,7 +81,7 @@ def decode(
     from lfq_cli.errors import CodesFileError, OptionError
     from lfq_cli.jobs.decode import DecodeOptions
     from lfq_cli.jobs.decode import decode as decode_jobs
-    from lfq_cli.jobs.kinds import is_codes_file
+    from lfq_cli.jobs.file_types import is_codes_file
     from lfq_cli.jobs.plan import plan_jobs
     from lfq_cli.jobs.shards import parse_shard, sizes_of
 

@@ -106,8 +106,8 @@ def export(
     from lfq_cli.exports.run import ExportOptions
     from lfq_cli.exports.run import export as export_samples
     from lfq_cli.exports.splits import parse_splits
+    from lfq_cli.jobs.file_types import is_codes_file
     from lfq_cli.jobs.inputs import find_inputs, sorted_out
-    from lfq_cli.jobs.kinds import is_codes_file
 
     step = None if codebook_offset == "auto" else int(codebook_offset) if codebook_offset.isdecimal() else -1
     if step is not None and step < 0:

@@ -118,8 +118,8 @@ def stats(
     from lfq_cli.cli.render.stats import show_stats
     from lfq_cli.cli.run import total_size
     from lfq_cli.errors import CodesFileError
+    from lfq_cli.jobs.file_types import is_counted_file
     from lfq_cli.jobs.inputs import find_inputs, sorted_out
-    from lfq_cli.jobs.kinds import is_counted_file
     from lfq_cli.jobs.plan import refuse_to_replace
     from lfq_cli.jobs.stats import compare_stats, stats_by
     from lfq_cli.jobs.stats import stats as count_stats

@@ -199,7 +199,7 @@ def train(
     if plot is not None:
         from lfq_cli.report.training import write_plot
 
-        write_plot(report.history, report.tries, report.figures.baselines, plot, overwrite=overwrite)
+        write_plot(report.history, report.tries, report.metrics.baselines, plot, overwrite=overwrite)
 
 
 def _shape(

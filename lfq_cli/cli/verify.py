@@ -99,8 +99,8 @@ def verify(
 
 def _find(arguments: list[str]) -> tuple[list[Path], dict[Path, LfqError]]:
     from lfq_cli.errors import CodesFileError
+    from lfq_cli.jobs.file_types import is_codes_file
     from lfq_cli.jobs.inputs import find_inputs, sorted_out
-    from lfq_cli.jobs.kinds import is_codes_file
 
     return sorted_out(find_inputs(arguments, is_codes_file, CodesFileError))
 

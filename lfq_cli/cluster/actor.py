@@ -27,7 +27,7 @@ class Actor:
         self._work = work
         self._threads = threads
         self._folder = folder
-        self._told: list[dict[str, Any]] = []
+        self._reported: list[dict[str, Any]] = []
 
     def ready(self) -> LfqError | None:
         """Why nothing can be done here; None where all is well."""
@@ -53,8 +53,8 @@ class Actor:
         decoded_with: list[Quantizer] = []
 
         def tell(quantizer: Quantizer) -> None:
-            if quantizer.assumptions() not in self._told:
-                self._told.append(quantizer.assumptions())
+            if quantizer.assumptions() not in self._reported:
+                self._reported.append(quantizer.assumptions())
                 decoded_with.append(quantizer)
 
         outcomes: dict[Path, Outcome] = {}

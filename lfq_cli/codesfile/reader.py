@@ -169,7 +169,9 @@ class CodesFile(Mapping[str, "TensorCodes"]):
     def __enter__(self) -> CodesFile:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(
+        self, error_type: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
         self.close()
 
 

@@ -1,4 +1,4 @@
-"""What the files of a data set hold: samples of one kind in all of them, and where each lies."""
+"""What the files of a data set hold: the same tensors in all of them, and where each sample is."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ Bounds = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class TensorKind:
-    """A tensor that every file has. `positions` of a sample: None where samples differ in length on their first
-    axis.
+class TensorSpec:
+    """What every file says of a tensor.
+
+    positions: of a sample; None where samples differ in length on their first axis.
     """
 
     name: str
@@ -45,7 +46,7 @@ class TensorKind:
 
 @dataclass(frozen=True)
 class Catalog:
-    """kinds: by name, equal in all files. starts: number of the first sample of each file, and the total, [files + 1].
+    """tensors: by name, equal in all files. starts: number of each file's first sample, and the total, [files + 1].
 
     bounds: for tensors whose samples differ in length, where each sample's vectors begin within its file, file after
     file, each followed by its end: sample i of file f is bounds[i + f] to bounds[i + f + 1]. carried: names of columns
@@ -53,7 +54,7 @@ class Catalog:
     """
 
     checkpoint_sha256: str
-    kinds: dict[str, TensorKind]
+    tensors: dict[str, TensorSpec]
     starts: Bounds
     bounds: dict[str, Bounds]
     carried: tuple[str, ...]
@@ -67,7 +68,7 @@ class Catalog:
     def ranges(self, name: str, samples: NDArray[np.int64]) -> tuple[Bounds, Bounds]:
         """(first, last) vector of each sample, within its file."""
         files, rows = self.locate(samples)
-        vectors = self.kinds[name].vectors
+        vectors = self.tensors[name].vectors
         if vectors is not None:
             return rows * vectors, (rows + 1) * vectors
         bounds = self.bounds[name]
@@ -83,7 +84,7 @@ def catalog_of(shelf: Shelf, tensors: Sequence[str]) -> Catalog:
         codes = shelf.get(number)
         names = [name for name in codes if not tensors or name in tensors]
         facts.append((path, dict(_facts(codes, names))))
-        _require_alike(*facts[0], *facts[-1])
+        _require_equal(*facts[0], *facts[-1])
         counts.append(_count(codes, names))
         for name in names:
             if codes.header.tensors[name].offsets is not None:
@@ -95,7 +96,7 @@ def catalog_of(shelf: Shelf, tensors: Sequence[str]) -> Catalog:
         raise CodesUnreadableError(f"{facts[0][0]}: has no tensor of {', '.join(map(repr, tensors))}")
     return Catalog(
         first["checkpoint_sha256"],
-        {name: TensorKind(name, *first[f"the cut and shape of {name!r}"]) for name in first["tensors"]},
+        {name: TensorSpec(name, *first[f"the cut and shape of {name!r}"]) for name in first["tensors"]},
         np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
         {name: np.concatenate(parts) for name, parts in bounds.items()},
         first["carried tensors"],
@@ -121,7 +122,7 @@ def _positions(info: CodesTensor) -> tuple[int, ...] | None:
     return tuple(info.positions[1:])
 
 
-def _require_alike(first_path: Path, first: dict[str, Any], path: Path, found: dict[str, Any]) -> None:
+def _require_equal(first_path: Path, first: dict[str, Any], path: Path, found: dict[str, Any]) -> None:
     for what, wanted in first.items():
         if found.get(what) != wanted:
             raise CodesUnreadableError(

@@ -17,14 +17,14 @@ from lfq_cli.bits import BitOrder, Packed
 from lfq_cli.codesfile import CodesFile, check_cut
 from lfq_cli.codesfile.columns import check_offsets
 from lfq_cli.codesfile.header import OFFSETS
-from lfq_cli.data.catalog import Catalog, TensorKind, catalog_of, key_hashes, key_of_row
+from lfq_cli.data.catalog import Catalog, TensorSpec, catalog_of, key_hashes, key_of_row
 from lfq_cli.data.expand import narrowest, to_bits, to_indices
 from lfq_cli.data.shelf import Shelf
 from lfq_cli.data.store import FileStore, Store, fits, load, memory_needed
 from lfq_cli.data.windows import Windows
 from lfq_cli.errors import CodesFileError, CodesUnreadableError, OptionError
+from lfq_cli.jobs.file_types import is_codes_file
 from lfq_cli.jobs.inputs import find_inputs, sorted_out
-from lfq_cli.jobs.kinds import is_codes_file
 from lfq_cli.pipeline import hash_of_key
 from lfq_cli.storage.places import is_folder, is_taken
 from lfq_cli.storage.urlpath import path_of
@@ -86,12 +86,12 @@ class CodesDataset(Sequence[dict[str, Any]]):
         self.catalog: Catalog = catalog_of(self._shelf, tensors)
         self.format: Format = format
         self.keys = keys
-        self._cuts = {name: self._cut(kind, dims, order, dtype) for name, kind in self.catalog.kinds.items()}
+        self._cuts = {name: self._cut(spec, dims, order, dtype) for name, spec in self.catalog.tensors.items()}
         self._windows = None if window is None else Windows(self.catalog, window, window if stride is None else stride)
         in_memory = fits(memory_needed(self.catalog)) if memory == "auto" else memory
         self._stores: dict[str, Store] = {
             name: load(self._shelf, self.catalog, name) if in_memory else FileStore(self._shelf, self.catalog, name)
-            for name in self.catalog.kinds
+            for name in self.catalog.tensors
         }
         self._columns: dict[str, NDArray[Any]] = {}
         self._texts: dict[tuple[Path, str], tuple[bytes, NDArray[np.int64]]] = {}
@@ -99,13 +99,13 @@ class CodesDataset(Sequence[dict[str, Any]]):
         self._hashes: tuple[NDArray[np.uint64], NDArray[np.int64]] | None = None
 
     def _cut(
-        self, kind: TensorKind, dims: Sequence[int] | None, order: BitOrder | None, dtype: str
+        self, spec: TensorSpec, dims: Sequence[int] | None, order: BitOrder | None, dtype: str
     ) -> tuple[tuple[int, ...], BitOrder, np.dtype[Any]]:
-        cut = kind.dims if dims is None else check_cut(tuple(dims), kind.bits_per_vector)
+        cut = spec.dims if dims is None else check_cut(tuple(dims), spec.bits_per_vector)
         if order not in (None, "msb", "lsb"):
             raise OptionError(f"order {order!r} is unknown", 'expected "msb" or "lsb"')
         found = narrowest(cut, dtype) if self.format == "indices" else np.dtype(np.uint8)
-        return cut, order or kind.order, found
+        return cut, order or spec.order, found
 
     @property
     def files(self) -> list[Path]:
@@ -146,7 +146,7 @@ class CodesDataset(Sequence[dict[str, Any]]):
     def check_file(self, number: int, *, keys: bool) -> None:
         """Raises CodesFileError unless the codes of a file, and its keys if requested, have the header's digests."""
         codes = self._shelf.get(number)
-        for name in self.catalog.kinds:
+        for name in self.catalog.tensors:
             codes[name].check_digest()
             offsets = codes.header.tensors[name].offsets
             if offsets is not None:
@@ -168,11 +168,11 @@ class CodesDataset(Sequence[dict[str, Any]]):
         return self.samples if self._windows is None else len(self._windows)
 
     def __repr__(self) -> str:
-        kinds = ", ".join(
-            f"{name!r} {'ragged' if kind.positions is None else list(kind.positions)} of {kind.bits_per_vector} bits"
-            for name, kind in self.catalog.kinds.items()
+        tensors = ", ".join(
+            f"{name!r} {'ragged' if spec.positions is None else list(spec.positions)} of {spec.bits_per_vector} bits"
+            for name, spec in self.catalog.tensors.items()
         )
-        return f"<CodesDataset: {len(self):,} items of {len(self._shelf.paths):,} files, {kinds}>"
+        return f"<CodesDataset: {len(self):,} items of {len(self._shelf.paths):,} files, {tensors}>"
 
     def __getitem__(self, index: Any) -> Any:
         """The item of a number; a list of items for a slice, list or array of numbers."""
@@ -200,7 +200,7 @@ class CodesDataset(Sequence[dict[str, Any]]):
         starts = None
         if self._windows is not None:
             numbers, starts = self._windows.locate(numbers)
-        batch: dict[str, Any] = {name: self._codes(name, numbers, starts) for name in self.catalog.kinds}
+        batch: dict[str, Any] = {name: self._codes(name, numbers, starts) for name in self.catalog.tensors}
         for name in self.catalog.carried:
             batch[name] = self.column(name)[numbers]
         for name in self.catalog.texts:
@@ -229,15 +229,15 @@ class CodesDataset(Sequence[dict[str, Any]]):
     # codes
 
     def _codes(self, name: str, samples: NDArray[np.int64], starts: NDArray[np.int64] | None) -> Any:
-        kind, store = self.catalog.kinds[name], self._stores[name]
+        spec, store = self.catalog.tensors[name], self._stores[name]
         if starts is not None:
             assert self._windows is not None
             length = self._windows.length
             parts = [store.stream(s, a, a + length) for s, a in zip(samples.tolist(), starts.tolist(), strict=True)]
-            rows = np.stack(parts) if parts else np.empty((0, -(-length * kind.bits_per_vector // 8)), np.uint8)
+            rows = np.stack(parts) if parts else np.empty((0, -(-length * spec.bits_per_vector // 8)), np.uint8)
             return self._expanded(name, rows, (length,))
-        if kind.positions is not None:
-            return self._expanded(name, store.rows(samples), kind.positions)
+        if spec.positions is not None:
+            return self._expanded(name, store.rows(samples), spec.positions)
         first, last = self.catalog.ranges(name, samples)
         lengths = last - first
         if self.format == "packed":

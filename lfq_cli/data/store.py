@@ -47,10 +47,10 @@ class FileStore:
 
     def rows(self, samples: NDArray[np.int64]) -> Packed:
         """As in Store."""
-        kind = self._catalog.kinds[self._name]
-        vectors = kind.vectors
+        spec = self._catalog.tensors[self._name]
+        vectors = spec.vectors
         assert vectors is not None
-        out = np.empty((len(samples), -(-vectors * kind.bits_per_vector // 8)), np.uint8)
+        out = np.empty((len(samples), -(-vectors * spec.bits_per_vector // 8)), np.uint8)
         files, rows = self._catalog.locate(samples)
         if _is_dense(files, rows, out.shape[1]):
             self._read_runs(files, rows, vectors, out)
@@ -66,7 +66,7 @@ class FileStore:
         for end in [*(np.flatnonzero(np.diff(files)) + 1).tolist(), len(files)]:
             low, high = int(rows[begin:end].min()), int(rows[begin:end].max()) + 1
             stream = self._shelf.get(int(files[begin]))[self._name].stream(low * vectors, high * vectors)
-            every = to_rows(stream, high - low, vectors * self._catalog.kinds[self._name].bits_per_vector)
+            every = to_rows(stream, high - low, vectors * self._catalog.tensors[self._name].bits_per_vector)
             out[begin:end] = every if high - low == end - begin else every[rows[begin:end] - low]
             begin = end
 
@@ -80,18 +80,18 @@ class FileStore:
         last = np.append(first[1:], len(samples)) - 1
         runs = list(zip(files[first].tolist(), begins[first].tolist(), ends[last].tolist(), strict=True))
         streams = [self._shelf.get(file)[self._name].stream(begin, end) for file, begin, end in runs]
-        return join_streams(streams, (ends[last] - begins[first]) * self._catalog.kinds[self._name].bits_per_vector)
+        return join_streams(streams, (ends[last] - begins[first]) * self._catalog.tensors[self._name].bits_per_vector)
 
     def _read_rows(self, file: int, rows: NDArray[np.int64], places: NDArray[np.intp], out: Packed) -> None:
         """Reads samples `rows` of one file into their places in out [samples, bytes]."""
         codes, nbytes = self._shelf.get(file), out.shape[1]
-        kind = self._catalog.kinds[self._name]
-        assert kind.vectors is not None
+        spec = self._catalog.tensors[self._name]
+        assert spec.vectors is not None
         is_stream = PACKINGS[codes.header.tensors[self._name].packing].is_stream
-        if kind.vectors * kind.bits_per_vector % 8 or not is_stream:
+        if spec.vectors * spec.bits_per_vector % 8 or not is_stream:
             tensor = codes[self._name]
             for row, place in zip(rows.tolist(), places.tolist(), strict=True):
-                out[place] = tensor.stream(row * kind.vectors, (row + 1) * kind.vectors)
+                out[place] = tensor.stream(row * spec.vectors, (row + 1) * spec.vectors)
             return
         region = codes.region(self._name)
         part = out if len(places) == len(out) else np.empty((len(places), nbytes), np.uint8)
@@ -177,7 +177,7 @@ def _part(stream: Packed, first: int, last: int, bits: int) -> Packed:
 
 def memory_needed(catalog: Catalog) -> int:
     """Bytes that all tensors of the data set take in memory."""
-    return sum(int(_sizes(catalog, name).sum()) for name in catalog.kinds)
+    return sum(int(_sizes(catalog, name).sum()) for name in catalog.tensors)
 
 
 def fits(nbytes: int) -> bool:
@@ -197,13 +197,13 @@ def _free_memory() -> int:
 def _sizes(catalog: Catalog, name: str) -> NDArray[np.int64]:
     """Bytes of each sample, when each starts at a byte."""
     first, last = catalog.ranges(name, np.arange(int(catalog.starts[-1]), dtype=np.int64))
-    sizes: NDArray[np.int64] = -(-(last - first) * catalog.kinds[name].bits_per_vector // 8)
+    sizes: NDArray[np.int64] = -(-(last - first) * catalog.tensors[name].bits_per_vector // 8)
     return sizes
 
 
 def load(shelf: Shelf, catalog: Catalog, name: str) -> Store:
     """Reads a tensor's samples into memory."""
-    kind = catalog.kinds[name]
+    spec = catalog.tensors[name]
     sizes = _sizes(catalog, name)
     ends = np.cumsum(sizes)
     data = np.empty(int(ends[-1]) if len(ends) else 0, np.uint8)
@@ -212,20 +212,20 @@ def load(shelf: Shelf, catalog: Catalog, name: str) -> Store:
         if first < last:
             begin = int(ends[first] - sizes[first])
             _load_file(shelf.get(number)[name], catalog, number, data[begin : int(ends[last - 1])])
-    if kind.vectors is None:
+    if spec.vectors is None:
         begins, stops = catalog.ranges(name, np.arange(len(sizes), dtype=np.int64))
-        return RaggedStore(data, ends - sizes, stops - begins, kind.bits_per_vector)
-    nbytes = -(-kind.vectors * kind.bits_per_vector // 8)
-    return MemoryStore(data.reshape(len(sizes), nbytes), kind.vectors, kind.bits_per_vector)
+        return RaggedStore(data, ends - sizes, stops - begins, spec.bits_per_vector)
+    nbytes = -(-spec.vectors * spec.bits_per_vector // 8)
+    return MemoryStore(data.reshape(len(sizes), nbytes), spec.vectors, spec.bits_per_vector)
 
 
 def _load_file(codes: TensorCodes, catalog: Catalog, number: int, out: Packed) -> None:
     """The samples of one file, each starting at a byte."""
-    kind = catalog.kinds[codes.info.name]
+    spec = catalog.tensors[codes.info.name]
     samples = np.arange(int(catalog.starts[number]), int(catalog.starts[number + 1]), dtype=np.int64)
-    begins, ends = catalog.ranges(kind.name, samples)
-    if kind.vectors is not None and kind.vectors * kind.bits_per_vector % 8 == 0:
-        _copy(codes, int(ends[-1]), kind.bits_per_vector, out)
+    begins, ends = catalog.ranges(spec.name, samples)
+    if spec.vectors is not None and spec.vectors * spec.bits_per_vector % 8 == 0:
+        _copy(codes, int(ends[-1]), spec.bits_per_vector, out)
         return
     position = 0
     for begin, end in zip(begins.tolist(), ends.tolist(), strict=True):

@@ -18,8 +18,8 @@ class Windows:
         if length < 1 or stride < 1:
             raise OptionError(f"window {length} and stride {stride}: expected 1 or more")
         every = np.arange(int(catalog.starts[-1]), dtype=np.int64)
-        first, last = catalog.ranges(next(iter(catalog.kinds)), every)
-        for name in catalog.kinds:
+        first, last = catalog.ranges(next(iter(catalog.tensors)), every)
+        for name in catalog.tensors:
             begin, end = catalog.ranges(name, every)
             if not np.array_equal(end - begin, last - first):
                 raise OptionError("its tensors have different numbers of vectors", "tensors=(...) chooses one")

@@ -120,11 +120,11 @@ class _Export:
         self.dataset = CodesDataset(
             paths, tensors=tensors, dims=options.dims, order=options.order, dtype="uint64", memory=False
         )
-        kinds = self.dataset.catalog.kinds
-        if len(kinds) > 1:
-            raise OptionError(f"the files hold {', '.join(map(repr, kinds))}", "--tensor NAME chooses one")
-        (self._kind,) = kinds.values()
-        self.format.check(self._kind.positions)
+        specs = self.dataset.catalog.tensors
+        if len(specs) > 1:
+            raise OptionError(f"the files hold {', '.join(map(repr, specs))}", "--tensor NAME chooses one")
+        (self._spec,) = specs.values()
+        self.format.check(self._spec.positions)
         self._refuse_equal_keys()
         self._labels = None if options.labels is None else self._column(options.labels)
         self.vocabulary = self._vocabulary()
@@ -171,7 +171,7 @@ class _Export:
         labels = None
         if in_sequence and self._labels is not None and len(self._labels):
             labels = int(self._labels.min()), int(self._labels.max())
-        dims = self.dataset.dims(self._kind.name)
+        dims = self.dataset.dims(self._spec.name)
         vocabulary = Vocabulary(
             dims,
             options.flatten,
@@ -208,7 +208,7 @@ class _Export:
 
     def _narrower_cut(self, most: int) -> tuple[int, ...] | None:
         """The fewest indices of nearly equal bits with which all ids stay below `most`; None where none do."""
-        bits = self._kind.bits_per_vector
+        bits = self._spec.bits_per_vector
         for count in range(len(self.vocabulary.dims) + 1, bits + 1):
             cut = tuple(bits // count + (k < bits % count) for k in range(count))
             with suppress(OptionError):  # an id that is free now would get two meanings
@@ -249,37 +249,37 @@ class _Export:
 
     def part(self, numbers: NDArray[np.int64]) -> Part:
         """Writes these samples in the format."""
-        first, last = self.dataset.catalog.ranges(self._kind.name, numbers)
+        first, last = self.dataset.catalog.ranges(self._spec.name, numbers)
         row = self._row
-        if self._kind.vectors is None:
+        if self._spec.vectors is None:
             codes = int((last - first).sum()) * len(self.vocabulary.dims)
             ids = codes + len(numbers) * self.vocabulary.length(0, None)
         else:
-            ids = len(numbers) * self.vocabulary.length(self._kind.vectors, row)
+            ids = len(numbers) * self.vocabulary.length(self._spec.vectors, row)
         labels = self._options.labels if self._options.label_offset is None else None
         return Part(
             partial(self._rows, numbers),
             len(numbers),
             ids,
             self.dtype,
-            self._kind.positions,
+            self._spec.positions,
             self.vocabulary.size,
             labels,
         )
 
     @property
     def _row(self) -> int | None:
-        positions = self._kind.positions
+        positions = self._spec.positions
         return positions[-1] if positions is not None and len(positions) > 1 else None
 
     def packed_bytes(self, numbers: NDArray[np.int64]) -> int:
         """Bytes of the codes of these samples."""
-        first, last = self.dataset.catalog.ranges(self._kind.name, numbers)
-        return int((last - first).sum()) * self._kind.bits_per_vector // 8
+        first, last = self.dataset.catalog.ranges(self._spec.name, numbers)
+        return int((last - first).sum()) * self._spec.bits_per_vector // 8
 
     def _runs(self, numbers: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
         """The samples, in batches as they are read."""
-        first, last = self.dataset.catalog.ranges(self._kind.name, numbers)
+        first, last = self.dataset.catalog.ranges(self._spec.name, numbers)
         ends = np.cumsum((last - first) * len(self.vocabulary.dims))
         begin = 0
         while begin < len(numbers):
@@ -300,14 +300,14 @@ class _Export:
             self._checked.add(number)
 
     def _rows(self, numbers: NDArray[np.int64]) -> Iterator[Rows]:
-        name, count = self._kind.name, len(self.vocabulary.dims)
+        name, count = self._spec.name, len(self.vocabulary.dims)
         for some in self._runs(numbers):
             self._check(some)
             batch = self.dataset.batch(some, keys=self.format.writes_keys)
             labels = None if self._labels is None else self._labels[some]
             codes = batch[name]
-            if self._kind.vectors is not None:
-                indices = codes.reshape(len(some), self._kind.vectors, count).view(
+            if self._spec.vectors is not None:
+                indices = codes.reshape(len(some), self._spec.vectors, count).view(
                     np.int64
                 )  # the dtype of ids, which fit
                 every = self.vocabulary.sequences(indices, self._row, labels).astype(self.dtype)
@@ -321,15 +321,15 @@ class _Export:
 
     def entry(self, parts: dict[str, Files]) -> dict[str, Any]:
         """The object of lfq.json."""
-        length = None if self._kind.vectors is None else self.vocabulary.length(self._kind.vectors, self._row)
+        length = None if self._spec.vectors is None else self.vocabulary.length(self._spec.vectors, self._row)
         return {
             "format": FORMAT,
             "version": 1,
             "export": self._name,
             "checkpoint_sha256": self.dataset.checkpoint_sha256,
-            "tensor": self._kind.name,
-            "bit_order": self.dataset.order(self._kind.name),
-            "sample_shape": None if self._kind.positions is None else list(self._kind.positions),
+            "tensor": self._spec.name,
+            "bit_order": self.dataset.order(self._spec.name),
+            "sample_shape": None if self._spec.positions is None else list(self._spec.positions),
             "sample_length": length,
             "samples": self.dataset.samples,
             "dtype": self.dtype.name,

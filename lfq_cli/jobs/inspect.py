@@ -12,8 +12,8 @@ from lfq_cli.checkpoints.files import is_checkpoint_folder
 from lfq_cli.codesfile import CodesFile, CodesHeader
 from lfq_cli.errors import CheckpointError, CodesFileError, LfqError, TensorError
 from lfq_cli.floats import FORMATS
+from lfq_cli.jobs.file_types import described_format, is_codes_file
 from lfq_cli.jobs.inputs import find_inputs, sorted_out
-from lfq_cli.jobs.kinds import described_format, is_codes_file
 from lfq_cli.matching import fitting_axis
 from lfq_cli.pipeline import key_at
 from lfq_cli.quantizer import Quantizer

@@ -27,8 +27,8 @@ from lfq_cli.codesfile.header import Samples
 from lfq_cli.errors import CodesFileError, ExistsError, LfqError, OptionError
 from lfq_cli.jobs.current import REPLACES, existing_header
 from lfq_cli.jobs.draft import Limits
+from lfq_cli.jobs.file_types import is_codes_file
 from lfq_cli.jobs.inputs import find_inputs, sorted_out
-from lfq_cli.jobs.kinds import is_codes_file
 from lfq_cli.jobs.outcome import Outcome, clear_leftovers, outcome_of, settle_output, until_failure
 from lfq_cli.jobs.plan import Job, refuse_to_replace
 from lfq_cli.jobs.regroup import Group, regroup, reopened

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from lfq_cli.codesfile import SUFFIX
 from lfq_cli.errors import CodesFileError, LfqError, OptionError, TensorError
+from lfq_cli.jobs.file_types import is_codes_file, is_tensor_file
 from lfq_cli.jobs.inputs import Accepts, Folder, Inputs, find_inputs
-from lfq_cli.jobs.kinds import is_codes_file, is_tensor_file
 from lfq_cli.jobs.sample_inputs import SampleInputs
 from lfq_cli.samples import CONTAINERS, stem_of
 from lfq_cli.storage.outputs import refuse_read_only

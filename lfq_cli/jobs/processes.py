@@ -79,13 +79,13 @@ class _Child:
         """The result for its next item."""
         while True:
             try:
-                kind, value = pickle.load(self.reports)  # our own process wrote it
+                event, value = pickle.load(self.reports)  # our own process wrote it
             except (EOFError, pickle.UnpicklingError):
                 yield lost(item)
                 return
-            if kind == _BUG:
+            if event == _BUG:
                 raise RuntimeError(value)
-            if kind == _DONE:
+            if event == _DONE:
                 return
             yield value
 
@@ -147,6 +147,6 @@ def _report_all(items: Sequence[T], working: Working[T, R], descriptor: int) -> 
             _report(reports, _BUG, traceback.format_exc())
 
 
-def _report(reports: BinaryIO, kind: str, value: object) -> None:
-    pickle.dump((kind, value), reports, pickle.HIGHEST_PROTOCOL)
+def _report(reports: BinaryIO, event: str, value: object) -> None:
+    pickle.dump((event, value), reports, pickle.HIGHEST_PROTOCOL)
     reports.flush()

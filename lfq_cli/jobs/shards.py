@@ -65,7 +65,7 @@ def sizes_of(jobs: Sequence[Job]) -> list[int]:
 
 
 def _from_environment(environment: Mapping[str, str]) -> Shard:
-    """An array of SLURM jobs around the tasks of a step, or around torchrun's ranks; or one of these alone."""
+    """An array of SLURM jobs around the tasks of a step, or around torchrun's processes; or one of these alone."""
     outer, inner = _slurm_array(environment), _torchrun(environment) or _slurm_step(environment)
     if outer is None and inner is None:
         raise OptionError(

@@ -12,8 +12,8 @@ from types import MappingProxyType
 from lfq_cli import codesfile, countsfile
 from lfq_cli.errors import LfqError, LfqNote, OptionError, OutputError
 from lfq_cli.files import atomic_output, refuse_existing, write_all
+from lfq_cli.jobs.file_types import described_format
 from lfq_cli.jobs.groups import Group, counts_by
-from lfq_cli.jobs.kinds import described_format
 from lfq_cli.jobs.outcome import Outcome
 from lfq_cli.jobs.plan import refuse_to_replace
 from lfq_cli.pipeline import Progress, Workers, count, start_workers

@@ -14,8 +14,8 @@ from lfq_cli import backends, native
 from lfq_cli.container import metadata_entry
 from lfq_cli.errors import CheckpointError, LfqNote, OptionError, OutputError, TensorError
 from lfq_cli.files import remove_leftovers
+from lfq_cli.jobs.file_types import is_tensor_file
 from lfq_cli.jobs.inputs import find_inputs
-from lfq_cli.jobs.kinds import is_tensor_file
 from lfq_cli.jobs.plan import refuse_to_replace
 from lfq_cli.jobs.training_data import TrainingData
 from lfq_cli.layout import Layout
@@ -24,8 +24,8 @@ from lfq_cli.version import __version__
 if TYPE_CHECKING:
     from lfq_cli.quantizer import Quantizer
     from lfq_cli.training.baselines import Baselines
-    from lfq_cli.training.figures import Figures
     from lfq_cli.training.levels import Levels
+    from lfq_cli.training.metrics import Metrics
     from lfq_cli.training.preparation import Prepared
     from lfq_cli.training.recipe import Recipe
     from lfq_cli.training.run import Evaluation, State, TrainingRun
@@ -83,7 +83,7 @@ class TrainReport:
     output: Path
     quantizer: Quantizer
     recipe: Recipe
-    figures: Figures
+    metrics: Metrics
     tries: tuple[Try, ...]
     history: tuple[Evaluation, ...] = field(repr=False)
     started: Started
@@ -304,8 +304,8 @@ class _Job:
         finished: bool,
     ) -> TrainReport:
         from lfq_cli.training.decoder import with_best_decoder
-        from lfq_cli.training.figures import Figures, unexplained_by
         from lfq_cli.training.levels import codes_of
+        from lfq_cli.training.metrics import Metrics, unexplained_by
         from lfq_cli.training.record import quantizer_of
         from lfq_cli.training.usage import usage_of
 
@@ -313,19 +313,19 @@ class _Job:
         quantizer = quantizer_of(levels, prepared.space, recipe, channel_first=self._options.channel_first)
         usage = usage_of(codes_of(levels, prepared.start_x)[0], recipe.codebook_bits)
         unexplained = unexplained_by(quantizer, prepared.held_out, prepared.space)
-        figures = Figures(unexplained, started.baselines, usage)
+        metrics = Metrics(unexplained, started.baselines, usage)
         described = {
             "lfq": __version__,
             "finished": finished,
             "recipe": recipe.as_json(),
             "steps": state.history[-1].step,
             "data": {"vectors": started.vectors, "held_out": started.held_out, "sha256": self._digest},
-            "held_out": figures.as_json(),
+            "held_out": metrics.as_json(),
             "tries": _rows(tries),
         }
         native.write(quantizer, self._output, overwrite=self._replaces, training=described)
         self._replaces = True  # this run wrote it
-        return TrainReport(self._output, quantizer, recipe, figures, tries, state.history, started)
+        return TrainReport(self._output, quantizer, recipe, metrics, tries, state.history, started)
 
 
 def _on_cpu(levels: Levels) -> Levels:

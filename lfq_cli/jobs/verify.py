@@ -13,7 +13,7 @@ from lfq_cli.backends import Backend
 from lfq_cli.codesfile import CodesFile, CodesTensor
 from lfq_cli.errors import CodesFileError, CodesUnreadableError, LfqError, OtherCheckpointError
 from lfq_cli.jobs.decode import matching_quantizer
-from lfq_cli.jobs.kinds import is_tensor_file
+from lfq_cli.jobs.file_types import is_tensor_file
 from lfq_cli.jobs.merge_parts import holds_parts, read_parts
 from lfq_cli.jobs.parts import whole_path
 from lfq_cli.jobs.plan import source_jobs
@@ -246,7 +246,7 @@ def as_json(verdict: Verdict) -> dict[str, Any]:
     if verdict.source is not None:
         fields["source"] = str(verdict.source)
     if verdict.comparisons:
-        fields["comparisons"] = {name: comparison.figures() for name, comparison in verdict.comparisons.items()}
+        fields["comparisons"] = {name: comparison.as_json() for name, comparison in verdict.comparisons.items()}
     if verdict.error is not None:
         fields |= {"error": verdict.error.message, "hint": verdict.error.hint}
     return fields

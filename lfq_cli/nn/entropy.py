@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lfq_cli.errors import LfqError
-from lfq_cli.nn.ranks import mean_over_ranks
+from lfq_cli.nn.distributed import mean_over_processes
 from lfq_cli.nn.vectors import without_autocast
 
 # 2^24 probabilities are 64 MB in float32, and the backward pass keeps a few such tensors.
@@ -141,7 +141,7 @@ def distribution_entropy(p: Tensor) -> Tensor:
 
 
 def batch_entropy(logits: Tensor, *, group_size: int | None = None) -> Tensor:
-    """logits [n, c, d] -> the entropy of the average assignment (over n and over ranks), mean over c, 0-dim.
+    """logits [n, c, d] -> the entropy of the average assignment (over n and over processes), mean over c, 0-dim.
 
     With `group_size`, the sum of the entropies of groups of consecutive bits: an upper bound, since it leaves
     out what groups know of each other. Raises LfqError for more than MAX_EXACT_ENTROPY_BITS bits without it.
@@ -149,12 +149,12 @@ def batch_entropy(logits: Tensor, *, group_size: int | None = None) -> Tensor:
     Exact where the reference is not: that clamps the probability inside the logarithm at 1e-5 (in both entropies),
     so unlikely codes count less and nothing exceeds log(1e5) = 11.51 nats. Measured on normal vectors at
     inv_temperature 1, reference against here: D = 10, 4,096 vectors 6.9129 and 6.9129; D = 18, 256 vectors
-    10.16 and 10.56; D = 18 and vectors near 0 (all codes alike) 11.51 and 12.48 = 18 log 2.
+    10.16 and 10.56; D = 18 and vectors near 0 (all codes equally likely) 11.51 and 12.48 = 18 log 2.
     """
     vectors, codebooks, bits = logits.shape
     check_group_bits(min(bits, group_size or bits))
     entropies = [
-        distribution_entropy(mean_over_ranks(mean_code_probabilities(group), counts=vectors > 0))
+        distribution_entropy(mean_over_processes(mean_code_probabilities(group), counts=vectors > 0))
         for codebook in logits.unbind(dim=1)
         for group in torch.split(codebook, group_size or bits, dim=-1)
     ]

@@ -17,7 +17,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from lfq_cli.layout import usual_axis
-from lfq_cli.nn.ranks import shared_seed
+from lfq_cli.nn.distributed import shared_seed
 from lfq_cli.nn.residual import ResidualLFQ
 from lfq_cli.nn.vectors import check_features
 from lfq_cli.nn.weights import weights_of

@@ -291,7 +291,7 @@ class LFQ(nn.Module):
         return_loss_breakdown: bool = False,
         mask: Tensor | None = None,
     ) -> Return | tuple[Return, LossBreakdown]:
-        """x, of any rank >= 1 -> (quantized like x, indices, loss), and a LossBreakdown if asked for.
+        """x, of any ndim >= 1 -> (quantized like x, indices, loss), and a LossBreakdown if asked for.
 
         In training, gradients pass straight through to x, and the loss counts the vectors that `mask` selects:
         bool [b], or any more of the axes of x without channels, or [b, n] (n: all but the first together). In eval

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from lfq_cli.layout import usual_axis
 from lfq_cli.nn import options
+from lfq_cli.nn.distributed import shared_seed
 from lfq_cli.nn.lfq import LFQ
-from lfq_cli.nn.ranks import shared_seed
 from lfq_cli.nn.vectors import check_features, mask_vectors, without_autocast
 from lfq_cli.nn.weights import weights_of
 from lfq_cli.quantizer import Quantizer
@@ -215,12 +215,12 @@ class ResidualLFQ(nn.Module):
         return_all_codes: bool = False,
         rand_quantize_dropout_fixed_seed: int | None = None,
     ) -> tuple[Tensor, ...]:
-        """x, of any rank >= 1 -> (quantized like x, indices [..., Q], losses [Q]), and the codes [Q, ..., D] if asked.
+        """x, of any ndim >= 1 -> (quantized like x, indices [..., Q], losses [Q]), and the codes [Q, ..., D] if asked.
 
         In training, every level's gradient passes straight through to x, and the losses are those of `LFQ`, over the
         vectors that `mask` selects (bool [b], [b, n] or more of x's axes without channels); in eval mode they are 0.
         Quantize dropout happens in training with gradients only: a level drawn from the seed (unset: from torch's
-        generator, the same on all ranks) is the last one used. Raises ValueError for shapes that do not fit.
+        generator, the same in all processes) is the last one used. Raises ValueError for shapes that do not fit.
         """
         vectors, shape = self._to_vectors(x)
         counted = None if mask is None else mask_vectors(mask, shape)

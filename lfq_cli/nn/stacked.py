@@ -139,7 +139,7 @@ class StackedLFQ(nn.Module):
         return self._from_vectors(functools.reduce(torch.add, decoded), indices.shape[:-1])
 
     def forward(self, x: Tensor, mask: Tensor | None = None, **loss_options: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """x, of any rank >= 1 -> (quantized like x, indices int64 [..., Q], losses [Q]).
+        """x, of any ndim >= 1 -> (quantized like x, indices int64 [..., Q], losses [Q]).
 
         In training the gradient passes straight through every level, and the residuals stay differentiable: what a
         level decodes to changes what the next ones are given. Give `straight_through_activation=torch.tanh`, without

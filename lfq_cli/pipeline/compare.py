@@ -44,8 +44,8 @@ class Comparison:
         """The share of bits that differ."""
         return int(self.differing_bits_by_bit.sum())
 
-    def figures(self) -> dict[str, Any]:
-        """Shares, for JSON."""
+    def as_json(self) -> dict[str, Any]:
+        """The JSON object of `lfq verify --source`: shares."""
         vectors = max(self.vectors, 1)
         return {
             "vectors": self.vectors,

@@ -29,19 +29,19 @@ def from_config(config: Mapping[str, Any], weights: Weights, assumed: Iterable[s
     missing = [key for key in ("type", "dim", "codebook_size") if key not in config]
     if missing:
         raise CheckpointError(f"config lacks {', '.join(missing)}")
-    kind = config["type"]
-    if not isinstance(kind, str) or kind not in _KEYS_OF_TYPE:
-        raise CheckpointError(f"config has type {kind!r}, expected {', '.join(map(repr, _KEYS_OF_TYPE))}")
-    own = _KEYS_OF_TYPE[kind]
+    type_name = config["type"]
+    if not isinstance(type_name, str) or type_name not in _KEYS_OF_TYPE:
+        raise CheckpointError(f"config has type {type_name!r}, expected {', '.join(map(repr, _KEYS_OF_TYPE))}")
+    own = _KEYS_OF_TYPE[type_name]
     known = {"type", "dim", "codebook_size", *CONFIG_KEYS} - (frozenset({"num_quantizers", "groups"}) - own)
     surplus = sorted(set(config) - known)
     if surplus:
         raise CheckpointError(
-            f"config has unknown keys {', '.join(map(repr, surplus))} (type {kind!r})", "a newer lfq may know them"
+            f"config has unknown keys {', '.join(map(repr, surplus))} (type {type_name!r})", "a newer lfq may know them"
         )
     missing = sorted(key for key in own if config.get(key) is None)
     if missing:
-        raise CheckpointError(f"config lacks {', '.join(missing)} (type {kind!r})")
+        raise CheckpointError(f"config lacks {', '.join(missing)} (type {type_name!r})")
     rest = {key: config[key] for key in CONFIG_KEYS if key in config}
     if isinstance(rest.get("factorized_bits"), list):
         rest["factorized_bits"] = tuple(rest["factorized_bits"])
@@ -49,7 +49,7 @@ def from_config(config: Mapping[str, Any], weights: Weights, assumed: Iterable[s
         dim=config["dim"],
         codebook_dim=bits_of_size(config["codebook_size"]),
         weights=weights,
-        stacked=kind == "stacked_lfq",
+        stacked=type_name == "stacked_lfq",
         assumed=frozenset(assumed),
         **rest,
     )

@@ -135,13 +135,13 @@ def draw_legend(axes: Axes) -> None:
     )
 
 
-def to_bytes(figure: Figure, kind: str, *, transparent: bool = False, text: bool = False) -> bytes:
+def to_bytes(figure: Figure, image_format: str, *, transparent: bool = False, text: bool = False) -> bytes:
     """A figure as "png", "svg" or "pdf", drawn inside `drawing`. `text`: letters of an SVG stay letters."""
     import matplotlib
 
     buffer = io.BytesIO()
     with matplotlib.rc_context({"svg.fonttype": "none" if text else "path"}):
-        figure.savefig(buffer, format=kind, metadata=_METADATA[kind], transparent=transparent)
+        figure.savefig(buffer, format=image_format, metadata=_METADATA[image_format], transparent=transparent)
     return buffer.getvalue()
 
 

@@ -11,7 +11,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from lfq_cli.statistics.profile import Profile, expected_used, ranks_up_to
+from lfq_cli.statistics.profile import Profile, curve_ranks, expected_used
 
 Numbers = NDArray[np.float64]
 
@@ -47,7 +47,7 @@ def uniform_coverage(sizes: Numbers, bits: int) -> Numbers:
     return np.array([expected_used(int(size), bits) for size in sizes])
 
 
-def uniform_ranks(total: int, bits: int) -> tuple[Numbers, Numbers]:
+def uniform_rank_frequency_curve(total: int, bits: int) -> tuple[Numbers, Numbers]:
     """(ranks, counts) of the rank-frequency curve that `total` uniform random indices of 2^bits codes would show.
 
     Chance makes it fall, the more the fewer indices there are for each code. The count at rank r is the one that r - ½
@@ -57,10 +57,10 @@ def uniform_ranks(total: int, bits: int) -> tuple[Numbers, Numbers]:
     used = round(expected_used(total, bits))
     if not used:
         return np.empty(0), np.empty(0)
-    ranks = ranks_up_to(used)
+    ranks = curve_ranks(used)
     mean = total / codes
-    quantiles = _poisson_ranks if mean <= _POISSON_MEAN else _normal_ranks
-    counts = quantiles(ranks, mean, codes)
+    counts_at = _poisson_counts if mean <= _POISSON_MEAN else _normal_counts
+    counts = counts_at(ranks, mean, codes)
     return ranks, np.where(counts < 1, 1.0, counts)
 
 
@@ -112,14 +112,14 @@ def _stirling_rest(values: Numbers) -> Numbers:
     return rest
 
 
-def _poisson_ranks(ranks: Numbers, mean: float, codes: float) -> Numbers:
+def _poisson_counts(ranks: Numbers, mean: float, codes: float) -> Numbers:
     values = np.arange(int(mean + 12 * sqrt(mean)) + 60)
     logs = np.array([-mean + value * log(mean) - lgamma(value + 1) for value in values])
     at_least = np.cumsum(np.exp(logs)[::-1])[::-1]  # P(count >= value), from the small end: exact where it is tiny
     return np.searchsorted(-codes * at_least, -(ranks - 0.5), side="right").astype(np.float64) - 1
 
 
-def _normal_ranks(ranks: Numbers, mean: float, codes: float) -> Numbers:
+def _normal_counts(ranks: Numbers, mean: float, codes: float) -> Numbers:
     spread = sqrt(mean * (1 - 1 / codes))
     normal = NormalDist()
     return np.array([mean - spread * normal.inv_cdf((rank - 0.5) / codes) for rank in ranks.tolist()])

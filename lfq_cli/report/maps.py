@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from lfq_cli.report import canvas
 from lfq_cli.report.text import number_text
-from lfq_cli.statistics.usage import PositionFigures
+from lfq_cli.statistics.usage import PositionStatistics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,14 +65,14 @@ def _mark_codebooks(axes: Axes, edges: Sequence[int]) -> None:
     axes.set_xlabel("bits of codebook")
 
 
-def draw_position_maps(axes: Axes, positions: Sequence[PositionFigures]) -> None:
+def draw_position_maps(axes: Axes, positions: Sequence[PositionStatistics]) -> None:
     """Entropy over the last two axes: a tile for each codebook, or for each index of the axes before those.
 
     With more axes it is the codebooks' mean. Where nothing ever changes is vermilion.
     """
     height, width = positions[0].axes[-2:]
-    entropies = [figures.entropy_bits for figures in positions]
-    constant = [_constant(figures) for figures in positions]
+    entropies = [statistics.entropy_bits for statistics in positions]
+    constant = [_constant(statistics) for statistics in positions]
     name = "codebook"
     if len(positions[0].axes) > 2:
         entropies = list(np.mean(entropies, axis=0).reshape(-1, height, width))
@@ -91,25 +91,25 @@ def draw_position_maps(axes: Axes, positions: Sequence[PositionFigures]) -> None
 
 def draw_position_lines(
     axes: Axes,
-    positions: Sequence[PositionFigures],
+    positions: Sequence[PositionStatistics],
     colours: Sequence[str],
     labels: Sequence[str | None],
     *,
     most: int,
 ) -> None:
     """Entropy along one axis, a line for each codebook; marks at 0 where nothing ever changes."""
-    for figures, colour, label in zip(positions, colours, labels, strict=True):
-        places, values = _thinned(figures.entropy_bits)
+    for statistics, colour, label in zip(positions, colours, labels, strict=True):
+        places, values = _thinned(statistics.entropy_bits)
         style = "o" if len(places) == 1 else "-"
         faint = 1 if label or len(positions) == 1 else 0.4
         axes.plot(places, values, style, color=colour, linewidth=1.3, alpha=faint, label=label)
-    never = np.flatnonzero(np.all([_constant(figures) for figures in positions], axis=0))
+    never = np.flatnonzero(np.all([_constant(statistics) for statistics in positions], axis=0))
     if len(never):
         axes.plot(never, np.zeros(len(never)), "|", color=canvas.VERMILION, ms=9, label="never changes")
     reach = min(float(most), float(np.log2(max(positions[0].count, 1))))
     if reach > 0:
         axes.axhline(reach, color=canvas.MUTED, linewidth=1.0, dashes=(3, 2.2), label="most possible", zorder=1.5)
-    top = max(reach, 0.1, *(float(figures.entropy_bits.max()) for figures in positions))
+    top = max(reach, 0.1, *(float(statistics.entropy_bits.max()) for statistics in positions))
     axes.set(xlabel="position", ylabel="entropy (bits)", ylim=(-0.04 * top, 1.1 * top))
     size = positions[0].entropy_bits.size
     axes.set_xlim(-0.5 - 0.01 * size, size - 0.5 + 0.01 * size)
@@ -134,8 +134,8 @@ def whole_ticks(count: int, most: int) -> list[int]:
     return list(range(0, count, max(1, round(nice_step(count, most)))))
 
 
-def _constant(figures: PositionFigures) -> NDArray[np.bool_]:
-    never: NDArray[np.bool_] = (figures.codes_used == 1) & (figures.count > 1)
+def _constant(statistics: PositionStatistics) -> NDArray[np.bool_]:
+    never: NDArray[np.bool_] = (statistics.codes_used == 1) & (statistics.count > 1)
     return never
 
 

@@ -20,13 +20,13 @@ from lfq_cli.statistics.advice import NEARLY_DEAD_BITS
 from lfq_cli.statistics.usage import TokenUsage, Usage
 
 PageItem = tuple[str, TokenUsage, Sequence[str]]
-"""(label, figures, advice)."""
+"""(label, statistics, advice)."""
 
 MOST_SVG_BYTES = 500_000
 """A larger picture is put in as PNG."""
 MOST_SECTIONS = 12
-"""Items that all have pictures and tables, which take 0.15 s and 40 KB each. Of more only the first has, the overall
-figures: who wants those of another asks for it alone."""
+"""Items that all have pictures and tables, which take 0.15 s and 40 KB each. Of more only the first, the
+overall statistics, has them; another item has them on a page of its own."""
 MOST_ROWS = 3000
 """Items that have a row in the overview, which takes up to 250 bytes."""
 _MOST_UNFOLDED_ROWS = 24
@@ -166,8 +166,8 @@ def _cards(tokens: TokenUsage) -> Html:
     entropies = [
         float(entropy)
         for book in tokens.codebooks
-        if book.bit_figures is not None
-        for entropy in book.bit_figures.entropies
+        if book.bit_statistics is not None
+        for entropy in book.bit_statistics.entropies
     ]
     if entropies:
         dead = sum(entropy == 0 for entropy in entropies)

@@ -16,7 +16,7 @@ from lfq_cli.report.curves import Numbers
 from lfq_cli.report.maps import codebook_ticks, nice_step, whole_ticks
 from lfq_cli.report.text import codes_text, count_text, list_text, share_words, short_text, signed_text
 from lfq_cli.statistics.advice import NEARLY_DEAD_BITS
-from lfq_cli.statistics.usage import BitFigures, PositionFigures, TokenUsage, Usage
+from lfq_cli.statistics.usage import BitStatistics, PositionStatistics, TokenUsage, Usage
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,8 +41,8 @@ _COLOURS = (
 )
 
 _Points = Callable[[Usage], tuple[Numbers, Numbers]]
-_Books = Sequence[tuple[str, BitFigures]]
-"""(name, bits) of each codebook that has figures of bits."""
+_Books = Sequence[tuple[str, BitStatistics]]
+"""(name, bits) of each codebook that has bit statistics."""
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,11 @@ class _Line:
 
 
 def panels_of(tokens: TokenUsage) -> list[Panel]:
-    """The panels that these figures have something for, in order; none where nothing was counted."""
+    """The panels that have something to show, in order; none where nothing was counted."""
     if not any(usage.count for usage in tokens.codebooks):
         return []
-    books = [(str(k), usage.bit_figures) for k, usage in enumerate(tokens.codebooks)]
-    counted = [(name, figures) for name, figures in books if figures is not None and figures.count]
+    books = [(str(k), usage.bit_statistics) for k, usage in enumerate(tokens.codebooks)]
+    counted = [(name, statistics) for name, statistics in books if statistics is not None and statistics.count]
     panels = [_rank_panel(tokens), _coverage_panel(tokens)]
     if counted:
         panels.append(_balance_panel(counted))
@@ -99,11 +99,11 @@ def bit_places(dims: Sequence[int]) -> list[str]:
 
 def _rank_panel(tokens: TokenUsage) -> Panel:
     def observed(usage: Usage) -> tuple[Numbers, Numbers]:
-        ranks, counts = usage.profile.at_ranks()
+        ranks, counts = usage.profile.rank_frequency_curve()
         return ranks, counts.astype(np.float64)
 
     def draw(axes: Axes) -> None:
-        _draw_lines(axes, tokens, observed, lambda usage: curves.uniform_ranks(usage.count, usage.bits))
+        _draw_lines(axes, tokens, observed, lambda usage: curves.uniform_rank_frequency_curve(usage.count, usage.bits))
         axes.set(xlabel="rank of the code", ylabel="times used")
         _log_axis(axes, "x")
         _log_axis(axes, "y")
@@ -203,11 +203,11 @@ def _draw_lines(axes: Axes, tokens: TokenUsage, observed: _Points, uniform: _Poi
 
 
 def _balance_panel(books: _Books) -> Panel:
-    shares = np.concatenate([figures.ones for _, figures in books])
-    entropies = np.concatenate([figures.entropies for _, figures in books])
+    shares = np.concatenate([statistics.ones for _, statistics in books])
+    entropies = np.concatenate([statistics.entropies for _, statistics in books])
     dead = entropies == 0
     nearly = (entropies < NEARLY_DEAD_BITS) & ~dead
-    edges = [0, *np.cumsum([len(figures.both) for _, figures in books]).tolist()]
+    edges = [0, *np.cumsum([len(statistics.both) for _, statistics in books]).tolist()]
     groups = (
         (~dead & ~nearly, canvas.BLUE, None, "o"),
         (nearly, canvas.ORANGE, "nearly dead", "s"),
@@ -227,7 +227,7 @@ def _balance_panel(books: _Books) -> Panel:
         if not groups[0][0].all():
             canvas.draw_legend(axes)
 
-    places = bit_places([len(figures.both) for _, figures in books])
+    places = bit_places([len(statistics.both) for _, statistics in books])
     named = [(word, [places[k] for k in np.flatnonzero(chosen)]) for chosen, _, word, _ in reversed(groups[1:])]
     takeaway = _balance_takeaway(shares, named)
     return Panel("balance", "Share of ones per bit", takeaway, draw, legend_rows=1, many=len(shares) > _WIDE_BITS)
@@ -258,7 +258,7 @@ def _balance_takeaway(shares: Numbers, named: Sequence[tuple[str | None, list[st
 
 def _correlation_panel(books: _Books) -> Panel:
     """A tile for each codebook."""
-    pairs = [(name, *pair) for name, figures in books for pair in figures.strongest_pairs(1)]
+    pairs = [(name, *pair) for name, statistics in books for pair in statistics.strongest_pairs(1)]
     strongest = max(pairs, key=lambda pair: abs(pair[3]), default=None)
     takeaway = "No two bits that change"
     if strongest is not None:
@@ -267,7 +267,7 @@ def _correlation_panel(books: _Books) -> Panel:
         takeaway = f"Strongest: {where}bits {i} and {j}, {signed_text(value)}"
 
     def draw(axes: Axes) -> None:
-        maps.draw_correlations(axes, [figures.correlation for _, figures in books], [name for name, _ in books])
+        maps.draw_correlations(axes, [statistics.correlation for _, statistics in books], [name for name, _ in books])
 
     title = "Correlation between bits" if len(books) == 1 else "Correlation between bits, by codebook"
     return Panel("correlation", title, takeaway, draw, legend_rows=1, has_colour_bar=True)
@@ -275,23 +275,23 @@ def _correlation_panel(books: _Books) -> Panel:
 
 def _joint_correlation_panel(tokens: TokenUsage) -> Panel | None:
     """All bits of a vector, where they were counted together."""
-    figures = None if tokens.joint is None else tokens.joint.bit_figures
-    if figures is None or not figures.count:
+    statistics = None if tokens.joint is None else tokens.joint.bit_statistics
+    if statistics is None or not statistics.count:
         return None
     dims = [usage.bits for usage in tokens.codebooks]
     places = bit_places(dims)
     takeaway = "No two bits that change"
-    for i, j, value in figures.strongest_pairs(1):
+    for i, j, value in statistics.strongest_pairs(1):
         takeaway = f"Strongest: {places[i]} and {places[j]}, {signed_text(value)}"
 
     def draw(axes: Axes) -> None:
-        maps.draw_correlations(axes, [figures.correlation], ["joint"], edges=[0, *np.cumsum(dims).tolist()])
+        maps.draw_correlations(axes, [statistics.correlation], ["joint"], edges=[0, *np.cumsum(dims).tolist()])
 
     title = "Correlation between bits, all codebooks"
     return Panel("correlation", title, takeaway, draw, legend_rows=1, has_colour_bar=True)
 
 
-def _position_panel(positions: Sequence[PositionFigures], most: int) -> Panel:
+def _position_panel(positions: Sequence[PositionStatistics], most: int) -> Panel:
     """most: bits of entropy that a position can have at most, however many indices there are."""
     axes_count = len(positions[0].axes)
     takeaway = _position_takeaway(positions)
@@ -314,11 +314,11 @@ def _position_panel(positions: Sequence[PositionFigures], most: int) -> Panel:
     return Panel("position", title, takeaway, draw_maps, legend_rows=1, has_colour_bar=True)
 
 
-def _position_takeaway(positions: Sequence[PositionFigures]) -> str:
+def _position_takeaway(positions: Sequence[PositionStatistics]) -> str:
     if positions[0].count < 2:
         return "Too few indices at each to vary"
     places, count = count_text(positions[0].entropy_bits.size), count_text(positions[0].count)
-    never = max(figures.constant for figures in positions)
+    never = max(statistics.constant for statistics in positions)
     sentence = f"{'Up to ' if len(positions) > 1 else ''}{count_text(never)} of {places} never change"
     return f"{sentence if never else f'All {places} change'}; {count} indices at each"
 

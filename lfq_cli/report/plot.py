@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Item = tuple[str, TokenUsage]
-"""(label, figures)."""
+"""(label, statistics)."""
 
 PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 MOST_DRAWN = 8
@@ -42,21 +42,21 @@ def check_plot(path: Path, *, overwrite: bool = False) -> None:
 
 
 def write_plot(items: Sequence[Item], path: Path, *, overwrite: bool = False) -> None:
-    """Writes one picture of all items (label, figures) to `path`: PNG, SVG or PDF by its suffix.
+    """Writes one picture of all items (label, statistics) to `path`: PNG, SVG or PDF by its suffix.
 
     The same items give the same bytes. More than MOST_DRAWN items are drawn in a PDF only, a page each; other pictures
     say how many are left out. Raises what `check_plot` does, OutputError where the file cannot be written.
     """
     check_plot(path, overwrite=overwrite)
-    kind = path.suffix.lower().removeprefix(".")
+    suffix = path.suffix.lower().removeprefix(".")
     with canvas.drawing():
-        data = canvas.to_pages(_figures(items)) if kind == "pdf" else canvas.to_bytes(_picture(items), kind)
+        data = canvas.to_pages(_figures(items)) if suffix == "pdf" else canvas.to_bytes(_picture(items), suffix)
     with atomic_output(path, overwrite=overwrite) as file:
         write_all(file, data)
 
 
 def headline(tokens: TokenUsage) -> str:
-    """The figures of all in one line."""
+    """The most important statistics in one line."""
     usage = tokens.token or tokens.codebooks[0]
     books = "" if len(tokens.codebooks) == 1 else f"{len(tokens.codebooks)} codebooks, "
     what = "indices" if len(tokens.codebooks) == 1 else "tokens"

@@ -10,7 +10,7 @@ from lfq_cli.report.markup import Html, folded, items, table, tag, text
 from lfq_cli.report.text import codes_text, count_text, number_text, share_text, signed_text
 from lfq_cli.statistics.advice import NEARLY_DEAD_BITS
 from lfq_cli.statistics.registry import BY_KEY, Format, Statistic, shown_for
-from lfq_cli.statistics.usage import MOST_SHOWN, BitFigures, PositionFigures, TokenUsage, Usage
+from lfq_cli.statistics.usage import MOST_SHOWN, BitStatistics, PositionStatistics, TokenUsage, Usage
 
 _MOST_INDEX_BITS = 64
 _MOST_BESIDE = 4
@@ -41,7 +41,7 @@ def named_usages(tokens: TokenUsage) -> Named:
 
 
 def tables_of(tokens: TokenUsage) -> Html:
-    """All tables: figures, codes, pairs, bits, positions; each only where there is something in it."""
+    """All tables: statistics, codes, pairs, bits, positions; each only where there is something in it."""
     usages = named_usages(tokens)
     parts = [_figure_table(usages), *_code_tables(usages), _pair_table(usages), _bit_table(usages)]
     if tokens.positions:
@@ -79,9 +79,9 @@ def _estimates(usages: Named) -> Html:
     notes = []
     for name, usage in usages:
         hows = [
-            f"{figure.removesuffix('_bits').replace('_', ' ')} by {how.method}, "
+            f"{key.removesuffix('_bits').replace('_', ' ')} by {how.method}, "
             f"standard error {number_text(how.standard_error, 2)}"
-            for figure, how in usage.estimated.items()
+            for key, how in usage.estimated.items()
         ]
         if hows:
             notes.append(f"≈ {name}: {'; '.join(hows)}. What follows from them is estimated too.")
@@ -110,23 +110,27 @@ def _pair_table(usages: Named) -> Html:
     rows = [
         (name, [text(f"{i} and {j}"), text(signed_text(value))])
         for name, usage in usages
-        if usage.bit_figures is not None
-        for i, j, value in usage.bit_figures.strongest_pairs()
+        if usage.bit_statistics is not None
+        for i, j, value in usage.bit_statistics.strongest_pairs()
     ]
     return _titled("Strongest pairs of bits", ["bits", "correlation"], rows)
 
 
 def _bit_table(usages: Named) -> Html:
     """The joint token's bits are the codebooks'."""
-    books = [(name, usage.bit_figures) for name, usage in usages if name != "joint" and usage.bit_figures is not None]
-    rows = [(name, cells) for name, figures in books for cells in _bit_rows(figures)]
+    books = [
+        (name, usage.bit_statistics) for name, usage in usages if name != "joint" and usage.bit_statistics is not None
+    ]
+    rows = [(name, cells) for name, statistics in books for cells in _bit_rows(statistics)]
     return _titled("Bits", ["bit", "ones", "entropy, bits", ""], rows)
 
 
-def _bit_rows(figures: BitFigures) -> list[list[Html]]:
+def _bit_rows(statistics: BitStatistics) -> list[list[Html]]:
     return [
         [text(str(bit)), text(share_text(share)), text(number_text(entropy)), text(_state(entropy))]
-        for bit, (share, entropy) in enumerate(zip(figures.ones.tolist(), figures.entropies.tolist(), strict=True))
+        for bit, (share, entropy) in enumerate(
+            zip(statistics.ones.tolist(), statistics.entropies.tolist(), strict=True)
+        )
     ]
 
 
@@ -134,12 +138,12 @@ def _state(entropy: float) -> str:
     return "dead" if entropy == 0 else "nearly dead" if entropy < NEARLY_DEAD_BITS else ""
 
 
-def _position_tables(positions: Sequence[PositionFigures]) -> list[Html]:
+def _position_tables(positions: Sequence[PositionStatistics]) -> list[Html]:
     names = ["codebook"] if len(positions) == 1 else [f"codebook {k}" for k in range(len(positions))]
     counted = [
-        (name, figures)
-        for name, figures in zip(names, positions, strict=True)
-        if figures.axes and figures.codes_used.size
+        (name, statistics)
+        for name, statistics in zip(names, positions, strict=True)
+        if statistics.axes and statistics.codes_used.size
     ]
     columns = [
         "positions",
@@ -153,35 +157,35 @@ def _position_tables(positions: Sequence[PositionFigures]) -> list[Html]:
     ]
     least = ["position", "entropy, bits", "codes", "most used"]
     return [
-        _titled("Positions", columns, [(name, _position_row(figures)) for name, figures in counted]),
+        _titled("Positions", columns, [(name, _position_row(statistics)) for name, statistics in counted]),
         _titled(
             "Positions that vary least",
             least,
-            [(name, row) for name, figures in counted for row in _least_varied(figures)],
+            [(name, row) for name, statistics in counted for row in _least_varied(statistics)],
         ),
     ]
 
 
-def _position_row(figures: PositionFigures) -> list[Html]:
-    entropy, used = figures.entropy_bits, figures.codes_used
+def _position_row(statistics: PositionStatistics) -> list[Html]:
+    entropy, used = statistics.entropy_bits, statistics.codes_used
     return [
-        text(" × ".join(map(count_text, figures.axes))),
-        text(count_text(figures.count)),
-        text(count_text(figures.constant)),
+        text(" × ".join(map(count_text, statistics.axes))),
+        text(count_text(statistics.count)),
+        text(count_text(statistics.constant)),
         *(text(number_text(float(value))) for value in (entropy.min(), entropy.mean(), entropy.max())),
         *(text(count_text(int(value))) for value in (used.min(), used.max())),
     ]
 
 
-def _least_varied(figures: PositionFigures) -> list[list[Html]]:
-    order = np.argsort(figures.entropy_bits, axis=None, kind="stable")[:MOST_SHOWN]
-    places = np.stack(np.unravel_index(order, figures.axes), axis=1).tolist()
+def _least_varied(statistics: PositionStatistics) -> list[list[Html]]:
+    order = np.argsort(statistics.entropy_bits, axis=None, kind="stable")[:MOST_SHOWN]
+    places = np.stack(np.unravel_index(order, statistics.axes), axis=1).tolist()
     return [
         [
             text(", ".join(map(str, place))),
-            text(number_text(float(figures.entropy_bits.flat[k]))),
-            text(count_text(int(figures.codes_used.flat[k]))),
-            text(share_text(float(figures.most_used_share.flat[k]))),
+            text(number_text(float(statistics.entropy_bits.flat[k]))),
+            text(count_text(int(statistics.codes_used.flat[k]))),
+            text(share_text(float(statistics.most_used_share.flat[k]))),
         ]
         for place, k in zip(places, order.tolist(), strict=True)
     ]

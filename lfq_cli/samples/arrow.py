@@ -22,29 +22,30 @@ class LeafType(NamedTuple):
     is_number: bool
 
 
-def is_text(kind: Any) -> bool:
+def is_text(arrow_type: Any) -> bool:
     """Whether a column's values are strings."""
     from pyarrow import types
 
-    kind = kind.value_type if types.is_dictionary(kind) else kind
-    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
+    arrow_type = arrow_type.value_type if types.is_dictionary(arrow_type) else arrow_type
+    return bool(types.is_string(arrow_type) or types.is_large_string(arrow_type) or types.is_string_view(arrow_type))
 
 
-def leaf_dtype(kind: Any) -> LeafType | None:
+def leaf_dtype(arrow_type: Any) -> LeafType | None:
     """The type of the numbers in a column's rows; None for a column of anything else."""
     is_number = True
     while True:
-        kind = getattr(kind, "storage_type", kind)  # an extension type: Arrow's tensors, those of `datasets`
-        if not _is_list(kind):
-            name = OF_ARROW.get(str(kind))
+        # an extension type has a storage type: Arrow's tensors, those of `datasets`
+        arrow_type = getattr(arrow_type, "storage_type", arrow_type)
+        if not _is_list(arrow_type):
+            name = OF_ARROW.get(str(arrow_type))
             return None if name is None else LeafType(name, is_number)
-        kind, is_number = kind.value_type, False
+        arrow_type, is_number = arrow_type.value_type, False
 
 
-def _is_list(kind: Any) -> bool:
+def _is_list(arrow_type: Any) -> bool:
     from pyarrow import types
 
-    return bool(types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind))
+    return bool(types.is_list(arrow_type) or types.is_large_list(arrow_type) or types.is_fixed_size_list(arrow_type))
 
 
 class _Level(NamedTuple):
@@ -127,11 +128,11 @@ def _valid(column: Any) -> NDArray[np.bool_] | None:
     return np.asarray(column.is_valid()) if column.null_count else None
 
 
-def _fixed_shape(kind: Any) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+def _fixed_shape(arrow_type: Any) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
     """(shape as stored, order of its axes) of Arrow's fixed-shape tensors; None for any other type."""
     import pyarrow
 
-    if not isinstance(kind, pyarrow.FixedShapeTensorType):
+    if not isinstance(arrow_type, pyarrow.FixedShapeTensorType):
         return None
-    shape = tuple(kind.shape)
-    return shape, tuple(kind.permutation or range(len(shape)))
+    shape = tuple(arrow_type.shape)
+    return shape, tuple(arrow_type.permutation or range(len(shape)))

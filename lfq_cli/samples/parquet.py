@@ -26,7 +26,7 @@ _BATCH_BYTES = 1 << 22
 _MOST_ROWS = 4096
 _READ_BYTES = 1 << 20
 _BROKEN = (OSError, ValueError, KeyError, TypeError, NotImplementedError, MemoryError, OverflowError)
-"""What pyarrow raises for damaged files; its own exceptions are of these kinds."""
+"""What pyarrow raises for damaged files; its own exceptions derive from these."""
 
 
 class _Column(NamedTuple):
@@ -63,19 +63,19 @@ def _rows_at_once(metadata: Any) -> int:
 def _selected(path: Path, schema: Any, selection: Selection) -> list[_Column]:
     """The columns with keys, those to encode and those to carry."""
     selected, is_encoded = [], False
-    for names, kind in _leaves((), schema):
+    for names, arrow_type in _leaves((), schema):
         name = ".".join(names)
-        if is_text(kind):
+        if is_text(arrow_type):
             if name in KEY_COLUMNS or selection.carries_text(name):
                 selected.append(_Column(name, names, is_text=True))
             continue
-        dtype = leaf_dtype(kind)
+        dtype = leaf_dtype(arrow_type)
         encoded = dtype is not None and selection.encodes(name, dtype.name, is_number=dtype.is_number)
         if encoded or (dtype is not None and selection.carries(name)):
             selected.append(_Column(name, names, is_text=False))
         is_encoded = is_encoded or encoded
     if not is_encoded:
-        held = ", ".join(f"{'.'.join(names)!r} ({kind})" for names, kind in _leaves((), schema))
+        held = ", ".join(f"{'.'.join(names)!r} ({arrow_type})" for names, arrow_type in _leaves((), schema))
         raise TensorError(f"{path}: no column of floats to encode", f"it holds {held or 'no column'}")
     return selected
 

@@ -105,5 +105,5 @@ def data_of(tensor: StoredTensor) -> memoryview:
 
 def number(name: str, value: int | float | bool) -> StoredTensor:
     """A single number as a tensor: I64, F64 or BOOL. Raises OverflowError for an integer beyond 64 bits."""
-    kind = np.bool_ if isinstance(value, bool) else np.int64 if isinstance(value, int) else np.float64
-    return tensor_of(name, np.asarray(value, kind))
+    dtype = np.bool_ if isinstance(value, bool) else np.int64 if isinstance(value, int) else np.float64
+    return tensor_of(name, np.asarray(value, dtype))

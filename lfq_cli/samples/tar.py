@@ -142,7 +142,7 @@ class _Builder:
 
     def _add(self, name: str, member: tarfile.TarInfo, bytes_of: _Bytes) -> None:
         if not member.isreg() or member.issparse():
-            raise _BadMemberError(f"{member.name!r} is {_kind(member)}, expected a plain file")
+            raise _BadMemberError(f"{member.name!r} is {_type_name(member)}, expected a plain file")
         suffix = name.rpartition(".")[2].lower()
         if f".{suffix}" not in FORMATS and suffix not in TEXTS:
             return
@@ -197,7 +197,7 @@ def _class(name: str, text: str) -> StoredTensor:
         raise _BadMemberError(f"{name!r} holds {text[:40]!r}, expected an integer of 64 bits") from reason
 
 
-def _kind(member: tarfile.TarInfo) -> str:
+def _type_name(member: tarfile.TarInfo) -> str:
     if member.issym() or member.islnk():
         return "a link"
     return "a sparse file" if member.issparse() else "a device or pipe"

@@ -9,16 +9,16 @@ from lfq_cli.statistics.comparison import TokenComparison, UsageComparison, comp
 from lfq_cli.statistics.counter import MEMORY_BYTES, Counter
 from lfq_cli.statistics.tables import FieldsTally, Tally
 from lfq_cli.statistics.tokens import CountOptions, TokenCounts, index_axes
-from lfq_cli.statistics.usage import BitFigures, Estimate, PositionFigures, TokenUsage, Usage
+from lfq_cli.statistics.usage import BitStatistics, Estimate, PositionStatistics, TokenUsage, Usage
 
 __all__ = [
     "MEMORY_BYTES",
-    "BitFigures",
+    "BitStatistics",
     "CountOptions",
     "Counter",
     "Estimate",
     "FieldsTally",
-    "PositionFigures",
+    "PositionStatistics",
     "Tally",
     "TokenComparison",
     "TokenCounts",

@@ -11,7 +11,8 @@ from math import ldexp, lgamma, log, log2, sqrt
 import numpy as np
 from numpy.typing import NDArray
 
-from lfq_cli.statistics.alike import (
+from lfq_cli.statistics.profile import expected_used
+from lfq_cli.statistics.redundant_bits import (
     CHANCE_DEVIATIONS,
     bits_of_codebooks,
     copied_codebooks,
@@ -19,8 +20,7 @@ from lfq_cli.statistics.alike import (
     same_bits,
     strong_pairs,
 )
-from lfq_cli.statistics.profile import expected_used
-from lfq_cli.statistics.usage import PositionFigures, TokenUsage, Usage
+from lfq_cli.statistics.usage import PositionStatistics, TokenUsage, Usage
 
 FEW_INDICES = 30
 """Below, a bit is constant or two bits are equal by chance often enough to mislead."""
@@ -77,9 +77,9 @@ def bit_name(usage: TokenUsage, bit: int) -> str:
     return next(f"{k}:{bit - bits.start}" for k, bits in enumerate(bits_of_codebooks(usage)) if bit in bits)
 
 
-def constant_positions(figures: PositionFigures) -> NDArray[np.bool_]:
+def constant_positions(statistics: PositionStatistics) -> NDArray[np.bool_]:
     """Which positions never change [axes]; none where there is one index each."""
-    found: NDArray[np.bool_] = (figures.codes_used == 1) & (figures.count > 1)
+    found: NDArray[np.bool_] = (statistics.codes_used == 1) & (statistics.count > 1)
     return found
 
 
@@ -223,7 +223,7 @@ def _is_chance(unused: float, mean_unused: float, mean_used: float) -> bool:
 def _constant_positions(usage: TokenUsage) -> list[str]:
     if not usage.positions or usage.positions[0].count < FEW_INDICES:
         return []
-    each = [constant_positions(figures) for figures in usage.positions]
+    each = [constant_positions(statistics) for statistics in usage.positions]
     whole = np.all(each, 0)
     lines = []
     if whole.any():
@@ -261,8 +261,8 @@ def _small_sample(usage: TokenUsage) -> list[str]:
     if fewest.bits >= UNFILLABLE_BITS:
         return [f"no sample fills 2^{fewest.bits} codes: utilisation and entropy say little here, the bits say more"]
     unseen = max(usage.codebooks[k].unseen_probability for k in found)
-    alike = len({codebook.bits for codebook in usage.codebooks}) == 1
-    where = "" if alike else f" in {_codebooks(usage, found)}"
+    equal_sizes = len({codebook.bits for codebook in usage.codebooks}) == 1
+    where = "" if equal_sizes else f" in {_codebooks(usage, found)}"
     return [
         f"{_few(fewest.samples_per_code)} vectors a code{where}: utilisation is limited by the sample, "
         f"{_share(unseen)} of further codes would be new; count more"
@@ -285,8 +285,8 @@ def _few(value: float) -> str:
 def _entropy_known(usage: Usage) -> float:
     """An upper bound on the codebook's entropy in bits: small samples say more about single bits than about codes."""
     bounds = [float(usage.bits)]
-    if usage.bit_figures is not None:
-        bounds.append(float(usage.bit_figures.entropies.sum()) + _lost_by_chance(usage.bits, usage.count))
+    if usage.bit_statistics is not None:
+        bounds.append(float(usage.bit_statistics.entropies.sum()) + _lost_by_chance(usage.bits, usage.count))
     if is_settled(usage):
         bounds.append(_entropy_at_most(usage))
     return min(bounds)
@@ -305,7 +305,7 @@ def _lost_by_chance(parameters: int, count: int) -> float:
 
 
 def _entropies(usage: Usage) -> list[float]:
-    return [] if usage.bit_figures is None else usage.bit_figures.entropies.tolist()
+    return [] if usage.bit_statistics is None else usage.bit_statistics.entropies.tolist()
 
 
 def _codebooks(usage: TokenUsage, numbers: Sequence[int]) -> str:

@@ -49,7 +49,7 @@ class UsageComparison:
             found[row.key] = (x, y, None if x is None or y is None else y - x)
         return found
 
-    def figures(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """The JSON object of `lfq stats A --compare B`."""
         return {
             "bits": self.a.bits,
@@ -71,11 +71,11 @@ class TokenComparison:
     codebooks: tuple[UsageComparison, ...]
     joint: UsageComparison | None
 
-    def figures(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """The JSON objects by codebook, and of the joint token."""
         return {
-            "codebooks": [comparison.figures() for comparison in self.codebooks],
-            "joint": None if self.joint is None else self.joint.figures(),
+            "codebooks": [comparison.as_json() for comparison in self.codebooks],
+            "joint": None if self.joint is None else self.joint.as_json(),
         }
 
 

@@ -25,7 +25,7 @@ from lfq_cli.statistics.tables import (
     tally_fields,
     tally_sparse,
 )
-from lfq_cli.statistics.usage import MOST_SHOWN, BitFigures, Estimate, Usage
+from lfq_cli.statistics.usage import MOST_SHOWN, BitStatistics, Estimate, Usage
 
 ALWAYS_DENSE_BITS = 10  # 8 KiB
 MEMORY_BYTES = 1 << 30
@@ -145,7 +145,7 @@ class Counter:
             bits=self.bits,
             count=total,
             profile=profile_of(state.counts()),
-            bit_figures=_in_channel_order(total, both, order),
+            bit_statistics=_in_channel_order(total, both, order),
             most_used=most,
             least_used=least,
             min_count=min_count,
@@ -180,7 +180,7 @@ def _usage_of_sketch(sketch: Sketch, order: BitOrder, min_count: int) -> Usage:
         bits=sketch.bits,
         count=sketch.total,
         profile=profile_of(counts, weights),
-        bit_figures=_in_channel_order(sketch.total, sketch.both, order),
+        bit_statistics=_in_channel_order(sketch.total, sketch.both, order),
         most_used=most,
         least_used=least,
         estimated={
@@ -192,8 +192,8 @@ def _usage_of_sketch(sketch: Sketch, order: BitOrder, min_count: int) -> Usage:
     )
 
 
-def _in_channel_order(total: int, both: Counts, order: BitOrder) -> BitFigures:
-    return BitFigures(total, both if order == "lsb" else both[::-1, ::-1])
+def _in_channel_order(total: int, both: Counts, order: BitOrder) -> BitStatistics:
+    return BitStatistics(total, both if order == "lsb" else both[::-1, ::-1])
 
 
 Extremes: TypeAlias = tuple[tuple[int, int], ...]

@@ -11,7 +11,7 @@ from lfq_cli.bits import MAX_INDEX_BITS, Indices
 from lfq_cli.statistics.counter import Counter
 from lfq_cli.statistics.sketch import mixed
 from lfq_cli.statistics.tables import Tally
-from lfq_cli.statistics.usage import PositionFigures
+from lfq_cli.statistics.usage import PositionStatistics
 
 
 class PositionCounter:
@@ -33,7 +33,7 @@ class PositionCounter:
             codes = mixed(codes) >> np.uint64(MAX_INDEX_BITS - self._code_bits)
         return self.counter.tally(positions << np.uint64(self._code_bits) | codes)
 
-    def figures(self) -> PositionFigures | None:
+    def statistics(self) -> PositionStatistics | None:
         """What each position uses; None where not every pair was counted."""
         pairs = self.counter.exact_pairs()
         if pairs is None:
@@ -45,7 +45,7 @@ class PositionCounter:
         most = np.zeros(self._count, np.int64)
         np.maximum.at(most, positions, counts)
         at_least_one = np.maximum(totals, 1)
-        return PositionFigures(
+        return PositionStatistics(
             axes=self.axes,
             count=int(totals.max(initial=0)),
             codes_used=np.bincount(positions, minlength=self._count).reshape(self.axes),

@@ -51,18 +51,18 @@ class Profile:
         """Codes that occurred once."""
         return float(self.codes[self.counts == 1].sum())
 
-    def at_ranks(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """(ranks, counts) of the rank-frequency curve: rank 1 is the code used most; four ranks an octave, the last."""
+    def rank_frequency_curve(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """(ranks, counts): rank 1 is the code used most; four ranks per octave, and the last."""
         used = int(self.used())
         if not used:
             return np.empty(0), np.empty(0, np.int64)
-        ranks = ranks_up_to(used)
+        ranks = curve_ranks(used)
         places = np.searchsorted(np.cumsum(self.codes), ranks - 0.5)
         return ranks, self.counts[np.minimum(places, len(self.counts) - 1)]
 
     def rank_frequency_slope(self) -> float | None:
-        """The slope of log count against log rank by least squares, at the ranks of `at_ranks`; None below 3 codes."""
-        ranks, counts = self.at_ranks()
+        """The slope of log count against log rank by least squares, over `rank_frequency_curve`; None below 3 codes."""
+        ranks, counts = self.rank_frequency_curve()
         if self.used() < 3:
             return None
         x, y = np.log(ranks), np.log(counts)
@@ -70,7 +70,7 @@ class Profile:
         return float(x @ (y - y.mean()) / (x @ x))
 
 
-def ranks_up_to(used: int) -> NDArray[np.float64]:
+def curve_ranks(used: int) -> NDArray[np.float64]:
     """Ranks 1 to `used`, at least 1, of the rank-frequency curve: four per octave, and the last."""
     steps = int(np.log2(used) * STEPS_PER_OCTAVE) + 1
     return np.unique(np.append(np.round(2.0 ** (np.arange(steps) / STEPS_PER_OCTAVE)), used))

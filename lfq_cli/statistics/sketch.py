@@ -196,12 +196,12 @@ def mixed(codes: Codes) -> NDArray[np.uint64]:
 
 
 def registers_of(hashes: NDArray[np.uint64]) -> NDArray[np.uint8]:
-    """HyperLogLog's registers: by the last bits of the hash, one more than the zeros that its other bits begin with."""
+    """HyperLogLog's registers: by the last bits of the hash, the place of the first 1 in its other bits."""
     registers = np.zeros(1 << REGISTER_BITS, np.uint8)
     rest = hashes >> np.uint64(REGISTER_BITS)
     _, exponents = np.frexp(rest.astype(np.float64))  # exact: 50 bits; the exponent of 0 is 0
-    ranks = (64 - REGISTER_BITS - exponents + 1).astype(np.uint8)
-    np.maximum.at(registers, (hashes & np.uint64((1 << REGISTER_BITS) - 1)).astype(np.int64), ranks)
+    first_ones = (64 - REGISTER_BITS - exponents + 1).astype(np.uint8)
+    np.maximum.at(registers, (hashes & np.uint64((1 << REGISTER_BITS) - 1)).astype(np.int64), first_ones)
     return registers
 
 

@@ -121,8 +121,8 @@ class TokenCounts:
     def usage(self) -> TokenUsage:
         """The statistics so far."""
         least = self.options.min_count
-        positions = tuple(counter.figures() for counter in self.positions)
-        complete = tuple(figures for figures in positions if figures is not None)
+        positions = tuple(counter.statistics() for counter in self.positions)
+        complete = tuple(each for each in positions if each is not None)
         return TokenUsage(
             codebooks=tuple(counter.usage(self.order, least) for counter in self.codebooks),
             joint=None if self.joint is None else self._joint_usage(self.joint),

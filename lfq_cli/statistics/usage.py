@@ -16,7 +16,7 @@ MOST_SHOWN = 10
 
 
 @dataclass(frozen=True)
-class BitFigures:
+class BitStatistics:
     """Bits of one code, in channel order, over `count` indices. `both[i, j]`: how often bits i and j were both one."""
 
     count: int
@@ -68,21 +68,21 @@ class Usage:
     bits: int
     count: int
     profile: Profile
-    bit_figures: BitFigures | None
+    bit_statistics: BitStatistics | None
     """None for joint tokens that are distinguished by a hash."""
     most_used: tuple[tuple[int, int], ...] = ()
     """(code, count), most used first."""
     least_used: tuple[tuple[int, int], ...] = ()
     """(code, count) of used codes, least used first."""
     estimated: dict[str, Estimate] = field(default_factory=dict)
-    """By figure: `codes_used`, `entropy_bits`; empty where every count is exact."""
+    """By statistic: `codes_used`, `entropy_bits`; empty where every count is exact."""
     codes_used_estimate: float | None = None
     min_count: int = 1
     """The k of `codes_used_at_least`."""
 
     def of_hashes(self, bits: int) -> Usage:
         """The same for tokens of so many bits that are distinguished by a hash: the codes themselves are unknown."""
-        return replace(self, bits=bits, bit_figures=None, most_used=(), least_used=())
+        return replace(self, bits=bits, bit_statistics=None, most_used=(), least_used=())
 
     @property
     def exact(self) -> bool:
@@ -148,14 +148,14 @@ class Usage:
     @property
     def ones(self) -> tuple[float, ...]:
         """Share of ones per bit, in channel order; empty where nothing was counted."""
-        return () if self.bit_figures is None else tuple(self.bit_figures.ones.tolist())
+        return () if self.bit_statistics is None else tuple(self.bit_statistics.ones.tolist())
 
     @property
     def total_correlation_bits(self) -> float | None:
         """The redundancy of the bits: the sum of their entropies minus the entropy of the code."""
-        if self.bit_figures is None or not self.count:
+        if self.bit_statistics is None or not self.count:
             return None
-        return max(0.0, float(self.bit_figures.entropies.sum()) - self.entropy_bits)
+        return max(0.0, float(self.bit_statistics.entropies.sum()) - self.entropy_bits)
 
     @property
     def rank_frequency_slope(self) -> float | None:
@@ -167,10 +167,10 @@ class Usage:
         """Indices for each of the 2^bits codes."""
         return ldexp(self.count, -self.bits)
 
-    def figures(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """The JSON object of `lfq stats --json` (docs/statistics.md)."""
-        bits = self.bit_figures
-        ranks, counts = self.profile.at_ranks()
+        bits = self.bit_statistics
+        ranks, counts = self.profile.rank_frequency_curve()
         correlation = [] if bits is None else bits.correlation.tolist()
         return {
             "bits": self.bits,
@@ -191,7 +191,7 @@ class Usage:
 
 
 @dataclass(frozen=True)
-class PositionFigures:
+class PositionStatistics:
     """One codebook's use at each position of a sequence or image: arrays over `axes`, the index axes but the batch."""
 
     axes: tuple[int, ...]
@@ -207,7 +207,7 @@ class PositionFigures:
         """Positions that never change."""
         return int((self.codes_used == 1).sum()) if self.count > 1 else 0
 
-    def figures(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """The JSON object of `--by-position`; arrays are flat, in C order of `axes`."""
         return {
             "axes": list(self.axes),
@@ -226,7 +226,7 @@ class TokenUsage:
     codebooks: tuple[Usage, ...]
     joint: Usage | None
     """None where there is one codebook, whose code is the token; or where it was not asked for."""
-    positions: tuple[PositionFigures, ...] | None = None
+    positions: tuple[PositionStatistics, ...] | None = None
     """One for each codebook, if asked for."""
     notes: tuple[str, ...] = ()
     """What was asked for and is not here, and why."""
@@ -241,12 +241,12 @@ class TokenUsage:
         """Bits of one vector in the codes file."""
         return sum(usage.bits for usage in self.codebooks)
 
-    def figures(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """The JSON objects by codebook, and of the joint token if there are several."""
-        entry: dict[str, Any] = {"codebooks": [usage.figures() for usage in self.codebooks]}
-        entry["joint"] = None if self.joint is None else self.joint.figures()
+        entry: dict[str, Any] = {"codebooks": [usage.as_json() for usage in self.codebooks]}
+        entry["joint"] = None if self.joint is None else self.joint.as_json()
         if self.positions is not None:
-            entry["positions"] = [figures.figures() for figures in self.positions]
+            entry["positions"] = [each.as_json() for each in self.positions]
         return entry | {"notes": list(self.notes)}
 
 

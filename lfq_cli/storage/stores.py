@@ -218,9 +218,9 @@ class Store:
 
 
 def type_of(reason: OSError) -> type[OSError]:
-    """The kind of an OSError, of those that are distinguished."""
-    kinds = (*_FINAL, RangesIgnoredError)
-    return next((kind for kind in kinds if isinstance(reason, kind)), OSError)
+    """The type of an OSError, of those that are distinguished."""
+    types = (*_FINAL, RangesIgnoredError)
+    return next((known for known in types if isinstance(reason, known)), OSError)
 
 
 _NUMBERS: dict[type[OSError], int] = {

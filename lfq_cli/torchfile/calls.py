@@ -52,10 +52,10 @@ def _ordered_dict(arguments: Arguments) -> Any:
     return {as_key(key): value for key, value in items}
 
 
-def _set(kind: Callable[[Any], Any]) -> Callable[[Arguments], Any]:
+def _set(set_type: Callable[[Any], Any]) -> Callable[[Arguments], Any]:
     def value_of(arguments: Arguments) -> Any:
         items = arguments[0] if arguments else []
-        return kind(map(as_key, items)) if isinstance(items, list | tuple) else Opaque(kind.__name__)
+        return set_type(map(as_key, items)) if isinstance(items, list | tuple) else Opaque(set_type.__name__)
 
     return value_of
 
@@ -93,10 +93,10 @@ def _view(arguments: Arguments, dtype: str | None, metadata: Any) -> View | OddT
     if isinstance(storage, Opaque):
         return OddTensor(f"tensor on an object ({storage.what})", "save it with torch.save", sizes_of(shape))
     view = view_of(storage, offset, shape, stride, dtype=dtype)
-    told = metadata if isinstance(metadata, dict) else {}
-    if told.get("conj"):
+    flags = metadata if isinstance(metadata, dict) else {}
+    if flags.get("conj"):
         return OddTensor("conjugated view", "save x.resolve_conj()", view.shape)
-    if not told.get("neg"):
+    if not flags.get("neg"):
         return view
     if view.dtype not in FLOATS:
         return OddTensor("negated view", "save x.resolve_neg()", view.shape)

@@ -239,11 +239,11 @@ def _line_float(m: _Machine) -> None:
     m.push(_parsed(float, m.stream.line()))
 
 
-def _parsed(kind: Callable[[bytes], Any], line: bytes) -> Any:
+def _parsed(parse: Callable[[bytes], Any], line: bytes) -> Any:
     if len(line) > 50:  # a long integer may take the square of its length
         return Opaque("int")
     try:
-        return kind(line)
+        return parse(line)
     except ValueError as reason:
         raise BrokenError("a number in its pickle is none") from reason
 
@@ -258,8 +258,8 @@ def _line_natural(m: _Machine) -> int:
 # Containers
 
 
-def _empty(kind: Callable[[], Any], cost: int = 1) -> Callable[[_Machine], None]:
-    return lambda m: m.make(kind(), cost)
+def _empty(make: Callable[[], Any], cost: int = 1) -> Callable[[_Machine], None]:
+    return lambda m: m.make(make(), cost)
 
 
 def _tuple(m: _Machine) -> None:

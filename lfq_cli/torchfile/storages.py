@@ -49,21 +49,21 @@ class Storages:
             return identifier[1]
         if identifier[0] != "storage" or len(identifier) not in (5, 6):
             raise BrokenError("a persistent id in its pickle names no storage")
-        _, kind, key, _, elements = identifier[:5]
+        _, storage_class, key, _, elements = identifier[:5]
         whole = self.by_key.get(key) if type(key) is str else None
         if whole is None:
-            whole = _storage(kind, key, elements)
+            whole = _storage(storage_class, key, elements)
             self.by_key[whole.key] = whole
         part = identifier[5] if len(identifier) == 6 else None
         return whole if part is None else _part(whole, part)
 
 
-def _storage(kind: Any, key: Any, elements: Any) -> Storage:
-    if not isinstance(kind, Global) or kind.name not in _TYPES:
+def _storage(storage_class: Any, key: Any, elements: Any) -> Storage:
+    if not isinstance(storage_class, Global) or storage_class.name not in _TYPES:
         raise BrokenError("a storage in its pickle has an unknown class")
     if type(key) is not str or not _is_count(elements):
         raise BrokenError("a storage in its pickle has no key, or no number of elements")
-    dtype = dtype_name(_TYPES[kind.name])
+    dtype = dtype_name(_TYPES[storage_class.name])
     return Storage(key, dtype, elements * TORCH_BYTES[dtype])
 
 

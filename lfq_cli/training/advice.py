@@ -1,10 +1,10 @@
-"""What a run's figures say in words: a line for each thing that is wrong, and what to change."""
+"""What a run's metrics say in words: a line for each thing that is wrong, and what to change."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
-from lfq_cli.training.figures import Figures
+from lfq_cli.training.metrics import Metrics
 from lfq_cli.training.recipe import SMALL_DATA_VECTORS, Recipe
 
 _LITTLE_BETTER = 0.9
@@ -26,16 +26,16 @@ class Counted(Protocol):
         ...
 
 
-def advice(figures: Figures, recipe: Recipe, counted: Counted) -> list[str]:
+def advice(metrics: Metrics, recipe: Recipe, counted: Counted) -> list[str]:
     """A line for everything the numbers say is wrong; none where all is well."""
     assert recipe.shape is not None
     lines = []
-    usage, trained = figures.usage, counted.vectors - counted.held_out
+    usage, trained = metrics.usage, counted.vectors - counted.held_out
     if usage.dead_bits:
         lines.append(
             f"{usage.dead_bits} of {recipe.bits} bits never change: fewer --bits, or --objective tokens to use them"
         )
-    if recipe.shape.levels == 1 and figures.unexplained > _LITTLE_BETTER * figures.baselines.itq and recipe.bits > 1:
+    if recipe.shape.levels == 1 and metrics.unexplained > _LITTLE_BETTER * metrics.baselines.itq and recipe.bits > 1:
         lines.append("one level is little better than ITQ: --bits alone tries several levels")
     if recipe.objective == "tokens" and usage.utilisation < _EVEN:
         lines.append(

@@ -68,7 +68,7 @@ class TrainingRun:
 
     @property
     def best_unexplained(self) -> float:
-        """The held-out figure of `best`."""
+        """The held-out share of variance that `best` leaves unexplained."""
         return min((each.unexplained for each in self.history), default=inf)
 
     def evaluations(self) -> Iterator[Evaluation]:

@@ -30,14 +30,14 @@ class Try:
     unexplained: float
 
 
-ALIKE = 0.01
+_TOLERANCE = 0.01
 """Of the least error: within it the shape with fewest levels is taken, which encodes faster and has larger indices."""
 
 
 def best_of(found: Sequence[Try]) -> Shape:
     """The shape to go on with."""
     least = min(tried.unexplained for tried in found)
-    equally_good = [tried.shape for tried in found if tried.unexplained <= least * (1 + ALIKE)]
+    equally_good = [tried.shape for tried in found if tried.unexplained <= least * (1 + _TOLERANCE)]
     return min(equally_good, key=lambda shape: shape.levels)
 
 

@@ -38,15 +38,15 @@ def itq_rotation(projected: Tensor, rounds: int, generator: torch.Generator) -> 
     return rotation
 
 
-def start(kind: str, x: Tensor, shape: Shape, generator: torch.Generator, *, balanced: bool = False) -> Levels:
-    """Levels of a shape for x [n, r], each for what the ones before left; kind: "itq", "pca" or "random".
+def start(method: str, x: Tensor, shape: Shape, generator: torch.Generator, *, balanced: bool = False) -> Levels:
+    """Levels of a shape for x [n, r], each for what the ones before left; method: "itq", "pca" or "random".
 
     `balanced` puts thresholds at medians instead of means: every bit is 1 for half of the vectors.
     """
     found: list[tuple[Tensor, Tensor, Tensor]] = []
     rest = x
     for _ in range(shape.levels):
-        level = _start_level(kind, rest, shape.bits, generator, balanced=balanced)
+        level = _start_level(method, rest, shape.bits, generator, balanced=balanced)
         found.append(level)
         _, rest = codes_of(_stacked([level]), rest)
     return _stacked(found)
@@ -58,11 +58,11 @@ def _stacked(found: list[tuple[Tensor, Tensor, Tensor]]) -> Levels:
 
 
 def _start_level(
-    kind: str, rest: Tensor, bits: int, generator: torch.Generator, *, balanced: bool
+    method: str, rest: Tensor, bits: int, generator: torch.Generator, *, balanced: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(project_in [D, r], threshold [D], project_out [r, D]) of one level for what is left [n, r]."""
     centred = rest - rest.mean(0)
-    directions = _directions(kind, centred, bits, generator)  # [r, D]
+    directions = _directions(method, centred, bits, generator)  # [r, D]
     projected = centred @ directions
     edges = projected.median(0).values if balanced else projected.new_zeros(bits)
     projected = projected - edges
@@ -75,14 +75,14 @@ def _start_level(
     return project_in.contiguous(), -project_in @ rest.mean(0) - edges / scales, project_out.contiguous()
 
 
-def _directions(kind: str, centred: Tensor, bits: int, generator: torch.Generator) -> Tensor:
+def _directions(method: str, centred: Tensor, bits: int, generator: torch.Generator) -> Tensor:
     size = centred.shape[1]
-    if kind == "random":
+    if method == "random":
         more = [random_rotation(size, generator) for _ in range(-(-bits // size))]
         return torch.cat(more, dim=1)[:, :bits].float()
     _, principal = principal_directions(centred)
     directions = principal[:, :bits].float()
-    if kind == "itq":
+    if method == "itq":
         directions = directions @ itq_rotation(centred @ directions, ITQ_ROUNDS, generator)
     if bits > size:  # more bits than directions: the others lie between them
         more = [random_rotation(size, generator).float() for _ in range(-(-bits // size) - 1)]

@@ -1,4 +1,4 @@
-"""Where the features are: --layout, --channel-axis, and what is said where nobody told."""
+"""Where the features are: --layout, --channel-axis, and what is reported where no option says it."""
 
 import json
 from pathlib import Path
@@ -86,7 +86,7 @@ def test_every_packing_of_a_single_sample(lfq, packing):
         ((8, 3, 8), ["--layout", "channel-last"], 2),
     ],
 )
-def test_a_layout_that_was_told_is_no_assumption(lfq, shape, options, axis):
+def test_a_layout_that_was_given_is_no_assumption(lfq, shape, options, axis):
     code, _, err = encode(lfq, values(*shape), *options)
     assert code == 0
     assert "note" not in err
@@ -110,8 +110,8 @@ def test_what_was_assumed_is_said_and_recorded(lfq, shape, axis, others):
     assert "--channel-axis" in err
     assert np.array_equal(load_file(OUT)["data"], by_definition(x, axis))
     assert source()["axis_is_assumed"] is True
-    told = json.loads(encode(lfq, x, "--json")[1])
-    assert "--channel-axis" in told["outputs"][0]["assumptions"][0]
+    report = json.loads(encode(lfq, x, "--json")[1])
+    assert "--channel-axis" in report["outputs"][0]["assumptions"][0]
 
 
 def test_it_is_said_once(lfq):
@@ -125,7 +125,7 @@ def test_it_is_said_once(lfq):
 
 
 @pytest.mark.parametrize(
-    ("shape", "options", "told"),
+    ("shape", "options", "message"),
     [
         ((8, 3, 4), [], "--channel-axis 0: the features are on axis 0"),
         ((8, 5), [], "--channel-axis 0: the features are on axis 0"),
@@ -138,10 +138,10 @@ def test_it_is_said_once(lfq):
         ((5, 8), ["--channel-axis", -3], "which --channel-axis -3 does not fit"),
     ],
 )
-def test_the_error_names_the_option_that_fits(lfq, shape, options, told):
+def test_the_error_names_the_option_that_fits(lfq, shape, options, message):
     code, _, err = encode(lfq, values(*shape), *options)
     assert code == 1
-    assert told in err
+    assert message in err
     assert not Path(OUT).exists()
 
 

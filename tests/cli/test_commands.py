@@ -133,7 +133,7 @@ def test_encode_as_json():
     assert result.err == ""
 
 
-def test_what_is_left_alone_is_told_on_stderr():
+def test_what_is_left_alone_is_reported_on_stderr():
     save_file({"x": floats(5, BITS), "labels": np.arange(3)}, "x.safetensors")
     result = run("encode", "plain.safetensors", "x.safetensors", "-o", "out")
     assert "lfq: x.safetensors: 'labels' left alone: I64, not float" in result.err
@@ -163,14 +163,14 @@ def test_stats(encoded):
         r[:5] for r in table(result.out)
     ]
     assert result.err == ""
-    figures = run("stats", codes, "--json").json
-    (tensor,) = figures["tensors"]
+    report = run("stats", codes, "--json").json
+    (tensor,) = report["tensors"]
     assert (tensor["file"], tensor["tensor"]) == (codes, "data")
     bits = np.moveaxis(x, 1, -1).reshape(-1, BITS) > 0
     counts = np.unique(np.packbits(bits, axis=1), return_counts=True)[1]
     shares = counts / counts.sum()
     entropy = -(shares * np.log2(shares)).sum()
-    for (usage,) in (tensor["codebooks"], figures["overall"]["codebooks"]):
+    for (usage,) in (tensor["codebooks"], report["overall"]["codebooks"]):
         assert usage["count"] == len(bits)
         assert usage["codes_used"] == len(counts)
         assert usage["utilisation"] == pytest.approx(len(counts) / 2**BITS)
@@ -183,9 +183,9 @@ def test_stats_over_several_files():
     for k in range(3):
         np.save(f"{k}.npy", floats(10 + k, BITS, seed=k))
     run("encode", "plain.safetensors", "0.npy", "1.npy", "2.npy", "-o", "out", "-q")
-    figures = run("stats", "out", "--json").json
-    assert [item["codebooks"][0]["count"] for item in figures["tensors"]] == [10, 11, 12]
-    assert figures["overall"]["codebooks"][0]["count"] == 33
+    report = run("stats", "out", "--json").json
+    assert [item["codebooks"][0]["count"] for item in report["tensors"]] == [10, 11, 12]
+    assert report["overall"]["codebooks"][0]["count"] == 33
 
 
 def test_export_codebook():
@@ -198,10 +198,10 @@ def test_export_codebook():
 
 def test_export_codebook_as_json():
     result = run("export-codebook", "plain.safetensors", "-o", "codes.safetensors", "--range", "3:5", "--json")
-    told = result.json
-    assert told["status"] == "written"
-    assert told["rows"] == [3, 5]
-    assert told["tables"] == {"codebook": [2, BITS]}
+    report = result.json
+    assert report["status"] == "written"
+    assert report["rows"] == [3, 5]
+    assert report["tables"] == {"codebook": [2, BITS]}
     assert load_file("codes.safetensors")["codebook"].tolist() == [
         [-1, -1, -1, -1, -1, -1, 1, 1],
         [-1] * 5 + [1, -1, -1],
@@ -222,9 +222,9 @@ def test_inspect(encoded):
 
 def test_inspect_as_json(encoded):
     _, codes = encoded
-    told = run("inspect", "plain.safetensors", "x.npy", codes, "--json").json
-    checkpoint, tensors, written = told["paths"]
-    assert [item["kind"] for item in told["paths"]] == ["checkpoint", "tensors", "codes"]
+    report = run("inspect", "plain.safetensors", "x.npy", codes, "--json").json
+    checkpoint, tensors, written = report["paths"]
+    assert [item["kind"] for item in report["paths"]] == ["checkpoint", "tensors", "codes"]
     assert checkpoint["quantizers"][0]["config"]["codebook_size"] == 256
     assert tensors["tensors"]["data"] == {"dtype": "F32", "shape": [2, 8, 3, 4]}
     with safe_open(codes, "np") as file:
@@ -240,9 +240,9 @@ def test_inspect_of_a_folder_of_codes(encoded):
     Path("all/sub").mkdir(parents=True)
     for k in range(30):
         shutil.copy(codes, f"all/sub/{k:02}.codes.safetensors")
-    told = run("inspect", "all", "--json").json["paths"]
-    assert [item["path"] for item in told] == [f"all/sub/{k:02}.codes.safetensors" for k in range(30)]
-    assert {item["kind"] for item in told} == {"codes"}
+    report = run("inspect", "all", "--json").json["paths"]
+    assert [item["path"] for item in report] == [f"all/sub/{k:02}.codes.safetensors" for k in range(30)]
+    assert {item["kind"] for item in report} == {"codes"}
     shown = run("inspect", "all")
     assert shown.out.count(": codes, ") == 20
     assert "10 of 30 not shown (-v shows all)" in shown.err
@@ -291,8 +291,8 @@ def test_projected_export_adds_up_to_what_decodes(weights):
 
 
 def test_projected_inspect():
-    told = run("inspect", "projected.safetensors", "--json").json["paths"][0]["quantizers"][0]
-    assert told["tensors"]["project_in.weight"] == [BITS, DIM]
+    report = run("inspect", "projected.safetensors", "--json").json["paths"][0]["quantizers"][0]
+    assert report["tensors"]["project_in.weight"] == [BITS, DIM]
 
 
 # which files are written
@@ -371,10 +371,10 @@ def test_dry_run_writes_nothing(encoded):
     before = tree(".")
     result = run("encode", "plain.safetensors", "latents", "-o", "out", "--dry-run")
     assert [row[-1] for row in table(result.out)] == ["status"] + ["planned"] * 3
-    told = run("decode", "plain.safetensors", codes, "-o", "back", "--dry-run", "--json").json
-    assert told["outputs"][0]["status"] == "planned"
-    told = run("export-codebook", "plain.safetensors", "-o", "codes.npy", "--dry-run", "--json").json
-    assert told["status"] == "planned"
+    report = run("decode", "plain.safetensors", codes, "-o", "back", "--dry-run", "--json").json
+    assert report["outputs"][0]["status"] == "planned"
+    report = run("export-codebook", "plain.safetensors", "-o", "codes.npy", "--dry-run", "--json").json
+    assert report["status"] == "planned"
     assert tree(".") == before
     assert not Path("out").exists()
 

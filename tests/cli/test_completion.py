@@ -36,8 +36,8 @@ def installed(home, shell):
     if shutil.which(shell) is None:
         pytest.skip(f"no {shell}")
     for _ in range(2):
-        told = run(home, shell, "-c", "lfq --install-completion; true")
-        assert f"{shell} completion installed in {home / SCRIPTS[shell]}" in told
+        output = run(home, shell, "-c", "lfq --install-completion; true")
+        assert f"{shell} completion installed in {home / SCRIPTS[shell]}" in output
     started = (home / STARTED_BY[shell]).read_text()
     assert started.startswith("export KEPT=1\n")
     assert started.count("bash_completions/lfq.sh" if shell == "bash" else "fpath+=~/.zfunc") == 1
@@ -79,8 +79,8 @@ def test_zsh_completes_commands_and_options(home):
 def test_python_m_installs_it_for_the_command(home):
     if shutil.which("bash") is None:
         pytest.skip("no bash")
-    told = run(home, "bash", "-c", f"{sys.executable} -m lfq_cli --install-completion; true")
-    assert str(home / SCRIPTS["bash"]) in told
+    output = run(home, "bash", "-c", f"{sys.executable} -m lfq_cli --install-completion; true")
+    assert str(home / SCRIPTS["bash"]) in output
     assert "_LFQ_COMPLETE=complete_bash" in (home / SCRIPTS["bash"]).read_text()
 
 

@@ -59,8 +59,8 @@ def lfq(monkeypatch, capsys):
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
             main()
-        told = capsys.readouterr()
-        return Result(ended.value.code or 0, told.out, told.err)
+        captured = capsys.readouterr()
+        return Result(ended.value.code or 0, captured.out, captured.err)
 
     return call
 
@@ -184,9 +184,9 @@ def test_garbage_as_checkpoint(lfq, suffix):
 @pytest.mark.parametrize("garbage", [b"hello", b"\0" * 100], ids=["hello", "zeros"])
 def test_a_damaged_torch_file_is_called_so_in_words(lfq, garbage):
     Path("garbage.pt").write_bytes(garbage)
-    told = lfq("encode", checkpoint(), "garbage.pt", "-o", "out").err
-    assert "garbage.pt: not a whole torch file" in told
-    assert not re.search(r"not a whole torch file: \d+$", told, re.MULTILINE), told  # an opcode tells nobody anything
+    err = lfq("encode", checkpoint(), "garbage.pt", "-o", "out").err
+    assert "garbage.pt: not a whole torch file" in err
+    assert not re.search(r"not a whole torch file: \d+$", err, re.MULTILINE), err  # an opcode tells nobody anything
 
 
 def test_tensors_are_no_checkpoint(lfq):
@@ -248,8 +248,8 @@ def test_structured_array(lfq):
 def test_codes_are_no_input(lfq):
     array()
     codes(lfq, checkpoint())
-    told = lfq("encode", "lfq.safetensors", "x.codes.safetensors", "-o", "out")
-    assert_error(told, "is a codes file, expected float tensors", "lfq decode")
+    result = lfq("encode", "lfq.safetensors", "x.codes.safetensors", "-o", "out")
+    assert_error(result, "is a codes file, expected float tensors", "lfq decode")
 
 
 def test_tensors_are_no_codes(lfq):
@@ -261,9 +261,9 @@ def test_tensors_are_no_codes(lfq):
 
 
 def test_an_npy_file_given_as_codes_is_not_called_cut_off(lfq):
-    told = lfq("decode", checkpoint(), array(), "-o", "out")
-    assert_error(told, "x.npy: ")
-    assert "cut off" not in told.err, told.err
+    result = lfq("decode", checkpoint(), array(), "-o", "out")
+    assert_error(result, "x.npy: ")
+    assert "cut off" not in result.err, result.err
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs FIFOs")
@@ -327,14 +327,14 @@ def test_the_trap_works(folder):
 
 
 @pytest.mark.parametrize("write", [zipped_pickle, bare_pickle])
-def test_nobody_is_told_how_to_run_pickled_code(lfq, write, folder):
+def test_no_message_says_how_to_run_pickled_code(lfq, write, folder):
     write("evil.pt", folder / "trap")
-    told = lfq("encode", checkpoint(), "evil.pt", "-o", "out").err
-    assert "weights_only" not in told, told
-    assert "can still be loaded" not in told, told
+    err = lfq("encode", checkpoint(), "evil.pt", "-o", "out").err
+    assert "weights_only" not in err, err
+    assert "can still be loaded" not in err, err
 
 
-def test_nothing_but_the_error_is_told_of_a_bare_pickle(folder):
+def test_nothing_but_the_error_is_reported_of_a_bare_pickle(folder):
     bare_pickle("evil.pt", folder / "trap", protocol=4)  # torch warns of protocols it did not choose
     result = lfq_process("encode", checkpoint(), "evil.pt", "-o", "out")
     assert not (folder / "trap").exists()
@@ -348,11 +348,11 @@ def test_torchscript_and_sparse_tensors_are_called_what_they_are(lfq):
         warnings.simplefilter("ignore")
         torch.jit.save(torch.jit.script(torch.nn.Linear(2, 3)), "program.pt")
     for arguments in (("encode", checkpoint(), "program.pt"), ("encode", "program.pt", array())):
-        told = lfq(*arguments, "-o", "out")
-        assert_error(told, "program.pt: a TorchScript archive", "torch.jit.load('program.pt').state_dict()")
+        result = lfq(*arguments, "-o", "out")
+        assert_error(result, "program.pt: a TorchScript archive", "torch.jit.load('program.pt').state_dict()")
     torch.save({"x": torch.eye(8).to_sparse()}, "x.pt")
-    told = lfq("encode", checkpoint(), "x.pt", "-o", "out")
-    assert_error(told, "x.pt: no float tensor to encode", "'x' (sparse tensor: save x.to_dense())")
+    result = lfq("encode", checkpoint(), "x.pt", "-o", "out")
+    assert_error(result, "x.pt: no float tensor to encode", "'x' (sparse tensor: save x.to_dense())")
 
 
 # tensors that do not fit
@@ -374,9 +374,9 @@ def test_wrong_dim_in_a_process_of_its_own():
 
 def test_no_layout_is_suggested_where_none_would_help(lfq):
     array(values=floats(10, 12))
-    told = lfq("encode", checkpoint(), "x.npy", "-o", "out").err
-    assert "no axis has 8 entries" in told
-    assert "--layout channel-" not in told, told
+    err = lfq("encode", checkpoint(), "x.npy", "-o", "out").err
+    assert "no axis has 8 entries" in err
+    assert "--layout channel-" not in err, err
 
 
 @pytest.mark.parametrize(
@@ -423,17 +423,17 @@ def test_integers_only(lfq):
 
 def test_single_number(lfq):
     array(values=np.float32(3))
-    told = lfq("encode", checkpoint(), "x.npy", "-o", "out")
-    assert_error(told, "'data' is a single number, expected 8 features", "--tensor")
+    result = lfq("encode", checkpoint(), "x.npy", "-o", "out")
+    assert_error(result, "'data' is a single number, expected 8 features", "--tensor")
 
 
 def test_tensor_option_that_matches_nothing(lfq):
     save_file({"a": floats(), "b": floats()}, "x.safetensors")
-    told = lfq("encode", checkpoint(), "x.safetensors", "-o", "out", "--tensor", "z*")
-    assert_error(told, "x.safetensors: no float tensor to encode", "'a' (not asked for), 'b' (not asked for)")
+    result = lfq("encode", checkpoint(), "x.safetensors", "-o", "out", "--tensor", "z*")
+    assert_error(result, "x.safetensors: no float tensor to encode", "'a' (not asked for), 'b' (not asked for)")
     made = codes(lfq, "lfq.safetensors", "x.safetensors")
-    told = lfq("decode", "lfq.safetensors", made, "-o", "out", "--tensor", "z*")
-    assert_error(told, "no tensor matches", "'a', 'b'")
+    result = lfq("decode", "lfq.safetensors", made, "-o", "out", "--tensor", "z*")
+    assert_error(result, "no tensor matches", "'a', 'b'")
     assert_error(lfq("stats", made, "--tensor", "z*"), "no tensor matches", "'a', 'b'")
 
 
@@ -450,7 +450,7 @@ def test_a_tensor_without_data(lfq):
 
     torch.save({"a": torch.empty(5, 8, device="meta"), "b": torch.ones(5, 8)}, "x.pt")
     result = lfq("encode", checkpoint(), "x.pt", "-o", "out")
-    assert result.code in (0, 1), result.err  # left alone or refused, as long as it is told
+    assert result.code in (0, 1), result.err  # left alone or refused, as long as it is reported
     assert "'a'" in result.err
 
 
@@ -461,8 +461,10 @@ def test_codes_of_another_checkpoint(lfq):
     array()
     made = codes(lfq, checkpoint())
     other = checkpoint("other.safetensors", codebook_scale=2.0)
-    told = lfq("decode", other, made, "-o", "out")
-    assert_error(told, f"{made}: made by another checkpoint", "decode with the checkpoint and options that encoded it")
+    result = lfq("decode", other, made, "-o", "out")
+    assert_error(
+        result, f"{made}: made by another checkpoint", "decode with the checkpoint and options that encoded it"
+    )
     assert not Path("out").exists()
 
 
@@ -488,8 +490,8 @@ def test_truncated_codes(lfq):
 
 def test_codebook_size_that_is_no_power_of_two(lfq):
     checkpoint("odd.safetensors", codebook_size=300)
-    told = lfq("encode", "odd.safetensors", array(), "-o", "out")
-    assert_error(told, "odd.safetensors: codebook_size is 300, expected a power of two (the next is 512)")
+    result = lfq("encode", "odd.safetensors", array(), "-o", "out")
+    assert_error(result, "odd.safetensors: codebook_size is 300, expected a power of two (the next is 512)")
 
 
 def test_unknown_config_key(lfq):
@@ -503,8 +505,8 @@ def test_dim_that_contradicts_the_codebooks(lfq):
 
 
 def test_option_that_contradicts_the_checkpoint(lfq):
-    told = lfq("encode", checkpoint(), array(), "-o", "out", "--codebook-scale", "3")
-    assert_error(told, "codebook_scale is 1.0, the options say 3.0", "leave the option out", code=2)
+    result = lfq("encode", checkpoint(), array(), "-o", "out", "--codebook-scale", "3")
+    assert_error(result, "codebook_scale is 1.0, the options say 3.0", "leave the option out", code=2)
 
 
 @pytest.mark.parametrize("command", ["encode", "decode", "export-codebook"])
@@ -516,22 +518,22 @@ def test_what_a_checkpoint_does_not_say_is_assumed_aloud(lfq, command):
         inputs = ["codes"]
     files = inputs if command != "export-codebook" else []
     out = "out" if files else "out.npy"
-    told = lfq(command, foreign(), *files, "-o", out)
-    assert told.code == 0
-    assert told.err.count("codebook_scale 1.0, soft_clamp_input_value none, spherical false") == 1
-    assert "foreign.safetensors does not say everything" in told.err
-    assert "the bits do not depend on it" in told.err
+    result = lfq(command, foreign(), *files, "-o", out)
+    assert result.code == 0
+    assert result.err.count("codebook_scale 1.0, soft_clamp_input_value none, spherical false") == 1
+    assert "foreign.safetensors does not say everything" in result.err
+    assert "the bits do not depend on it" in result.err
     for option in ("--codebook-scale", "--soft-clamp", "--spherical or --no-spherical"):
-        assert option in told.err
+        assert option in result.err
     everything = ("--codebook-scale", "1", "--no-spherical", "--soft-clamp", "none", "--overwrite")
     assert "assumed" not in lfq(command, foreign(), *files, "-o", out, *everything).err
 
 
 def test_an_assumption_that_decides_tokens_says_so(lfq):
     torch.save(vector_quantize_pytorch.ResidualLFQ(dim=4, codebook_size=16, num_quantizers=2).state_dict(), "r.pt")
-    told = lfq("encode", "r.pt", array(values=floats()[..., :4]), "-o", "out")
-    assert told.code == 0
-    assert "TOKENS DEPEND ON spherical;" in told.err
+    result = lfq("encode", "r.pt", array(values=floats()[..., :4]), "-o", "out")
+    assert result.code == 0
+    assert "TOKENS DEPEND ON spherical;" in result.err
 
 
 def test_the_checkpoint_that_says_too_little_is_named(lfq):
@@ -542,8 +544,8 @@ def test_the_checkpoint_that_says_too_little_is_named(lfq):
 
 
 def test_unknown_module(lfq):
-    told = lfq("encode", foreign(), array(), "-o", "out", "--module", "encoder.quantizer")
-    assert_error(told, "foreign.safetensors: no lookup-free quantizer at 'encoder.quantizer'")
+    result = lfq("encode", foreign(), array(), "-o", "out", "--module", "encoder.quantizer")
+    assert_error(result, "foreign.safetensors: no lookup-free quantizer at 'encoder.quantizer'")
 
 
 # outputs
@@ -556,10 +558,10 @@ def test_parent_of_the_output_is_a_file(lfq):
     assert Path("file").read_text() == "kept"
 
 
-def test_why_the_output_cannot_be_written_is_told_right(lfq):
+def test_why_the_output_cannot_be_written_is_reported_right(lfq):
     Path("file").write_text("kept")
-    told = lfq("encode", checkpoint(), array(), "-o", "file/x.codes.safetensors").err
-    assert "File exists" not in told, told  # what exists is the file that should be a folder
+    err = lfq("encode", checkpoint(), array(), "-o", "file/x.codes.safetensors").err
+    assert "File exists" not in err, err  # what exists is the file that should be a folder
 
 
 def test_output_is_a_file_without_a_suffix_of_ours(lfq):
@@ -573,8 +575,8 @@ def test_output_is_a_file_without_a_suffix_of_ours(lfq):
 def test_existing_output_is_refused_and_kept(lfq):
     Path("out").mkdir()
     Path("out/x.codes.safetensors").write_text("kept")
-    told = lfq("encode", checkpoint(), array(), "-o", "out")
-    assert_error(told, "out/x.codes.safetensors: exists", "--overwrite replaces it")
+    result = lfq("encode", checkpoint(), array(), "-o", "out")
+    assert_error(result, "out/x.codes.safetensors: exists", "--overwrite replaces it")
     assert Path("out/x.codes.safetensors").read_text() == "kept"
 
 
@@ -590,27 +592,27 @@ def test_output_made_with_other_options_is_refused(lfq, case):
     array()
     made = codes(lfq, checkpoint())
     before = Path(made).read_bytes()
-    told = lfq("encode", "lfq.safetensors", "x.npy", "-o", made, *options)
-    assert_error(told, f"{made}: exists, {reason}", "--overwrite")
+    result = lfq("encode", "lfq.safetensors", "x.npy", "-o", made, *options)
+    assert_error(result, f"{made}: exists, {reason}", "--overwrite")
     assert Path(made).read_bytes() == before
 
 
 def test_output_made_in_another_precision_is_refused(lfq):
     array(values=floats(5, 6))
     made = codes(lfq, projected())
-    told = lfq("encode", "projected.safetensors", "x.npy", "-o", made, "--compute-dtype", "bfloat16")
-    assert_error(told, f"{made}: exists, computed in float32, not bfloat16", "--overwrite")
+    result = lfq("encode", "projected.safetensors", "x.npy", "-o", made, "--compute-dtype", "bfloat16")
+    assert_error(result, f"{made}: exists, computed in float32, not bfloat16", "--overwrite")
 
 
 def test_output_made_from_something_else_is_refused(lfq):
     array(values=floats()[:3])
     made = codes(lfq, checkpoint())
     array()
-    told = lfq("encode", "lfq.safetensors", "x.npy", "-o", made)
-    assert_error(told, f"{made}: exists, 'data' made from F32 [3,", "the input has F32", "--overwrite")
+    result = lfq("encode", "lfq.safetensors", "x.npy", "-o", made)
+    assert_error(result, f"{made}: exists, 'data' made from F32 [3,", "the input has F32", "--overwrite")
     np.savez("x.npz", other=floats())
-    told = lfq("encode", "lfq.safetensors", "x.npz", "-o", made)
-    assert_error(told, "exists, with the tensors 'data', not 'other'")
+    result = lfq("encode", "lfq.safetensors", "x.npz", "-o", made)
+    assert_error(result, "exists, with the tensors 'data', not 'other'")
 
 
 def test_a_plan_shows_what_is_refused(lfq):
@@ -619,9 +621,9 @@ def test_a_plan_shows_what_is_refused(lfq):
     codes(lfq, checkpoint(), "a.npy", "out/a.codes.safetensors")
     Path("out/b.codes.safetensors").write_text("not codes")
     array("c.npy")
-    told = lfq("encode", "lfq.safetensors", "a.npy", "b.npy", "c.npy", "-o", "out", "--dry-run", "--json")
-    assert told.code == 3
-    statuses = {item["input"]: item["status"] for item in json.loads(told.out)["outputs"]}
+    result = lfq("encode", "lfq.safetensors", "a.npy", "b.npy", "c.npy", "-o", "out", "--dry-run", "--json")
+    assert result.code == 3
+    statuses = {item["input"]: item["status"] for item in json.loads(result.out)["outputs"]}
     assert statuses == {"a.npy": "up to date", "b.npy": "refused", "c.npy": "planned"}
     assert not Path("out/c.codes.safetensors").exists()
 
@@ -630,9 +632,9 @@ def test_fail_fast_stops_at_the_first_bad_input(lfq):
     for name in ("a.npy", "c.npy"):
         array(name)
     Path("b.npy").write_text("no array")
-    told = lfq("encode", checkpoint(), "a.npy", "b.npy", "c.npy", "-o", "out", "--fail-fast")
-    assert told.code == 1
-    assert "1 inputs were not tried" in told.err
+    result = lfq("encode", checkpoint(), "a.npy", "b.npy", "c.npy", "-o", "out", "--fail-fast")
+    assert result.code == 1
+    assert "1 inputs were not tried" in result.err
     assert [path.name for path in Path("out").iterdir()] == ["a.codes.safetensors"]
     assert lfq("encode", "lfq.safetensors", "a.npy", "b.npy", "c.npy", "-o", "out").code == 3
     assert Path("out/c.codes.safetensors").exists()
@@ -650,8 +652,8 @@ def test_output_that_is_up_to_date_is_skipped(lfq):
 
 def test_overwrite_replaces(lfq):
     Path("x.codes.safetensors").write_text("to be replaced")
-    told = lfq("encode", checkpoint(), array(), "-o", "x.codes.safetensors", "--overwrite")
-    assert told.code == 0
+    result = lfq("encode", checkpoint(), array(), "-o", "x.codes.safetensors", "--overwrite")
+    assert result.code == 0
     assert b"lfq-codes" in Path("x.codes.safetensors").read_bytes()
 
 
@@ -687,8 +689,8 @@ def test_two_inputs_that_would_write_one_output(lfq):
     Path("in").mkdir()
     array("in/x.npy")
     save_file({"x": floats()}, "in/x.safetensors")
-    told = lfq("encode", checkpoint(), "in", "-o", "out")
-    assert_error(told, "in/x.npy and in/x.safetensors would both write out/x.codes.safetensors", code=2)
+    result = lfq("encode", checkpoint(), "in", "-o", "out")
+    assert_error(result, "in/x.npy and in/x.safetensors would both write out/x.codes.safetensors", code=2)
     assert not Path("out").exists()
 
 
@@ -874,7 +876,7 @@ def test_a_path_that_the_system_refuses(lfq, arguments):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--bogus"], "--bogus"),
         (["bogus"], "bogus"),
@@ -891,8 +893,8 @@ def test_a_path_that_the_system_refuses(lfq, arguments):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_usage(lfq, arguments, told):
-    assert_usage(lfq(*arguments), told)
+def test_usage(lfq, arguments, message):
+    assert_usage(lfq(*arguments), message)
 
 
 def test_usage_in_a_process_of_its_own():
@@ -902,8 +904,8 @@ def test_usage_in_a_process_of_its_own():
 
 
 def test_index_dtype_needs_ints(lfq):
-    told = lfq("encode", checkpoint(), array(), "-o", "out", "--index-dtype", "int32")
-    assert_error(told, "--index-dtype belongs to --packing ints", "add --packing ints", code=2)
+    result = lfq("encode", checkpoint(), array(), "-o", "out", "--index-dtype", "int32")
+    assert_error(result, "--index-dtype belongs to --packing ints", "add --packing ints", code=2)
 
 
 def test_index_dtype_too_narrow(lfq):
@@ -930,8 +932,8 @@ def test_range_that_is_none(lfq, rows):
 
 @pytest.mark.parametrize("rows", ["5:2", "3:3", "0:257", "-1:4", "256:"])
 def test_range_outside_the_codebook(lfq, rows):
-    told = lfq("export-codebook", checkpoint(), "-o", "t.npy", f"--range={rows}")
-    assert_error(told, "is not within the codebook's rows 0:256", code=2)
+    result = lfq("export-codebook", checkpoint(), "-o", "t.npy", f"--range={rows}")
+    assert_error(result, "is not within the codebook's rows 0:256", code=2)
     assert not Path("t.npy").exists()
 
 
@@ -940,21 +942,21 @@ def test_device_that_is_not_there(lfq, device, monkeypatch):
     import torch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    told = lfq("encode", checkpoint(), array(), "-o", "out", "--device", device)
-    assert_error(told, f"--device {device} is not there", "--device auto")
+    result = lfq("encode", checkpoint(), array(), "-o", "out", "--device", device)
+    assert_error(result, f"--device {device} is not there", "--device auto")
 
 
 def test_device_that_is_none(lfq):
-    told = lfq("encode", checkpoint(), array(), "-o", "out", "--device", "tpu9")
-    assert_error(told, "--device tpu9 is not a device", "expected auto, cpu, cuda, cuda:N or mps")
+    result = lfq("encode", checkpoint(), array(), "-o", "out", "--device", "tpu9")
+    assert_error(result, "--device tpu9 is not a device", "expected auto, cpu, cuda, cuda:N or mps")
 
 
 def test_npy_holds_one_tensor(lfq):
     save_file({"a": floats(), "b": floats()}, "x.safetensors")
     made = codes(lfq, checkpoint(), "x.safetensors")
-    told = lfq("decode", "lfq.safetensors", made, "-o", "out", "--format", "npy")
+    result = lfq("decode", "lfq.safetensors", made, "-o", "out", "--format", "npy")
     assert_error(
-        told, "a .npy file holds one array, there are 2: a, b", "a .safetensors file holds all of them", code=2
+        result, "a .npy file holds one array, there are 2: a, b", "a .safetensors file holds all of them", code=2
     )
     chosen = ("--format", "npy", "--tensor", "a")
     assert lfq("decode", "lfq.safetensors", made, "-o", "out", *chosen).code == 0
@@ -963,24 +965,24 @@ def test_npy_holds_one_tensor(lfq):
 def test_npy_has_no_bfloat16(lfq):
     array()
     made = codes(lfq, checkpoint())
-    told = lfq("decode", "lfq.safetensors", made, "-o", "back.npy", "--dtype", "bfloat16")
-    assert_error(told, "back.npy: numpy has no BF16", ".safetensors", code=2)
+    result = lfq("decode", "lfq.safetensors", made, "-o", "back.npy", "--dtype", "bfloat16")
+    assert_error(result, "back.npy: numpy has no BF16", ".safetensors", code=2)
 
 
 def test_export_with_projection_to_npy(lfq):
-    told = lfq("export-codebook", projected(), "-o", "t.npy")
-    assert_error(told, "t.npy: a .npy file holds one array, there are 2: codebook, bias", code=2)
+    result = lfq("export-codebook", projected(), "-o", "t.npy")
+    assert_error(result, "t.npy: a .npy file holds one array, there are 2: codebook, bias", code=2)
 
 
 def test_export_with_projection_to_npy_suggests_options_it_has(lfq):
-    told = lfq("export-codebook", projected(), "-o", "t.npy").err
-    assert "--tensor" not in told, told  # an option of encode and decode
+    err = lfq("export-codebook", projected(), "-o", "t.npy").err
+    assert "--tensor" not in err, err  # an option of encode and decode
     assert lfq("export-codebook", "projected.safetensors", "-o", "t.npy", "--no-project-out").code == 0
 
 
 def test_export_to_another_format(lfq):
-    told = lfq("export-codebook", checkpoint(), "-o", "t.txt")
-    assert_error(told, "t.txt: expected a name that ends in .safetensors or .npy", code=2)
+    result = lfq("export-codebook", checkpoint(), "-o", "t.txt")
+    assert_error(result, "t.txt: expected a name that ends in .safetensors or .npy", code=2)
 
 
 def test_export_larger_than_the_disk(lfq):
@@ -1000,7 +1002,7 @@ def test_export_larger_than_the_disk(lfq):
 
 
 @pytest.mark.parametrize("message", ["boom", "boom\nand \x1b[31mmore"])
-def test_a_bug_is_told_in_one_line(lfq, monkeypatch, message):
+def test_a_bug_is_reported_in_one_line(lfq, monkeypatch, message):
     def broken(*_):
         raise RuntimeError(message)
 

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 from lfq_cli import checkpoints, load, open_codes
 from lfq_cli.errors import CheckpointError, LfqNote
 
-TOLD = ("--codebook-scale", "1", "--no-spherical", "--soft-clamp", "none")
+FACTS = ("--codebook-scale", "1", "--no-spherical", "--soft-clamp", "none")
 
 
 def floats(*shape):
@@ -39,11 +39,11 @@ def test_an_imported_checkpoint_is_the_foreign_one(lfq, name, output):
     np.save("x.npy", floats(*shape))
     code, out, _ = lfq("import", "foreign.ckpt", "-o", output, "--json")
     assert code == 0
-    told = json.loads(out)
+    report = json.loads(out)
     foreign, native = checkpoints.load(Path("foreign.ckpt")), checkpoints.load(Path(output))
-    assert told["checkpoint_sha256"] == foreign.digest == native.digest
-    assert told["assumed"] == native.assumptions() == foreign.assumptions()
-    assert told["config"] == native.full_config()
+    assert report["checkpoint_sha256"] == foreign.digest == native.digest
+    assert report["assumed"] == native.assumptions() == foreign.assumptions()
+    assert report["config"] == native.full_config()
     for checkpoint, folder in (("foreign.ckpt", "a"), (output, "b")):
         assert lfq("encode", checkpoint, "x.npy", "-o", folder, "-q")[0] == 0
     assert Path("a/x.codes.safetensors").read_bytes() == Path("b/x.codes.safetensors").read_bytes()
@@ -59,7 +59,7 @@ def test_import_refuses_what_exists_and_plans(lfq):
     assert "planned" in out
     assert "assumed" in err
     assert not Path("n.safetensors").exists()
-    assert lfq("import", "foreign.pt", "-o", "n.safetensors", *TOLD)[0] == 0
+    assert lfq("import", "foreign.pt", "-o", "n.safetensors", *FACTS)[0] == 0
     first = Path("n.safetensors").read_bytes()
     code, _, err = lfq("import", "foreign.pt", "-o", "n.safetensors", "--spherical")
     assert code == 1
@@ -111,7 +111,7 @@ def test_import_never_replaces_what_it_reads(lfq):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (("--codebook-dims", "5,5"), "add up to 6"),
         (("--family", "lucidrains"), "no family"),
@@ -119,16 +119,16 @@ def test_import_never_replaces_what_it_reads(lfq):
         (("--bit-order", "lsb"), "bit_order"),
     ],
 )
-def test_an_option_that_contradicts_a_native_checkpoint(lfq, options, told):
+def test_an_option_that_contradicts_a_native_checkpoint(lfq, options, message):
     torch.save(STATES["plain"][0], "p.pt")
     np.save("x.npy", floats(5, 6))
     assert lfq("import", "p.pt", "-o", "n.safetensors")[0] == 0
     code, _, err = lfq("encode", "n.safetensors", "x.npy", "-o", "out", *options)
     assert code == 2
-    assert told in err
+    assert message in err
 
 
-def test_what_a_native_checkpoint_assumes_can_be_told(lfq):
+def test_what_a_native_checkpoint_assumes_can_be_overridden(lfq):
     state, shape = STATES["open-magvit2"]
     torch.save(state, "m.pt")
     np.save("x.npy", floats(*shape))
@@ -143,8 +143,8 @@ def test_decoding_again_with_other_facts_is_another_output(lfq):
     torch.save(STATES["plain"][0], "p.pt")
     np.save("x.npy", floats(5, 6))
     assert lfq("encode", "p.pt", "x.npy", "-o", "out")[0] == 0
-    assert lfq("decode", "p.pt", "out", "-o", "back", *TOLD)[0] == 0
-    assert "up to date" in lfq("decode", "p.pt", "out", "-o", "back", *TOLD)[2]
+    assert lfq("decode", "p.pt", "out", "-o", "back", *FACTS)[0] == 0
+    assert "up to date" in lfq("decode", "p.pt", "out", "-o", "back", *FACTS)[2]
     code, _, err = lfq("decode", "p.pt", "out", "-o", "back", "--codebook-scale", "2", "--spherical")
     assert code == 1
     assert "is not what this run would make" in err
@@ -152,7 +152,7 @@ def test_decoding_again_with_other_facts_is_another_output(lfq):
 
 def test_import_keeps_the_layout(lfq):
     torch.save(STATES["plain"][0], "foreign.pt")
-    assert lfq("import", "foreign.pt", "-o", "n.safetensors", "--layout", "channel-first", *TOLD)[0] == 0
+    assert lfq("import", "foreign.pt", "-o", "n.safetensors", "--layout", "channel-first", *FACTS)[0] == 0
     np.save("x.npy", floats(3, 6, 11))
     assert lfq("encode", "n.safetensors", "x.npy", "-o", "out")[0] == 0
     with open_codes("out/x.codes.safetensors") as codes:
@@ -166,18 +166,18 @@ def test_the_first_levels_are_those_of_the_whole(lfq, name, levels):
     torch.save(state, "r.pt")
     np.save("x.npy", floats(*shape))
     groups = 2 if name == "grouped" else 1
-    assert lfq("encode", "r.pt", "x.npy", "-o", "all", *TOLD[2:])[0] == 0
-    assert lfq("encode", "r.pt", "x.npy", "-o", "few", "--num-quantizers", levels, *TOLD[2:])[0] == 0
+    assert lfq("encode", "r.pt", "x.npy", "-o", "all", *FACTS[2:])[0] == 0
+    assert lfq("encode", "r.pt", "x.npy", "-o", "few", "--num-quantizers", levels, *FACTS[2:])[0] == 0
     with open_codes("all/x.codes.safetensors") as codes, open_codes("few/x.codes.safetensors") as few:
         whole = codes["data"][...].reshape(50, groups, 4)
         assert np.array_equal(few["data"][...], whole[..., :levels].reshape(50, -1))
         assert few.header.quantizer["num_quantizers"] == levels
     for source, options in (("all", ("--num-quantizers", levels)), ("few", ())):
-        told = lfq("decode", "r.pt", f"{source}/x.codes.safetensors", "-o", f"d-{source}", *options, *TOLD[2:])
-        assert told[0] == 0, told[2]
+        result = lfq("decode", "r.pt", f"{source}/x.codes.safetensors", "-o", f"d-{source}", *options, *FACTS[2:])
+        assert result[0] == 0, result[2]
     assert np.array_equal(*(load_file(f"d-{source}/x.safetensors")["data"] for source in ("all", "few")))
     if levels < 4:
-        code, _, err = lfq("decode", "r.pt", "few/x.codes.safetensors", "-o", "e", "--num-quantizers", 4, *TOLD[2:])
+        code, _, err = lfq("decode", "r.pt", "few/x.codes.safetensors", "-o", "e", "--num-quantizers", 4, *FACTS[2:])
         assert code == 1
         assert f"has {levels} levels, 4 were asked for" in err
 
@@ -197,20 +197,20 @@ def test_dims_that_are_no_list(lfq, wrong):
     assert "--codebook-dims" in err
 
 
-@pytest.mark.parametrize("told_at", ["encode", "decode", "neither"])
-def test_codebook_dims_may_be_told_at_either_end(lfq, told_at):
+@pytest.mark.parametrize("given_at", ["encode", "decode", "neither"])
+def test_codebook_dims_may_be_given_at_either_end(lfq, given_at):
     """Cut or whole, the packed bytes are the same; only the indices are others."""
     state, shape = STATES["open-magvit2"]
     torch.save(state, "m.pt")
     np.save("x.npy", floats(*shape))
-    options = {told_at: ("--codebook-dims", "6,12", "--bit-order", "lsb")}
+    options = {given_at: ("--codebook-dims", "6,12", "--bit-order", "lsb")}
     assert lfq("encode", "m.pt", "x.npy", "-o", "out", *options.get("encode", ()))[0] == 0
     code, _, err = lfq("decode", "m.pt", "out", "-o", "back", *options.get("decode", ()))
     assert code == 0, err
     assert np.array_equal(load_file("back/x.safetensors")["data"], np.where(floats(*shape) > 0, 1, -1))
     with open_codes("out/x.codes.safetensors") as codes:
-        assert codes["data"].shape == ((2, 4, 4, 2) if told_at == "encode" else (2, 4, 4))
-        assert set(codes.header.assumed) == (set() if told_at == "encode" else {"bit_order", "factorized_bits"})
+        assert codes["data"].shape == ((2, 4, 4, 2) if given_at == "encode" else (2, 4, 4))
+        assert set(codes.header.assumed) == (set() if given_at == "encode" else {"bit_order", "factorized_bits"})
 
 
 @pytest.mark.parametrize("name", STATES)
@@ -218,18 +218,18 @@ def test_inspect_says_what_was_read_and_what_is_assumed(lfq, name):
     torch.save({"state_dict": STATES[name][0]}, "foreign.ckpt")
     code, out, _ = lfq("inspect", "foreign.ckpt", "--json")
     assert code == 0
-    (told,) = json.loads(out)["paths"][0]["quantizers"]
+    (report,) = json.loads(out)["paths"][0]["quantizers"]
     quantizer = checkpoints.load(Path("foreign.ckpt"))
-    assert told["assumed"] == quantizer.assumptions()
-    assert told["config"] == quantizer.full_config()
-    assert set(told["shown_by"]) <= {f"state_dict.{key}" for key in STATES[name][0]}
-    assert told["shown_by"]
-    assert told["codebook_dims"] == list(quantizer.codebook_dims)
+    assert report["assumed"] == quantizer.assumptions()
+    assert report["config"] == quantizer.full_config()
+    assert set(report["shown_by"]) <= {f"state_dict.{key}" for key in STATES[name][0]}
+    assert report["shown_by"]
+    assert report["codebook_dims"] == list(quantizer.codebook_dims)
     code, out, _ = lfq("inspect", "foreign.ckpt")
     assert code == 0
-    assert told["shown_by"][0] in out
-    assert f"family {told['family']}" in out
-    for fact in told["assumed"]:
+    assert report["shown_by"][0] in out
+    assert f"family {report['family']}" in out
+    for fact in report["assumed"]:
         assert re.search(rf"{fact} .*assumed", out), fact
 
 

@@ -60,10 +60,10 @@ def modules_after(*arguments, folder):
     report = folder / "report.json"
     command = [sys.executable, "-c", RUN_AND_REPORT, str(report), *arguments]
     ran = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
-    told = json.loads(report.read_text())
+    parsed = json.loads(report.read_text())
     report.unlink()
-    assert told["code"] == 0, ran.stderr
-    return set(told["modules"])
+    assert parsed["code"] == 0, ran.stderr
+    return set(parsed["modules"])
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["encode", "--help"], ["--version"]], ids=" ".join)
@@ -121,8 +121,8 @@ def test_merge_never_imports_torch(files, tmp_path):
 
 def test_import_lfq_cli_imports_neither_numpy_nor_torch():
     code = "import sys, lfq_cli; print([name for name in ('numpy', 'torch', 'typer', 'rich') if name in sys.modules])"
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    assert told.stdout == "[]\n"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_open_codes_imports_no_torch(files):
@@ -130,8 +130,8 @@ def test_open_codes_imports_no_torch(files):
         "import sys, lfq_cli; lfq_cli.open_codes('plain.codes.safetensors')['data'][:]; print('torch' in sys.modules)"
     )
     command = [sys.executable, "-c", code]
-    told = subprocess.run(command, cwd=files, capture_output=True, text=True, timeout=60, check=True)
-    assert told.stdout == "False\n"
+    done = subprocess.run(command, cwd=files, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "False\n"
 
 
 def files_that_import(library):

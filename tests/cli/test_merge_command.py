@@ -228,7 +228,7 @@ def test_a_damaged_input_is_named_and_the_rest_is_made(lfq):
 def test_a_file_that_may_not_grow(lfq):
     """RLIMIT_FSIZE: the system refuses the write, as a full disk would."""
     command = [sys.executable, "-m", "lfq_cli", "merge", "tokens", "-o", "out/all.codes.safetensors"]
-    told = subprocess.run(
+    done = subprocess.run(
         command,
         capture_output=True,
         text=True,
@@ -236,9 +236,9 @@ def test_a_file_that_may_not_grow(lfq):
         check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)),
     )
-    assert told.returncode == 1
-    assert "out/all.codes.safetensors: cannot be written: File too large" in told.stderr
-    assert "Traceback" not in told.stderr
+    assert done.returncode == 1
+    assert "out/all.codes.safetensors: cannot be written: File too large" in done.stderr
+    assert "Traceback" not in done.stderr
     assert not Path("out").exists()
 
 

@@ -32,9 +32,9 @@ def here(lfq):
 def parameters(command):
     """(name, its typer description) of every parameter of a command that takes a path."""
     for name, parameter in inspect.signature(command).parameters.items():
-        told = parameter.annotation.__metadata__[0]
-        if told.metavar in PLACES and name != "module":
-            yield name, told
+        option = parameter.annotation.__metadata__[0]
+        if option.metavar in PLACES and name != "module":
+            yield name, option
 
 
 def arguments(command, name, url):
@@ -48,12 +48,12 @@ def arguments(command, name, url):
     sound |= {"PATH": "c.safetensors", "FOREIGN": "c.safetensors", "NATIVE": "n.safetensors"}
     if command == "export":
         yield "bin"
-    for other, told in parameters(command_named(command)):
-        value = url if other == name else sound[told.metavar]
-        flags = getattr(told, "param_decls", None)
+    for other, option in parameters(command_named(command)):
+        value = url if other == name else sound[option.metavar]
+        flags = getattr(option, "param_decls", None)
         if not flags:
             yield value
-        elif other == name or (told.metavar in ("OUT", "NATIVE") and "--output" in flags):
+        elif other == name or (option.metavar in ("OUT", "NATIVE") and "--output" in flags):
             yield from (flags[0], value)
 
 

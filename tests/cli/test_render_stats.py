@@ -55,7 +55,7 @@ def usages(draw, dims=None):
 
 
 def estimated(usage):
-    """The same with figures that were not counted."""
+    """The same with statistics that were not counted."""
     how = {
         "codes_used": Estimate("HyperLogLog", 12345.6),
         "entropy_bits": Estimate("a sample of codes by hash", 0.00123),
@@ -123,8 +123,8 @@ def test_known_shapes_fit(dims, times):
 # it loses nothing
 
 
-def figures_told(usage):
-    """Text of the figures that every usage is told with."""
+def statistics_shown(usage):
+    """Text of the statistics that are shown for every usage."""
     used, entropy = "codes_used" in usage.estimated, "entropy_bits" in usage.estimated
     return [
         whole(usage.codes_used, estimated=used),
@@ -138,18 +138,18 @@ def figures_told(usage):
 
 
 @given(usages())
-def test_every_figure_is_there_and_none_is_broken(usage):
+def test_every_statistic_is_there_and_none_is_broken(usage):
     if not usage.codebooks[0].count:
         assert "there are no indices" in text_of(report_of(usage))
         return
     words = set(text_of(report_of(usage), verbose=True).split())
     for part in (*usage.codebooks, *([usage.joint] if usage.joint else [])):
-        assert set(figures_told(part)) <= words
+        assert set(statistics_shown(part)) <= words
     assert f"{usage.codebooks[0].count:,}" in words
 
 
 @given(usages())
-def test_every_bit_is_told_if_asked_for(usage):
+def test_every_bit_is_shown_if_asked_for(usage):
     text = text_of(report_of(usage), verbose=True)
     for k, codebook in enumerate(usage.codebooks):
         for bit, ones in enumerate(codebook.ones):
@@ -168,7 +168,7 @@ def test_estimates_are_marked_and_explained(usage):
         assert "≈" not in text
 
 
-def test_what_is_told_of_the_example():
+def test_what_is_shown_of_the_example():
     """One look at the whole, as it should be."""
     codes = np.array([[k >> 1 & 1, k & 1] for k in [0, 0, 0, 1, 1, 3, 3, 3] * 10], bool)
     assert text_of(report_of(token_of(codes), names=["x"])).splitlines() == [
@@ -218,7 +218,7 @@ def test_every_statistic_is_shown_and_compared(row):
     compared = TokenComparison((UsageComparison(usage, usage, None, None, None, None, None),), None)
     lines = comparison_lines(ComparisonReport(report_of(tokens), report_of(tokens), compared), verbose=False, width=80)
     assert any(line.plain.startswith(f"{label} ") for line in lines)
-    assert row.key in tokens.figures()["codebooks"][0]
+    assert row.key in tokens.as_json()["codebooks"][0]
 
 
 def test_bits_are_marked():
@@ -278,7 +278,7 @@ def test_of_many_codebooks_in_several_tensors_the_weakest():
     assert [lines[2].split()[0], lines[4].split()[0]] == ["4", "4"]
 
 
-def test_faults_of_one_tensor_are_told_with_its_name():
+def test_faults_of_one_tensor_are_reported_with_its_name():
     dead = random_bits(2000, 6)
     dead[:, 2] = True
     report = report_of(
@@ -342,14 +342,14 @@ def read_json(text):
 @settings(max_examples=40)
 @given(reports())
 def test_json_is_json(report):
-    told = read_json(json.dumps(stats_json(report)))
-    assert set(told) == {"tensors", "overall", "failed"}
-    for item, tensor in zip(report.tensors, told["tensors"], strict=True):
+    document = read_json(json.dumps(stats_json(report)))
+    assert set(document) == {"tensors", "overall", "failed"}
+    for item, tensor in zip(report.tensors, document["tensors"], strict=True):
         assert tensor["file"] == str(item.file)
         assert tensor["tensor"] == item.name
         assert tensor["advice"] == advice(item.usage)
         assert [codebook["count"] for codebook in tensor["codebooks"]] == [c.count for c in item.usage.codebooks]
-    assert (told["overall"] is None) == (report.overall is None)
+    assert (document["overall"] is None) == (report.overall is None)
 
 
 def test_json_on_stdout(capsys):
@@ -367,11 +367,11 @@ def test_json_on_stdout(capsys):
 def test_json_with_short_lists_on_a_line_is_the_same_json(value):
     from lfq_cli.cli.render import console
 
-    told = []
+    printed = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(console.typer, "echo", told.append)
+        patch.setattr(console.typer, "echo", printed.append)
         console.print_json({"value": value})
-    assert json.loads(told[0]) == {"value": value}
+    assert json.loads(printed[0]) == {"value": value}
 
 
 # the streams
@@ -427,7 +427,7 @@ def test_a_narrow_terminal_loses_no_number(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
     show_stats(report_of(SICK), TABLE)
     words = STYLE.sub("", capsys.readouterr().out).split()
-    assert set(figures_told(SICK.codebooks[0])) <= set(words)
+    assert set(statistics_shown(SICK.codebooks[0])) <= set(words)
 
 
 def test_a_pipe_gets_no_escape_codes(capsys, monkeypatch):
@@ -487,7 +487,7 @@ def test_a_comparison_fits(report, verbose):
 
 
 @given(comparisons())
-def test_a_comparison_tells_every_figure_and_its_change(report):
+def test_a_comparison_shows_every_statistic_and_its_change(report):
     words = " ".join(plain(comparison_lines(report, verbose=True, width=WIDTH))).replace("≈", "").split()
     for compared in report.comparison.codebooks:
         for a, b, change in (
@@ -527,10 +527,10 @@ def test_a_comparison_as_json(capsys):
     same = [UsageComparison(part, part, 0.0, 0, 0, 0.0, 0.0) for part in (*usage.codebooks, usage.joint)]
     report = ComparisonReport(report_of(usage), report_of(usage), TokenComparison(tuple(same[:2]), same[2]))
     show_comparison(report, JSON)
-    told = read_json(capsys.readouterr().out)
-    assert set(told) == {"a", "b", "comparison"}
-    assert told["a"] == read_json(json.dumps(stats_json(report.a)))
-    assert told["comparison"] == read_json(json.dumps(report.comparison.figures()))
+    document = read_json(capsys.readouterr().out)
+    assert set(document) == {"a", "b", "comparison"}
+    assert document["a"] == read_json(json.dumps(stats_json(report.a)))
+    assert document["comparison"] == read_json(json.dumps(report.comparison.as_json()))
     show_comparison(dataclasses.replace(report, comparison=None), JSON)
     assert read_json(capsys.readouterr().out)["comparison"] is None
 
@@ -567,24 +567,24 @@ def test_charts(shares, rows):
 
 @given(st.floats(0, 1e30) | st.integers(0, 10**15))
 def test_numbers_are_short_and_near(value):
-    for told in (whole(value), tenths(value), whole(value, estimated=True), tenths(value, estimated=True)):
-        assert len(told) <= 11
-        read = float(told.replace(",", "").removeprefix("≈"))
+    for text in (whole(value), tenths(value), whole(value, estimated=True), tenths(value, estimated=True)):
+        assert len(text) <= 11
+        read = float(text.replace(",", "").removeprefix("≈"))
         assert read == pytest.approx(value, rel=0.0005, abs=0.51)
 
 
 @given(st.floats(0, 1))
 def test_shares_are_short_and_near(share):
-    told = percent(share)
-    assert len(told) <= 9
-    assert float(told[:-1]) / 100 == pytest.approx(share, rel=0.06, abs=1e-320)
+    text = percent(share)
+    assert len(text) <= 9
+    assert float(text[:-1]) / 100 == pytest.approx(share, rel=0.06, abs=1e-320)
 
 
 @given(st.floats(-1, 1).filter(lambda value: value == 0 or abs(value) > 1e-300))
 def test_changes_have_a_sign(change):
-    told = signed(percent(change))
-    assert (told[0] in "+-") == (change != 0)
-    assert told.count("+") + told.count("-") <= 2
+    text = signed(percent(change))
+    assert (text[0] in "+-") == (change != 0)
+    assert text.count("+") + text.count("-") <= 2
 
 
 @given(st.lists(st.text("ab", min_size=1, max_size=12), max_size=20), st.integers(12, 60))

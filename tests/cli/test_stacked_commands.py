@@ -32,12 +32,12 @@ def codes(name):
 
 @pytest.mark.parametrize("levels", [None, 2])
 def test_encode_and_decode_are_the_modules(lfq, stack, levels):
-    told = [] if levels is None else ["--num-quantizers", levels]
-    assert lfq("encode", "stack.safetensors", "x.npy", "-o", "x.safetensors", *told)[0] == 0
+    options = [] if levels is None else ["--num-quantizers", levels]
+    assert lfq("encode", "stack.safetensors", "x.npy", "-o", "x.safetensors", *options)[0] == 0
     x = torch.from_numpy(np.load("x.npy"))
     bits = stack.encode_bits(x, levels)
     assert np.array_equal(codes("x.safetensors"), np.packbits(bits.numpy()))
-    assert lfq("decode", "stack.safetensors", "x.safetensors", "-o", "y.npy", *told)[0] == 0
+    assert lfq("decode", "stack.safetensors", "x.safetensors", "-o", "y.npy", *options)[0] == 0
     assert np.array_equal(np.load("y.npy"), stack.decode_bits(bits).numpy())
     assert torch.equal(lfq_cli.load("stack.safetensors").encode_bits(x, levels), bits)
 
@@ -75,7 +75,7 @@ def weights(levels=2):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"weights": {}}, "without projections"),
         ({"num_quantizers": None}, "num_quantizers is missing"),
@@ -86,8 +86,8 @@ def weights(levels=2):
         ({"codebook_dim": 5}, "layers.0.project_in.weight has shape"),
     ],
 )
-def test_stacks_that_cannot_be(change, told):
+def test_stacks_that_cannot_be(change, message):
     good = {"dim": DIM, "codebook_dim": BITS, "num_quantizers": 2, "stacked": True, "weights": weights()}
     assert Quantizer(**good).type == "stacked_lfq"
-    with pytest.raises(CheckpointError, match=told):
+    with pytest.raises(CheckpointError, match=message):
         Quantizer(**good | change)

@@ -26,8 +26,8 @@ def tree(tmp_path, lfq):
 def overall(lfq, *arguments):
     code, out, err = lfq("stats", *arguments, "--json")
     assert code == 0, err
-    told = json.loads(out)["overall"]
-    return {key: told[key] for key in ("codebooks", "joint")}
+    report = json.loads(out)["overall"]
+    return {key: report[key] for key in ("codebooks", "joint")}
 
 
 def test_encode_saves_the_counts_of_its_codes(tree, lfq):
@@ -160,7 +160,7 @@ def test_nothing_counted_writes_nothing(tree, lfq):
     assert not [path for path in tree.iterdir() if path.name.startswith("a.")]
 
 
-def test_an_output_that_fails_loses_no_figures(tree, lfq):
+def test_an_output_that_fails_loses_no_statistics(tree, lfq):
     (tree / "file").write_bytes(b"")
     code, out, err = lfq("stats", "codes", "--save", "file/k.safetensors")
     assert code == 1

@@ -27,12 +27,13 @@ def test_every_cell_is_there_whole_in_a_terminal_of_any_width(monkeypatch, width
         table.add_row(first, f"{number:,}", second)
     print_table(table)
     terminal.file.close()
-    told = terminal.export_text()
-    assert "…" not in told
-    assert all(f" {number:,} " in told for _, number, _ in rows)
-    begins = [told.splitlines()[0].index(name) for name in ("input", "output")]
+    printed = terminal.export_text()
+    assert "…" not in printed
+    assert all(f" {number:,} " in printed for _, number, _ in rows)
+    begins = [printed.splitlines()[0].index(name) for name in ("input", "output")]
     first, second = (
-        "".join(line[begin : begin + 60].split("  ")[0].strip() for line in told.splitlines()[1:]) for begin in begins
+        "".join(line[begin : begin + 60].split("  ")[0].strip() for line in printed.splitlines()[1:])
+        for begin in begins
     )
     assert second == "".join(name for *_, name in rows)
     assert first.startswith(rows[0][0][:4])

@@ -73,7 +73,7 @@ def test_digits_reach_the_target(lfq, options, most):
         (["--bits", "30", "--plain"], {"type": "lfq", "codebook_size": 2**30}),
     ],
 )
-def test_the_checkpoint_is_what_was_asked_for_and_every_figure_is_its_own(lfq, x, options, expected):
+def test_the_checkpoint_is_what_was_asked_for_and_every_metric_is_its_own(lfq, x, options, expected):
     code, out, err = lfq("train", "x.npy", *options, "-o", "c.safetensors", "--json", *QUICK)
     assert code == 0, err
     config = checkpoints.load(Path("c.safetensors")).full_config()
@@ -93,21 +93,21 @@ def test_the_checkpoint_says_how_it_was_made(lfq, x):
     lfq("train", "x.npy", "--bits", "6", "-o", "c.safetensors", "--seed", "5", *QUICK)
     from lfq_cli.container import metadata_entry
 
-    told = json.loads(metadata_entry(Path("c.safetensors"), "lfq"))["training"]
-    assert told["finished"] is True
-    assert told["recipe"]["seed"] == 5
-    assert told["data"]["vectors"] == len(x)
-    assert set(told["held_out"]) >= {"unexplained", "itq", "pca_sign", "utilisation", "dead_bits"}
-    assert {tuple(each["shape"]) for each in told["tries"]} == {(2, 3), (3, 2), (6, 1)}  # of 5 directions
+    training = json.loads(metadata_entry(Path("c.safetensors"), "lfq"))["training"]
+    assert training["finished"] is True
+    assert training["recipe"]["seed"] == 5
+    assert training["data"]["vectors"] == len(x)
+    assert set(training["held_out"]) >= {"unexplained", "itq", "pca_sign", "utilisation", "dead_bits"}
+    assert {tuple(each["shape"]) for each in training["tries"]} == {(2, 3), (3, 2), (6, 1)}  # of 5 directions
 
 
 @pytest.mark.parametrize("output", ["c.safetensors", "c"])  # a file, a folder
 def test_inspect_shows_how_a_checkpoint_was_made(lfq, x, output):
     _, out, _ = lfq("train", "x.npy", "--bits", "6", "-o", output, "--seed", "5", "--json", *QUICK)
     held_out = lines_of(out)[-1]["held_out"]
-    told = json.loads(lfq("inspect", output, "--json")[1])["paths"][0]["training"]
-    assert told["held_out"] == held_out
-    assert told["recipe"]["seed"] == 5
+    training = json.loads(lfq("inspect", output, "--json")[1])["paths"][0]["training"]
+    assert training["held_out"] == held_out
+    assert training["recipe"]["seed"] == 5
     rows = dict(line.split(maxsplit=1) for line in lfq("inspect", output)[1].splitlines() if " " in line.strip())
     assert rows["recipe.seed"].strip() == "5"
     assert rows["held_out.unexplained"].strip() == f"{held_out['unexplained']:.4g}"
@@ -166,7 +166,7 @@ def test_every_reader_gives_the_same_vectors(lfq, x):
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "message"),
     [
         (lambda x: x[:2], "vectors to train 8 bits on"),
         (lambda x: x[:7], "vectors to train 8 bits on"),
@@ -179,11 +179,11 @@ def test_every_reader_gives_the_same_vectors(lfq, x):
         (lambda x: np.float32(3), "single number"),
     ],
 )
-def test_what_cannot_be_trained_on_is_said(lfq, x, make, told):
+def test_what_cannot_be_trained_on_is_said(lfq, x, make, message):
     np.save("bad.npy", make(x).astype(make(x).dtype if make(x).dtype.kind == "i" else np.float32))
     code, _, err = lfq("train", "bad.npy", "--bits", "8", "-o", "c.safetensors", *QUICK)
     assert code == 1
-    assert told in err, err
+    assert message in err, err
     assert "hint" in err
     assert not list(Path().glob("c*"))
 
@@ -212,7 +212,7 @@ def test_other_numbers_of_features_are_an_error(lfq, x):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ([], "how many bits"),
         (["--bits", "7", "--num-codebooks", "2"], "cannot be shared"),
@@ -226,10 +226,10 @@ def test_other_numbers_of_features_are_an_error(lfq, x):
         (["--bits", "8", "--device", "cuda:7"], "--device"),
     ],
 )
-def test_options_that_make_no_sense(lfq, x, options, told):
+def test_options_that_make_no_sense(lfq, x, options, message):
     code, _, err = lfq("train", "x.npy", "-o", "c.safetensors", *options, *QUICK)
     assert code in (1, 2)
-    assert told in err, err
+    assert message in err, err
 
 
 def test_an_output_that_is_there_is_kept(lfq, x):

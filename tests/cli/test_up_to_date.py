@@ -42,8 +42,8 @@ def made_from():
         return json.loads(file.metadata()["lfq"])["made_from"]
 
 
-def refused(told, text):
-    code, _, err = told
+def refused(result, text):
+    code, _, err = result
     assert code == 1
     assert text in err
     assert "--overwrite" in err

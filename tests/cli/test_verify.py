@@ -1,4 +1,4 @@
-"""`lfq verify`: whole, same, different, damaged; the figures against numpy; what belongs to what."""
+"""`lfq verify`: whole, same, different, damaged; its shares against numpy; what belongs to what."""
 
 import json
 from pathlib import Path
@@ -66,11 +66,11 @@ def test_margins_are_numpys(lfq):
     np.save("in/a.npy", x)
     assert lfq("encode", "c.safetensors", "in/a.npy", "-o", "out/a.codes.safetensors", "--overwrite")[0] == 0
     _, found = verdicts(lfq, "out/a.codes.safetensors", "--checkpoint", "c.safetensors", "--source", "in/a.npy")
-    figures = found["out/a.codes.safetensors"]["comparisons"]["data"]
+    shares = found["out/a.codes.safetensors"]["comparisons"]["data"]
     for margin in ("1e-06", "1e-05", "0.0001", "0.001", "0.01"):
         expected = (np.abs(x) < np.float32(margin)).mean(axis=0)
-        assert figures["margin_by_bit"][margin] == pytest.approx(expected.tolist())
-        assert figures["margin"][margin] == pytest.approx(expected.mean())
+        assert shares["margin_by_bit"][margin] == pytest.approx(expected.tolist())
+        assert shares["margin"][margin] == pytest.approx(expected.mean())
 
 
 def test_differences_are_counted_by_index_and_bit(lfq):
@@ -84,12 +84,12 @@ def test_differences_are_counted_by_index_and_bit(lfq):
     assert found["out/sub/b.codes.safetensors"]["status"] == "same"
     item = found["out/a.codes.safetensors"]
     assert item["status"] == "different"
-    figures = item["comparisons"]["data"]
-    assert figures["indices_differ"] == pytest.approx(45 / 300)
-    assert figures["bits_differ"] == pytest.approx(54 / (300 * DIM))
+    shares = item["comparisons"]["data"]
+    assert shares["indices_differ"] == pytest.approx(45 / 300)
+    assert shares["bits_differ"] == pytest.approx(54 / (300 * DIM))
     expected = [0.0] * DIM
     expected[3], expected[7] = 45 / 300, 9 / 300
-    assert figures["bits_differ_by_bit"] == pytest.approx(expected)
+    assert shares["bits_differ_by_bit"] == pytest.approx(expected)
     code, out, err = lfq("verify", "out", "--checkpoint", "c.safetensors", "--source", "in")
     assert code == 4
     assert "different" in out
@@ -125,9 +125,9 @@ def test_a_sample_sees_what_changed_in_any_tenth(lfq, sample, layout):
         arguments = ("x.codes.safetensors", "--checkpoint", "c.safetensors", "--source", "x.npy", "--sample", sample)
         code, found = verdicts(lfq, *arguments)
         assert code == 4, tenth
-        figures = found["x.codes.safetensors"]["comparisons"]["data"]
+        shares = found["x.codes.safetensors"]["comparisons"]["data"]
         if sample >= 100:
-            assert figures["indices_differ"] == pytest.approx(0.1, abs=0.08)
+            assert shares["indices_differ"] == pytest.approx(0.1, abs=0.08)
 
 
 def test_codes_that_were_not_named_are_not_missed(lfq):
@@ -211,14 +211,14 @@ def test_what_does_not_belong_together(lfq):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [(("--source", "in"), "--source needs --checkpoint"), (("--sample", "3"), "--sample belongs to --source")],
 )
-def test_options_that_need_each_other(lfq, options, told):
+def test_options_that_need_each_other(lfq, options, message):
     encoded(lfq)
     code, _, err = lfq("verify", "out", *options)
     assert code == 2
-    assert told in err
+    assert message in err
 
 
 def test_nothing_to_verify(lfq):

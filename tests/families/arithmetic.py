@@ -113,7 +113,7 @@ def generator(seed: int) -> torch.Generator:
 
 
 def randomize(module: torch.nn.Module, seed: int) -> State:
-    """Parameters drawn anew, by name and so alike in every version of torch -> the module's state dict."""
+    """Parameters drawn anew, by name and so the same in every version of torch -> the module's state dict."""
     source = generator(seed)
     with torch.no_grad():
         for _, parameter in sorted(module.named_parameters()):

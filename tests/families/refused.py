@@ -287,7 +287,9 @@ CASES = {
     "shuffled_mask": Case(shuffled_mask, "every power once, but in neither order", "refuse"),
     "ascending_mask": Case(ascending_mask, "the name says MSB, the numbers say LSB", "ask"),
     "residual_with_a_hole": Case(residual_with_a_hole, "level 1 is missing; scales would shift", "refuse"),
-    "residual_of_two_widths": Case(residual_of_two_widths, "levels of one residual quantizer are alike", "refuse"),
+    "residual_of_two_widths": Case(
+        residual_of_two_widths, "levels of one residual quantizer are equally wide", "refuse"
+    ),
     "rows_that_do_not_divide": Case(rows_that_do_not_divide, "7 rows are not a multiple of 4 bits", "refuse"),
     "wrong_codebook": Case(wrong_codebook, "the stored codebook contradicts bits_to_indices", "refuse"),
     "kronos_predictor": Case(kronos_predictor, "the language model of Kronos has no quantizer", "refuse"),

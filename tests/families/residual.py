@@ -3,7 +3,7 @@
 Read: vector_quantize_pytorch/residual_lfq.py at 0d7d1aa; audiolm_pytorch/soundstream.py d65fd15 and trainer.py;
 meshgpt_pytorch/meshgpt_pytorch.py 2efe221 and trainer.py. Run: 1.32.0 in torch 2.13.
 
-In the file: `layers.{q}.mask` int64 [D] descending for every level, all alike; `project_in` [D, dim] and `project_out`
+In the file: `layers.{q}.mask` int64 [D] descending for every level, all equal; `project_in` [D, dim] and `project_out`
 [dim, D] once, always with bias, and only when dim != D; `layers.{q}.orthogonal_rot` if asked for. Grouped: the same
 under `rvqs.{g}.`, so the projections stand in each group and not at the top; a group sees dim / G features. Levels
 have no projections and one codebook each.
@@ -113,10 +113,10 @@ def groups_of(state: State) -> list[State]:
 def code(state: State, bits: Array, level: int, spherical: bool) -> Array:
     """bits [..., D] -> the level's code, float32."""
     values = signs_of(bits) * magnitude(bits.shape[-1], 2.0**-level, spherical)
-    return np.asarray(turned(values, state, back=True), dtype=np.float32)
+    return np.asarray(rotated(values, state, back=True), dtype=np.float32)
 
 
-def turned(z: Array, state: State, *, back: bool = False) -> Array:
+def rotated(z: Array, state: State, *, back: bool = False) -> Array:
     if "orthogonal_rot" not in state:
         return z
     matrix = numpy_of(state["orthogonal_rot"])
@@ -128,7 +128,7 @@ def trace(state: State, x: Array, *, spherical: bool = False) -> list[Array]:
     residual = linear(x, state, "project_in").astype(np.float32)
     seen = []
     for level, layer in enumerate(levels_of(state)):
-        seen.append(turned(residual, layer))
+        seen.append(rotated(residual, layer))
         residual = residual - code(layer, bits_of(seen[-1]), level, spherical)
     return seen
 

@@ -1,4 +1,4 @@
-"""Every kind of quantizer (kinds.py) on every way through the program (routes.py); tests/test_grid.py runs the cells.
+"""Every quantizer (quantizers.py) on every way through the program (routes.py); tests/test_grid.py runs the cells.
 
-A new kind, or a new command or call, is one more row of its table.
+A new case, or a new command or call, is one more row of its table.
 """

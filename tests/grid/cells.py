@@ -1,4 +1,4 @@
-"""One kind on its way: its files, what the plain definition makes of them, and how a result is compared with it."""
+"""One case on its way: its files, what the plain definition makes of them, and how a result is compared with it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import twin
 
-from grid.kinds import CLEAR, Kind
+from grid.quantizers import CLEAR, QuantizerCase
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -30,24 +30,24 @@ QUICK = {
 class Refused(Exception):  # noqa: N818
     """A command that did not end with 0."""
 
-    def __init__(self, code: int, told: str) -> None:
-        super().__init__(told)
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
         self.code = code
 
 
 class Prepared:
-    """A kind's checkpoint and input in a folder, and what they make. Codes are encoded once, by the first cell."""
+    """A case's checkpoint and input in a folder, and what they make. Codes are encoded once, by the first cell."""
 
-    def __init__(self, kind: Kind, folder: Path) -> None:
-        self.kind, self.config, self.folder = kind, kind.config, folder
-        made = kind.make()
-        self.checkpoint = folder / kind.file
+    def __init__(self, case: QuantizerCase, folder: Path) -> None:
+        self.case, self.config, self.folder = case, case.config, folder
+        made = case.make()
+        self.checkpoint = folder / case.file
         if isinstance(made, dict):
             torch.save(made, self.checkpoint)
         else:
             made.save_pretrained(self.checkpoint)
-        self.weights = weights_of(kind, made if isinstance(made, dict) else made.state_dict())
-        x = inputs(kind, self.weights)
+        self.weights = weights_of(case, made if isinstance(made, dict) else made.state_dict())
+        x = inputs(case, self.weights)
         self.x = folder / "x.npy"
         np.save(self.x, x)
         self.bits = twin.positive(twin.latents_of(self.vectors_of(x), self.config, self.weights))
@@ -55,7 +55,7 @@ class Prepared:
         self.rows = self.rows.reshape(len(self.bits), len(self.config.bits_of_indices))
         widest = max(self.config.bits_of_indices)
         indices = self.rows.astype(np.uint64 if widest == 64 else np.int64)
-        self.indices = indices.reshape(twin.index_shape(kind.shape, self.config))
+        self.indices = indices.reshape(twin.index_shape(case.shape, self.config))
         self.values = self.tensor(twin.decoded(self.bits, self.config, self.weights))
         self.bare = self.tensor(twin.decoded(self.bits, self.config, self.weights, project_out=False))
 
@@ -65,12 +65,12 @@ class Prepared:
 
     def tensor(self, vectors: np.ndarray) -> np.ndarray:
         """Vectors [n, features] -> a tensor in the input's layout."""
-        return twin.tensor_of(vectors, self.kind.shape, self.config.channel_first)
+        return twin.tensor_of(vectors, self.case.shape, self.config.channel_first)
 
 
 @dataclass
 class Cell:
-    """A prepared kind, with a command to run in an empty folder."""
+    """A prepared case, with a command to run in an empty folder."""
 
     prepared: Prepared
     lfq: Command
@@ -87,21 +87,21 @@ class Cell:
 
     @cached_property
     def codes(self) -> Path:
-        """The kind's codes file."""
+        """The case's codes file."""
         path: Path = self.prepared.folder / "x.codes.safetensors"
         if not path.exists():
-            self.run("encode", self.prepared.checkpoint, self.prepared.x, "-o", path, *self.prepared.kind.options)
+            self.run("encode", self.prepared.checkpoint, self.prepared.x, "-o", path, *self.prepared.case.options)
         return path
 
     @property
     def facts(self) -> dict[str, Any]:
         """The options as load() takes them."""
-        return facts_of(self.prepared.kind.options)
+        return facts_of(self.prepared.case.options)
 
     def same(self, found: np.ndarray, expected: np.ndarray, dtype: torch.dtype = torch.float32) -> None:
         """Equal; up to rounding where there was a matrix product, or another processor."""
         assert found.shape == expected.shape
-        if self.prepared.kind.close or not device.IS_CPU:
+        if self.prepared.case.close or not device.IS_CPU:
             near = 2e-6 if device.IS_CPU else 1e-5
             unit = max(torch.finfo(dtype).eps, near / 2)  # a value that is rounded to another neighbour
             np.testing.assert_allclose(found, expected, rtol=2 * unit, atol=near)
@@ -109,36 +109,36 @@ class Cell:
             np.testing.assert_array_equal(found, expected)
 
 
-def weights_of(kind: Kind, state: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
+def weights_of(case: QuantizerCase, state: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
     """The quantizer's weights of a state dict, under the reference's names."""
     used = {}
     for full, tensor in state.items():
-        name = full.removeprefix(kind.prefix)
-        for old, new in kind.renamed.items():
+        name = full.removeprefix(case.prefix)
+        for old, new in case.renamed.items():
             name = name.replace(old, new)
-        if (full.startswith(kind.prefix) and name.split(".")[-2:][0] in ("project_in", "project_out")) or (
-            full.startswith(kind.prefix) and name.endswith("orthogonal_rot")
+        if (full.startswith(case.prefix) and name.split(".")[-2:][0] in ("project_in", "project_out")) or (
+            full.startswith(case.prefix) and name.endswith("orthogonal_rot")
         ):
             used[name] = tensor.detach().numpy().copy()
     return used
 
 
-def inputs(kind: Kind, weights: dict[str, np.ndarray]) -> np.ndarray:
-    """Normal numbers of the kind's shape; with zeros and tiny numbers, or far from where rounding decides a bit."""
+def inputs(case: QuantizerCase, weights: dict[str, np.ndarray]) -> np.ndarray:
+    """Normal numbers of the case's shape; with zeros and tiny numbers, or far from where rounding decides a bit."""
     rng = np.random.default_rng(11)
-    if not kind.clear:
-        x = rng.standard_normal(kind.shape).astype(np.float32)
+    if not case.clear:
+        x = rng.standard_normal(case.shape).astype(np.float32)
         odd = np.array([0.0, -0.0, 1e-20, -1e-20], np.float32)[: x.size // 2]
         x.flat[: odd.size] = odd
         return x
-    shape, found = kind.shape, []
-    wanted = len(twin.vectors_of(np.empty(shape, np.float32), kind.config.channel_first))
+    shape, found = case.shape, []
+    wanted = len(twin.vectors_of(np.empty(shape, np.float32), case.config.channel_first))
     while len(found) < wanted:
-        vector = rng.standard_normal((1, kind.config.dim)).astype(np.float32)
-        (latents,) = twin.latents_of(vector, kind.config, weights)
+        vector = rng.standard_normal((1, case.config.dim)).astype(np.float32)
+        (latents,) = twin.latents_of(vector, case.config, weights)
         if min(map(abs, latents)) > CLEAR:
             found.append(vector[0])
-    return twin.tensor_of(np.array(found), shape, kind.config.channel_first)
+    return twin.tensor_of(np.array(found), shape, case.config.channel_first)
 
 
 def facts_of(options: tuple[str, ...]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Ways through the program, each with the check that its result is what the plain definition gives.
 
-A route takes a Cell and asserts, or ends with `Refused` or an LfqError. `refused` says for which kinds that is right,
-and gives the reason as it reads: a kind that is neither refused nor right is a failure.
+A route takes a Cell and asserts, or ends with `Refused` or an LfqError. `refused` says for which cases that is right,
+and gives the reason as it reads: a case that is neither refused nor right is a failure.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from safetensors.torch import load_file as load_torch
 
 import lfq_cli
 from grid.cells import Cell
-from grid.kinds import Kind
+from grid.quantizers import QuantizerCase
 from lfq_cli import LFQ, GroupedResidualLFQ, open_codes
 from lfq_cli.errors import LfqNote
 
@@ -35,15 +35,15 @@ class Route:
 
     command: str
     run: Callable[[Cell], None]
-    refused: Callable[[Kind], str | None] = lambda kind: None
+    refused: Callable[[QuantizerCase], str | None] = lambda case: None
 
 
-def has_levels(kind: Kind) -> str | None:
-    return None if kind.config.levels is not None else "has no levels: it is not a residual quantizer"
+def has_levels(case: QuantizerCase) -> str | None:
+    return None if case.config.levels is not None else "has no levels: it is not a residual quantizer"
 
 
-def widest(kind: Kind) -> int:
-    return max(kind.config.bits_of_indices)
+def widest(case: QuantizerCase) -> int:
+    return max(case.config.bits_of_indices)
 
 
 # encode
@@ -61,17 +61,17 @@ def check_codes(cell: Cell, path: Path | str, *, packing: str = "bits") -> None:
 
 def encode(*options: str, packing: str = "bits") -> Callable[[Cell], None]:
     def run(cell: Cell) -> None:
-        cell.run("encode", cell.checkpoint, cell.x, "-o", "out", "--packing", packing, *options, *cell.kind.options)
+        cell.run("encode", cell.checkpoint, cell.x, "-o", "out", "--packing", packing, *options, *cell.case.options)
         check_codes(cell, "out/x.codes.safetensors", packing=packing)
 
     return run
 
 
 def encode_levels(cell: Cell) -> None:
-    cell.run("encode", cell.checkpoint, cell.x, "-o", "out", "--num-quantizers", 1, *cell.kind.options)
+    cell.run("encode", cell.checkpoint, cell.x, "-o", "out", "--num-quantizers", 1, *cell.case.options)
     (_, bits) = twin.read_codes_file("out/x.codes.safetensors")["data"]
     assert bits == first_level(cell)
-    cell.run("decode", cell.checkpoint, "out", "-o", "back", *cell.kind.options)
+    cell.run("decode", cell.checkpoint, "out", "-o", "back", *cell.case.options)
     check_values(cell, "back/x.safetensors", values_of_level(cell))
 
 
@@ -87,7 +87,7 @@ def values_of_level(cell: Cell) -> np.ndarray:
 
 
 def encode_and_count(cell: Cell) -> None:
-    cell.run("encode", cell.checkpoint, cell.x, "-o", "out", "--stats", "counts.safetensors", *cell.kind.options)
+    cell.run("encode", cell.checkpoint, cell.x, "-o", "out", "--stats", "counts.safetensors", *cell.case.options)
     check_counts(cell, "counts.safetensors")
 
 
@@ -99,7 +99,7 @@ def pack(cell: Cell, out: str, *options: object, copies: int = 2) -> None:
     Path("in").mkdir()
     for k in range(copies):
         shutil.copy(cell.x, f"in/{k}.npy")
-    cell.run("encode", cell.checkpoint, "in", "-o", out, *options, *cell.kind.options)
+    cell.run("encode", cell.checkpoint, "in", "-o", out, *options, *cell.case.options)
 
 
 def check_samples(cell: Cell, path: str, count: int) -> None:
@@ -112,16 +112,16 @@ def check_samples(cell: Cell, path: str, count: int) -> None:
 def encode_samples(cell: Cell) -> None:
     pack(cell, "out", "--samples-per-file", 9)
     check_samples(cell, "out/00000.codes.safetensors", 2)
-    cell.run("decode", cell.checkpoint, "out", "-o", "back", *cell.kind.options)
+    cell.run("decode", cell.checkpoint, "out", "-o", "back", *cell.case.options)
     check_values(cell, "back/00000.safetensors", np.stack([cell.values] * 2))
-    assert cell.run("verify", "out", "--checkpoint", cell.checkpoint, *cell.kind.options)
+    assert cell.run("verify", "out", "--checkpoint", cell.checkpoint, *cell.case.options)
 
 
 def merge_samples(cell: Cell) -> None:
     pack(cell, "out", "--samples-per-file", 1, copies=3)
     cell.run("merge", "out", "-o", "all.codes.safetensors")
     check_samples(cell, "all.codes.safetensors", 3)
-    cell.run("decode", cell.checkpoint, "all.codes.safetensors", "-o", "back", *cell.kind.options)
+    cell.run("decode", cell.checkpoint, "all.codes.safetensors", "-o", "back", *cell.case.options)
     check_values(cell, "back/all.safetensors", np.stack([cell.values] * 3))
 
 
@@ -143,7 +143,7 @@ def check_values(cell: Cell, path: Path | str, expected: np.ndarray, *, dtype: t
 
 def decode(*options: str, bare: bool = False, dtype: torch.dtype = torch.float32) -> Callable[[Cell], None]:
     def run(cell: Cell) -> None:
-        cell.run("decode", cell.checkpoint, cell.codes, "-o", "back", *options, *cell.kind.options)
+        cell.run("decode", cell.checkpoint, cell.codes, "-o", "back", *options, *cell.case.options)
         (path,) = Path("back").iterdir()
         check_values(cell, path, cell.bare if bare else cell.values, dtype=dtype)
 
@@ -151,7 +151,7 @@ def decode(*options: str, bare: bool = False, dtype: torch.dtype = torch.float32
 
 
 def decode_levels(cell: Cell) -> None:
-    cell.run("decode", cell.checkpoint, cell.codes, "-o", "back", "--num-quantizers", 1, *cell.kind.options)
+    cell.run("decode", cell.checkpoint, cell.codes, "-o", "back", "--num-quantizers", 1, *cell.case.options)
     check_values(cell, "back/x.safetensors", values_of_level(cell))
 
 
@@ -163,13 +163,13 @@ def stats(cell: Cell) -> None:
 
 
 def check_counts(cell: Cell, path: Path | str) -> None:
-    told = json.loads(cell.run("stats", path, "--json", "--csv", "counts.csv"))
+    report = json.loads(cell.run("stats", path, "--json", "--csv", "counts.csv"))
     counted: dict[str, Counter[int]] = {}
     with Path("counts.csv").open() as file:
         for row in csv.DictReader(file):
             counted.setdefault(row["codebook"], Counter())[int(row["code"])] += int(row["count"])
     vectors = [tuple(map(int, row)) for row in cell.rows]
-    codebooks = told["tensors"][0]["codebooks"]
+    codebooks = report["tensors"][0]["codebooks"]
     first = 0
     for k, bits in enumerate(cell.config.bits_of_indices):
         assert counted.get(str(k), Counter()) == twin.counts_of([vector[k] for vector in vectors])
@@ -204,7 +204,7 @@ def of_rows(tables: dict[str, np.ndarray], indices: np.ndarray, dim: int) -> np.
 
 def export(*options: str, bare: bool = False) -> Callable[[Cell], None]:
     def run(cell: Cell) -> None:
-        cell.run("export-codebook", cell.checkpoint, "-o", "tables.safetensors", *options, *cell.kind.options)
+        cell.run("export-codebook", cell.checkpoint, "-o", "tables.safetensors", *options, *cell.case.options)
         tables = load_file("tables.safetensors")
         expected = cell.vectors_of(cell.bare if bare else cell.values)
         found = of_rows(tables, cell.rows.astype(np.int64), expected.shape[1])
@@ -217,7 +217,7 @@ def export(*options: str, bare: bool = False) -> Callable[[Cell], None]:
 
 
 def export_range(cell: Cell) -> None:
-    cell.run("export-codebook", cell.checkpoint, "-o", "t.safetensors", "--range", "0:2", *cell.kind.options)
+    cell.run("export-codebook", cell.checkpoint, "-o", "t.safetensors", "--range", "0:2", *cell.case.options)
     rows = np.repeat([[0], [1]], len(cell.config.bits_of_indices), axis=1)
     bits = [
         [
@@ -231,19 +231,19 @@ def export_range(cell: Cell) -> None:
     cell.same(of_rows(load_file("t.safetensors"), rows, expected.shape[1]), expected)
 
 
-def too_large(kind: Kind) -> str | None:
-    if widest(kind) > 58:
+def too_large(case: QuantizerCase) -> str | None:
+    if widest(case) > 58:
         return "codes are more than any disk holds"
-    return "needs .* GB, the disk has 1 GB free" if widest(kind) > 20 else None
+    return "needs .* GB, the disk has 1 GB free" if widest(case) > 20 else None
 
 
 # inspect, verify
 
 
 def inspect_checkpoint(cell: Cell) -> None:
-    told = json.loads(cell.run("inspect", cell.checkpoint, "--json", *cell.kind.options))
-    (found,) = told["paths"][0]["quantizers"]
-    assert found["family"] == (cell.kind.family or "native")
+    report = json.loads(cell.run("inspect", cell.checkpoint, "--json", *cell.case.options))
+    (found,) = report["paths"][0]["quantizers"]
+    assert found["family"] == (cell.case.family or "native")
     assert tuple(found["codebook_dims"]) == cell.config.bits_of_indices
     config, expected = found["config"], cell.config
     assert config["dim"] == expected.dim
@@ -271,7 +271,7 @@ def verify(cell: Cell) -> None:
 
 
 def verify_source(cell: Cell) -> None:
-    of = ("--checkpoint", cell.checkpoint, *cell.kind.options, "--json")
+    of = ("--checkpoint", cell.checkpoint, *cell.case.options, "--json")
     (found,) = json.loads(cell.run("verify", cell.codes, *of))["files"]
     assert found["status"] == "whole"
     (found,) = json.loads(cell.run("verify", cell.codes, *of, "--source", cell.x))["files"]
@@ -285,17 +285,17 @@ def verify_source(cell: Cell) -> None:
 
 def import_native(cell: Cell) -> None:
     """The native checkpoint needs no options; each decodes the codes of the other."""
-    cell.run("import", cell.checkpoint, "-o", "native.safetensors", *cell.kind.options)
+    cell.run("import", cell.checkpoint, "-o", "native.safetensors", *cell.case.options)
     cell.run("encode", "native.safetensors", cell.x, "-o", "out")
     check_codes(cell, "out/x.codes.safetensors")
     cell.run("decode", "native.safetensors", cell.codes, "-o", "a")
     check_values(cell, "a/x.safetensors", cell.values)
-    cell.run("decode", cell.checkpoint, "out", "-o", "b", *cell.kind.options)
+    cell.run("decode", cell.checkpoint, "out", "-o", "b", *cell.case.options)
     check_values(cell, "b/x.safetensors", cell.values)
 
 
 def load(cell: Cell) -> Any:
-    """The module; what had to be assumed is told elsewhere."""
+    """The module; what had to be assumed is tested elsewhere."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", LfqNote)
         return lfq_cli.load(cell.checkpoint, **cell.facts).module
@@ -334,7 +334,7 @@ def load_and_save(cell: Cell) -> None:
     check_codes(cell, "out/x.codes.safetensors")
     cell.run("decode", "saved.safetensors", cell.codes, "-o", "back")
     check_values(cell, "back/x.safetensors", cell.values)
-    cell.run("decode", cell.checkpoint, "out", "-o", "again", *cell.kind.options)
+    cell.run("decode", cell.checkpoint, "out", "-o", "again", *cell.case.options)
     check_values(cell, "again/x.safetensors", cell.values)
 
 
@@ -380,7 +380,7 @@ ROUTES = {
     "encode --index-dtype int64": Route(
         "encode",
         encode("--index-dtype", "int64", packing="ints"),
-        lambda kind: "indices of 64 bits do not fit int64" if widest(kind) == 64 else None,
+        lambda case: "indices of 64 bits do not fit int64" if widest(case) == 64 else None,
     ),
     "encode --device cpu:0": Route("encode", encode("--device", "cpu:0")),
     "encode --num-quantizers": Route("encode", encode_levels, has_levels),
@@ -400,7 +400,7 @@ ROUTES = {
     "export": Route(
         "export",
         export_npy,
-        lambda kind: "ids up to 18446744073709551615 do not fit int64" if widest(kind) == 64 else None,
+        lambda case: "ids up to 18446744073709551615 do not fit int64" if widest(case) == 64 else None,
     ),
     "export-codebook": Route("export-codebook", export(), too_large),
     "export-codebook --no-project-out": Route("export-codebook", export("--no-project-out", bare=True), too_large),

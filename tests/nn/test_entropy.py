@@ -246,7 +246,7 @@ def train_one_step(rank: int, folder: str) -> None:
     torch.save(results, f"{folder}/{rank}.pt")
 
 
-def test_batch_entropy_is_that_of_all_ranks(tmp_path: Path) -> None:
+def test_batch_entropy_is_that_of_all_processes(tmp_path: Path) -> None:
     multiprocessing.spawn(train_one_step, args=(str(tmp_path),), nprocs=2)
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     x = torch.cat([rank[0] for rank in ranks], dim=1).double().requires_grad_()

@@ -58,7 +58,7 @@ def reference(options: str, bits: int, codebooks: int) -> Any:
 
 
 def ours(options: str, bits: int, codebooks: int, **more: Any) -> LFQ:
-    """Constructed alike and loaded with the reference's weights."""
+    """Constructed with the same arguments and loaded with the reference's weights."""
     chosen = {**OPTIONS, **WEIGHTED}[options]
     module = LFQ(codebook_size=2**bits, num_codebooks=codebooks, **chosen, **more).eval()
     module.load_state_dict(reference(options, bits, codebooks).state_dict(), strict=True)
@@ -66,7 +66,7 @@ def ours(options: str, bits: int, codebooks: int, **more: Any) -> LFQ:
 
 
 def pair(options: str, bits: int, codebooks: int, layout: tuple[int, ...]) -> tuple[Any, LFQ]:
-    """The two modules, told the layout where they cannot know it."""
+    """The two modules, given the layout where they cannot know it."""
     theirs, mine = reference(options, bits, codebooks), ours(options, bits, codebooks)
     theirs.channel_first = mine.channel_first = layout[1] == -1 if len(layout) == 3 else None
     return theirs, mine
@@ -415,10 +415,10 @@ def test_a_mask_of_whole_items_is_the_references(codebooks: int, spatial: tuple[
     x = normal((5, 4 * codebooks, *spatial) if len(spatial) > 1 else (5, *spatial, 4 * codebooks))
     items = torch.tensor([True, False, True, True, False])
     (_, _, loss), found = mine(x, inv_temperature=1.0, return_loss_breakdown=True, mask=items)
-    (_, _, expected), told = theirs(x, inv_temperature=1.0, return_loss_breakdown=True, mask=items)
+    (_, _, expected), wanted = theirs(x, inv_temperature=1.0, return_loss_breakdown=True, mask=items)
     assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
     for name in ("per_sample_entropy", "batch_entropy", "commitment"):
-        assert getattr(found, name).item() == pytest.approx(getattr(told, name).item(), abs=1e-5), name
+        assert getattr(found, name).item() == pytest.approx(getattr(wanted, name).item(), abs=1e-5), name
 
 
 @pytest.mark.parametrize("axes", [1, 2, 3])

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lfq_cli.nn import LFQ, GroupedResidualLFQ, ResidualLFQ
 
-KINDS: dict[str, dict[str, Any]] = {
+MODULES: dict[str, dict[str, Any]] = {
     "plain": {"codebook_size": 2**12},
     "codebooks": {"codebook_size": 2**4, "num_codebooks": 3},
     "single bits": {"codebook_size": 2, "num_codebooks": 12},
@@ -41,11 +41,11 @@ def by_hand(bits: Tensor, dims: list[int], order: str) -> list[list[int]]:
 
 
 @settings(max_examples=120)
-@given(st.sampled_from(list(KINDS)), cuts(), st.sampled_from(["msb", "lsb"]), st.sampled_from([None, True]))
-def test_a_cut_gives_other_indices_of_the_same_bits(kind: str, dims: list[int], order: str, keep: bool | None) -> None:
+@given(st.sampled_from(list(MODULES)), cuts(), st.sampled_from(["msb", "lsb"]), st.sampled_from([None, True]))
+def test_a_cut_gives_other_indices_of_the_same_bits(name: str, dims: list[int], order: str, keep: bool | None) -> None:
     torch.manual_seed(0)
-    whole = LFQ(**KINDS[kind]).eval()
-    cut = LFQ(**KINDS[kind], factorized_bits=dims, bit_order=order, keep_num_codebooks_dim=keep).eval()
+    whole = LFQ(**MODULES[name]).eval()
+    cut = LFQ(**MODULES[name], factorized_bits=dims, bit_order=order, keep_num_codebooks_dim=keep).eval()
     cut.load_state_dict(whole.state_dict() | {"mask": cut.mask})
     x = torch.randn(2, 3, whole.dim)
     quantized, indices, _ = cut(x)

@@ -553,12 +553,12 @@ torch.distributed.destroy_process_group()
 """
 
 
-def test_all_ranks_drop_the_same_levels(tmp_path: Path) -> None:
-    ranks = [
+def test_all_processes_drop_the_same_levels(tmp_path: Path) -> None:
+    processes = [
         subprocess.Popen([sys.executable, "-c", ONE_RANK, str(rank), str(tmp_path)], stdout=subprocess.PIPE, text=True)
         for rank in range(2)
     ]
-    first, second = (json.loads(rank.communicate(timeout=60)[0]) for rank in ranks)
+    first, second = (json.loads(process.communicate(timeout=60)[0]) for process in processes)
     assert first == second
     assert len(set(first)) > 1
 

@@ -117,15 +117,15 @@ def test_a_module_and_its_record_are_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"num_quantizers": 0}, "1 to 128"),
         ({"num_codebooks": 2}, "num_codebooks"),
         ({"soft_clamp_input_value": 2.0}, "soft_clamp"),
     ],
 )
-def test_options_that_cannot_be(options: dict[str, object], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_options_that_cannot_be(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         StackedLFQ(**{"dim": 6, "num_quantizers": 2, "codebook_size": 16} | options)
 
 

@@ -57,7 +57,7 @@ def test_other_bits_are_never_used(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_faster_way_is_taken_where_it_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of machines that sum both ways alike: here one that computes the same product for both."""
+    """Of machines that sum both ways in the same order: here one that computes the same product for both."""
     linear = linear_of(512, 18, bias=True)
     taken = []
     monkeypatch.setattr(TransposedLinear, "_transposed", lambda self, x: taken.append(x) or self.linear(x))

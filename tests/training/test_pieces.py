@@ -96,8 +96,8 @@ def test_moments_in_blocks_are_those_of_all_far_from_0():
     np.testing.assert_allclose(moments.covariance, np.cov(x.astype(float).T, bias=True), rtol=1e-6, atol=1e-6)
 
 
-def found_of(x, **told):
-    return survey(ArraySource(x), **{"bits": 4, "seed": 0, "holdout": 0.1} | told)
+def found_of(x, **options):
+    return survey(ArraySource(x), **{"bits": 4, "seed": 0, "holdout": 0.1} | options)
 
 
 def test_coordinates_keep_all_but_a_thousandth_of_the_variance():
@@ -117,13 +117,13 @@ def test_memory_batches_are_epochs():
     assert MemoryBatches(torch.arange(2.0)[:, None], 3, seed=1).batch(5).shape == (2, 1)
 
 
-def streamed(x, **told):
+def streamed(x, **overrides):
     source = ArraySource(x)
     found = found_of(x)
     space = space_of(found.moments, generator_of(0))
     held = is_held_out(0, len(x), seed=0, share=0.1)
     options = {"trained": int((~held).sum()), "pool_vectors": 150, "seed": 0, "holdout": 0.1}
-    return StreamedBatches(source, space, 50, device=torch.device("cpu"), **options | told), space, held
+    return StreamedBatches(source, space, 50, device=torch.device("cpu"), **options | overrides), space, held
 
 
 def test_streamed_batches_are_the_training_vectors_once_an_epoch_wherever_they_begin():
@@ -199,7 +199,7 @@ def test_the_best_decoder_is_least_squares_for_one_level_and_never_worse_for_sev
 
 
 @pytest.mark.parametrize(
-    ("shape", "told"),
+    ("shape", "options"),
     [
         (Shape(1, 6), {}),
         (Shape(1, 6), {"spherical": True}),
@@ -208,10 +208,10 @@ def test_the_best_decoder_is_least_squares_for_one_level_and_never_worse_for_sev
         (Shape(3, 2), {"spherical": True}),
     ],
 )
-def test_the_record_does_what_the_levels_do(shape, told):
+def test_the_record_does_what_the_levels_do(shape, options):
     space, x, errors, held_out = prepared(mixture(2000))
     levels = start("itq", x, shape, generator_of(0))
-    quantizer = quantizer_of(levels, space, Recipe(bits=6, shape=shape, **told), channel_first=None)
+    quantizer = quantizer_of(levels, space, Recipe(bits=6, shape=shape, **options), channel_first=None)
     module = module_of(quantizer)
     codes, rest = codes_of(levels, errors.held_out)
     bits = module.encode_bits(torch.from_numpy(held_out))

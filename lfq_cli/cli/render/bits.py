@@ -69,21 +69,21 @@ def pair_lines(usage: TokenUsage) -> list[Text]:
 
 def _strongest(usage: TokenUsage) -> list[tuple[str, str, float]]:
     token = usage.token
-    if token is not None and token.bit_figures is not None:
-        return [(bit_name(usage, i), bit_name(usage, j), r) for i, j, r in token.bit_figures.strongest_pairs()]
+    if token is not None and token.bit_statistics is not None:
+        return [(bit_name(usage, i), bit_name(usage, j), r) for i, j, r in token.bit_statistics.strongest_pairs()]
     found = [
         (f"{k}:{i}", f"{k}:{j}", value)
         for k, codebook in enumerate(usage.codebooks)
-        if codebook.bit_figures is not None
-        for i, j, value in codebook.bit_figures.strongest_pairs()
+        if codebook.bit_statistics is not None
+        for i, j, value in codebook.bit_statistics.strongest_pairs()
     ]
     return sorted(found, key=lambda pair: -abs(pair[2]))
 
 
 def _shares(usage: Usage) -> list[tuple[float, float]]:
     """(share of ones, entropy) of each bit."""
-    figures = usage.bit_figures
-    return [] if figures is None else list(zip(figures.ones.tolist(), figures.entropies.tolist(), strict=True))
+    statistics = usage.bit_statistics
+    return [] if statistics is None else list(zip(statistics.ones.tolist(), statistics.entropies.tolist(), strict=True))
 
 
 def _strips(usage: TokenUsage) -> list[Text]:

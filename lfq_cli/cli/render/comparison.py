@@ -36,7 +36,7 @@ def show_comparison(report: ComparisonReport, display: Display) -> None:
     """Every statistic of A, of B and its change; or JSON."""
     tell_failed([*report.a.failed.values(), *report.b.failed.values()])
     if display.json:
-        comparison = None if report.comparison is None else report.comparison.figures()
+        comparison = None if report.comparison is None else report.comparison.as_json()
         print_json({"a": stats_json(report.a), "b": stats_json(report.b), "comparison": comparison})
     elif not display.quiet and (report.a.tensors or report.b.tensors):
         print_lines(comparison_lines(report, verbose=display.verbose, width=text_width()))
@@ -124,7 +124,7 @@ def _short_table(rows: Sequence[tuple[str, UsageComparison]]) -> list[Text]:
 
 
 def _figures_table(name: str, compared: UsageComparison) -> list[Text]:
-    """A row a figure; the bar leans to the right where B has more, and is full where A has none of it."""
+    """A row for each statistic; the bar leans to the right where B has more, and is full where A has none of it."""
     title = "" if not name else "joint token" if name == "joint" else f"codebook {name}"
     rows = []
     changes = compared.changes()

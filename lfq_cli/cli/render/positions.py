@@ -14,7 +14,7 @@ from lfq_cli.cli.render.console import wrapped
 from lfq_cli.cli.render.grid import PICTURE, WIDTH, flow
 from lfq_cli.cli.render.numbers import digits
 from lfq_cli.statistics.advice import constant_positions, position_name
-from lfq_cli.statistics.usage import PositionFigures
+from lfq_cli.statistics.usage import PositionStatistics
 
 _MARGIN = "  "
 _LINE, _MOST_LINES = 64, 4
@@ -25,7 +25,7 @@ _CONSTANT = "·"
 _MOST_NAMED = 50
 
 
-def position_lines(positions: Sequence[PositionFigures], *, verbose: bool) -> list[Text]:
+def position_lines(positions: Sequence[PositionStatistics], *, verbose: bool) -> list[Text]:
     """A map of the entropy at each position, averaged over codebooks and, if verbose, of each; and constant
     positions.
     """
@@ -33,16 +33,16 @@ def position_lines(positions: Sequence[PositionFigures], *, verbose: bool) -> li
         return []
     lines = _map_lines(f", mean of {len(positions)} codebooks" if len(positions) > 1 else "", positions)
     if verbose and len(positions) > 1:
-        for k, figures in enumerate(positions):
-            lines += [Text(), *_map_lines(f", codebook {k}", [figures])]
+        for k, statistics in enumerate(positions):
+            lines += [Text(), *_map_lines(f", codebook {k}", [statistics])]
     return [*lines, *_constant_lines(positions)]
 
 
-def _map_lines(whose: str, positions: Sequence[PositionFigures]) -> list[Text]:
+def _map_lines(whose: str, positions: Sequence[PositionStatistics]) -> list[Text]:
     axes, count = positions[0].axes, positions[0].count
     title = f"entropy by position{whose}: {shape(axes)} positions, {count:,} indices each"
-    entropy = np.mean([figures.entropy_bits for figures in positions], 0)
-    constant = np.all([constant_positions(figures) for figures in positions], 0)
+    entropy = np.mean([statistics.entropy_bits for statistics in positions], 0)
+    constant = np.all([constant_positions(statistics) for statistics in positions], 0)
     plane, still, blur = _as_plane(entropy, constant)
     top = max(float(plane.max()), np.finfo(float).tiny)
     is_line = plane.shape[0] == 1
@@ -103,9 +103,9 @@ def _means(values: NDArray[np.float64], tall: int, wide: int) -> NDArray[np.floa
     return found
 
 
-def _constant_lines(positions: Sequence[PositionFigures]) -> list[Text]:
+def _constant_lines(positions: Sequence[PositionStatistics]) -> list[Text]:
     """The number of constant positions, and the first of them; for single codebooks, how many more."""
-    each = [constant_positions(figures) for figures in positions]
+    each = [constant_positions(statistics) for statistics in positions]
     whole = np.all(each, 0)
     lines = _named_positions("positions that never change", whole)
     if len(positions) > 1:

@@ -12,7 +12,7 @@ from lfq_cli.cli.options import Display
 from lfq_cli.cli.render.console import MOST_ROWS, note, print_json, print_lines, text_width, wrapped
 from lfq_cli.cli.render.grid import WIDTH, grid, width_of
 from lfq_cli.cli.render.numbers import whole
-from lfq_cli.cli.render.usage import CODES_TITLES, codes_figures, describe, named, spaced, usage_lines
+from lfq_cli.cli.render.usage import CODES_TITLES, codes_cells, describe, named, spaced, usage_lines
 from lfq_cli.errors import LfqError
 from lfq_cli.jobs.stats import Report, TensorUsage
 from lfq_cli.statistics.advice import advice, faults
@@ -59,7 +59,7 @@ def _group_json(item: TensorUsage) -> dict[str, Any]:
 
 
 def _usage_json(usage: TokenUsage) -> dict[str, Any]:
-    return {**usage.figures(), "advice": advice(usage)}
+    return {**usage.as_json(), "advice": advice(usage)}
 
 
 def stats_lines(report: Report, *, verbose: bool, width: int | None) -> list[Text]:
@@ -145,7 +145,7 @@ def _rows(tensors: Sequence[tuple[str, Sequence[tuple[str, Usage]]]], width: int
     several = any(len(usages) > 1 or usages[0][0] != "0" for _, usages in tensors)
     titles = [*(["codebook"] if several else []), *CODES_TITLES]
     cells = [
-        [[*([number] if several else []), *codes_figures(usage)] for number, usage in usages] for _, usages in tensors
+        [[*([number] if several else []), *codes_cells(usage)] for number, usage in usages] for _, usages in tensors
     ]
     counts = [whole(usages[0][1].count) for _, usages in tensors]
     wide = [

@@ -51,10 +51,10 @@ class _JsonLines:
         fields = {
             "output": str(report.output),
             "shape": [report.recipe.shape.levels, report.recipe.shape.bits],
-            "held_out": report.figures.as_json(),
+            "held_out": report.metrics.as_json(),
             "steps": report.history[-1].step,
             "seconds": report.history[-1].seconds,
-            "advice": advice(report.figures, report.recipe, report.started),
+            "advice": advice(report.metrics, report.recipe, report.started),
             "checkpoint_sha256": report.quantizer.digest,
         }
         self._print("done", fields)
@@ -86,22 +86,22 @@ class _Lines:
         if self._display.quiet:
             return
         assert report.recipe.shape is not None
-        figures = report.figures
+        metrics = report.metrics
         heading(f"{report.output}: {_described(report.recipe)}, {report.history[-1].step:,} steps")
         table = new_table("of held-out variance", "unexplained", "of ITQ's", right=(1, 2))
         for name, value in (
-            (str(report.output), figures.unexplained),
-            ("ITQ", figures.baselines.itq),
-            ("PCA + sign", figures.baselines.pca_sign),
+            (str(report.output), metrics.unexplained),
+            ("ITQ", metrics.baselines.itq),
+            ("PCA + sign", metrics.baselines.pca_sign),
         ):
-            table.add_row(printable(name), f"{value:.4f}", f"{value / max(figures.baselines.itq, 1e-30):.0%}")
+            table.add_row(printable(name), f"{value:.4f}", f"{value / max(metrics.baselines.itq, 1e-30):.0%}")
         stdout().print(table)
-        usage = figures.usage
+        usage = metrics.usage
         heading(
             f"codes used, of what uniform use would reach: {usage.utilisation:.1%}; perplexity"
             f" {tenths(usage.perplexity)} a codebook; {usage.dead_bits} dead bits"
         )
-        for line in advice(figures, report.recipe, report.started):
+        for line in advice(metrics, report.recipe, report.started):
             heading(f"advice: {line}")
 
     def _started(self, started: Started) -> None:

@@ -89,7 +89,7 @@ _SUMMARY = ("codes_used", "utilisation", "utilisation_if_uniform", "perplexity",
 CODES_TITLES = (BY_KEY["codes_used"].column, "of", *(BY_KEY[key].column for key in _SUMMARY[1:]))
 
 
-def codes_figures(usage: Usage) -> list[str]:
+def codes_cells(usage: Usage) -> list[str]:
     """The cells of a row under CODES_TITLES."""
     used, *others = (written(BY_KEY[key], usage) for key in _SUMMARY)
     return [used, codes(usage.bits), *others[:-1], f"{others[-1]} of {usage.bits}"]
@@ -97,7 +97,7 @@ def codes_figures(usage: Usage) -> list[str]:
 
 def _codes_table(rows: Rows) -> list[Text]:
     """Codes used and entropy: a row each, with a bar for the entropy if there is room."""
-    cells = [[name, *codes_figures(usage)] for name, usage in rows]
+    cells = [[name, *codes_cells(usage)] for name, usage in rows]
     return _with_bars(["codebook", *CODES_TITLES], cells, [usage.entropy_bits / usage.bits for _, usage in rows])
 
 
@@ -156,7 +156,7 @@ def _short_table(usage: TokenUsage) -> list[Text]:
     titles += [*(["ones by bit"] if strips else []), "entropy bits"]
     cells = []
     for name, codebook in rows:
-        used, _, utilisation, uniform, _, entropy = codes_figures(codebook)
+        used, _, utilisation, uniform, _, entropy = codes_cells(codebook)
         letters = [strip(codebook) if name != "joint" else ""] if strips else []
         cells.append([name, used, *_least_cell(codebook), utilisation, uniform, *letters, entropy])
     return _with_bars(titles, cells, [found.entropy_bits / found.bits for _, found in rows])
@@ -189,7 +189,7 @@ def _drawn(share: float, estimated: bool = False) -> list[str]:
 
 def _curve(usage: Usage, width: int) -> list[float]:
     """Log counts by log rank [width], as shares of the log of the largest count."""
-    ranks, counts = usage.profile.at_ranks()
+    ranks, counts = usage.profile.rank_frequency_curve()
     if not len(ranks) or counts[0] == 1:
         return [0.0] * (width if len(ranks) else 0)
     logs = along_logs(ranks, counts.astype(float), width)
@@ -198,7 +198,7 @@ def _curve(usage: Usage, width: int) -> list[float]:
 
 def _rank_chart(usage: Usage) -> list[Text]:
     """Counts by rank on log axes."""
-    ranks, counts = usage.profile.at_ranks()
+    ranks, counts = usage.profile.rank_frequency_curve()
     slope = written(BY_KEY["rank_frequency_slope"], usage)
     if not slope:
         return []

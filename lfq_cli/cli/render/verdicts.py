@@ -31,11 +31,11 @@ def _show_verdict_table(verdicts: Sequence[Verdict], display: Display) -> None:
     shown = verdicts if display.verbose or len(verdicts) <= MOST_ROWS else worth_a_look[:MOST_ROWS]
     for verdict in shown:
         row = [printable(str(verdict.path)), f"{verdict.vectors:,}", verdict.status]
-        figures = [comparison.figures() for comparison in verdict.comparisons.values()]
-        if figures:
-            worst = {key: max(figure[key] for figure in figures) for key in ("indices_differ", "bits_differ")}
+        comparisons = [comparison.as_json() for comparison in verdict.comparisons.values()]
+        if comparisons:
+            worst = {key: max(shares[key] for shares in comparisons) for key in ("indices_differ", "bits_differ")}
             row += [f"{share:.3%}" for share in worst.values()]
-            row.append(f"{max(figure['margin']['1e-05'] for figure in figures):.3%}")
+            row.append(f"{max(shares['margin']['1e-05'] for shares in comparisons):.3%}")
         table.add_row(*row)
     if shown:
         print_table(table)
@@ -49,9 +49,9 @@ def _show_verdict_table(verdicts: Sequence[Verdict], display: Display) -> None:
 
 def _show_bits(verdict: Verdict) -> None:
     for name, comparison in verdict.comparisons.items():
-        figures = comparison.figures()
+        shares = comparison.as_json()
         heading(f"{verdict.path}: {name}, {comparison.vectors:,} vectors encoded again")
-        table = new_table("bit", "differ", *(f"|z| < {margin}" for margin in figures["margin_by_bit"]), right=range(9))
-        for bit, share in enumerate(figures["bits_differ_by_bit"]):
-            table.add_row(str(bit), f"{share:.3%}", *(f"{m[bit]:.3%}" for m in figures["margin_by_bit"].values()))
+        table = new_table("bit", "differ", *(f"|z| < {margin}" for margin in shares["margin_by_bit"]), right=range(9))
+        for bit, share in enumerate(shares["bits_differ_by_bit"]):
+            table.add_row(str(bit), f"{share:.3%}", *(f"{m[bit]:.3%}" for m in shares["margin_by_bit"].values()))
         print_table(table)

@@ -1,4 +1,4 @@
-"""What a finished quantizer does to vectors it was not trained on, by its own module: what a checkpoint records."""
+"""The metrics of a finished quantizer, by its own module, as its checkpoint records them."""
 
 from __future__ import annotations
 
@@ -19,8 +19,11 @@ _ROWS = 1 << 12
 
 
 @dataclass(frozen=True)
-class Figures:
-    """`unexplained`: the share of held-out variance, about the training mean, that decoding the codes leaves."""
+class Metrics:
+    """`unexplained`: the share of held-out variance, about the training mean, that decoding the codes leaves.
+
+    `usage`: how training vectors use the codes.
+    """
 
     unexplained: float
     baselines: Baselines

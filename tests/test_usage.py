@@ -14,7 +14,7 @@ from stats_twin import CLOSE, same, same_pairs
 from lfq_cli.statistics.comparison import UsageComparison
 from lfq_cli.statistics.profile import Profile, expected_used, miller_madow_bits, profile_of
 from lfq_cli.statistics.registry import BY_KEY, STATISTICS
-from lfq_cli.statistics.usage import BitFigures, Estimate, PositionFigures, TokenUsage, Usage
+from lfq_cli.statistics.usage import BitStatistics, Estimate, PositionStatistics, TokenUsage, Usage
 
 WIDTHS = (1, 2, 3, 5, 8, 17, 64)
 
@@ -44,9 +44,9 @@ def counts_of(codes):
     return np.unique(np.array(codes, np.uint64), return_counts=True)
 
 
-def bit_figures_of(bits):
+def bit_statistics_of(bits):
     ones = bits.astype(np.int64)
-    return BitFigures(len(bits), ones.T @ ones)
+    return BitStatistics(len(bits), ones.T @ ones)
 
 
 def usage_of(bits, order, min_count=1):
@@ -58,7 +58,7 @@ def usage_of(bits, order, min_count=1):
         bits=bits.shape[1],
         count=len(bits),
         profile=profile_of(counts),
-        bit_figures=bit_figures_of(bits),
+        bit_statistics=bit_statistics_of(bits),
         most_used=tuple(sorted(pairs, key=lambda pair: (-pair[1], pair[0]))[:10]),
         least_used=tuple(sorted(pairs, key=lambda pair: (pair[1], pair[0]))[:10]),
         min_count=min_count,
@@ -77,7 +77,7 @@ def expected_of(bits, order, min_count=1):
 @given(bit_rows(), st.sampled_from(["msb", "lsb"]), st.integers(1, 5))
 def test_usage(bits, order, min_count):
     usage, _ = usage_of(bits, order, min_count)
-    same(usage.figures(), expected_of(bits, order, min_count))
+    same(usage.as_json(), expected_of(bits, order, min_count))
 
 
 @pytest.mark.parametrize("width", [4, 10, 18, 64])
@@ -87,7 +87,7 @@ def test_usage_of_many(width):
     bits = random.random((20_000, width)) < random.uniform(0.02, 0.98, width)
     bits[random.random(20_000) < 0.3] = bits[0]
     usage, _ = usage_of(bits, "msb", 3)
-    same(usage.figures(), expected_of(bits, "msb", 3))
+    same(usage.as_json(), expected_of(bits, "msb", 3))
 
 
 def test_every_code_seen_leaves_none_unseen():
@@ -103,8 +103,8 @@ def test_usage_of_tokens_that_are_told_apart_by_a_hash(width):
     rows += rows[:7] + rows[:3]
     codes = twin.joint_codes(rows)
     _, counts = np.unique(np.array([hash(code) for code in codes]), return_counts=True)
-    usage = Usage(bits=width, count=50, profile=profile_of(counts), bit_figures=None)
-    same(usage.figures(), twin.usage(codes, rows, width))
+    usage = Usage(bits=width, count=50, profile=profile_of(counts), bit_statistics=None)
+    same(usage.as_json(), twin.usage(codes, rows, width))
 
 
 def test_token_usage():
@@ -112,13 +112,13 @@ def test_token_usage():
     bits = random.random((300, 9)) < 0.4
     parts = [bits[:, :4], bits[:, 4:6], bits[:, 6:]]
     token = TokenUsage(tuple(usage_of(part, "lsb")[0] for part in parts), usage_of(bits, "msb")[0])
-    told = token.figures()
+    found = token.as_json()
     expected = twin.token_usage(bits.tolist(), [4, 2, 3], "lsb")
-    same({key: told[key] for key in expected}, expected)
+    same({key: found[key] for key in expected}, expected)
     assert token.bits_stored == 9
     assert token.token is token.joint
     alone = TokenUsage((usage_of(bits, "msb")[0],), None)
-    assert alone.figures()["joint"] is None
+    assert alone.as_json()["joint"] is None
     assert alone.token is alone.codebooks[0]
 
 
@@ -127,13 +127,13 @@ def test_token_usage():
 
 @given(bit_rows())
 def test_bits(bits):
-    figures = bit_figures_of(bits)
-    expected = twin.bit_figures(bits.astype(int).tolist(), 0.0)
-    assert figures.ones.tolist() == expected["ones"]
-    same(figures.entropies.tolist(), expected["bit_entropies"])
-    told = [[None if math.isnan(value) else value for value in row] for row in figures.correlation.tolist()]
-    same(told, expected["bit_correlation"])
-    pairs = [{"bits": [i, j], "correlation": value} for i, j, value in figures.strongest_pairs()]
+    statistics = bit_statistics_of(bits)
+    expected = twin.bit_statistics(bits.astype(int).tolist(), 0.0)
+    assert statistics.ones.tolist() == expected["ones"]
+    same(statistics.entropies.tolist(), expected["bit_entropies"])
+    found = [[None if math.isnan(value) else value for value in row] for row in statistics.correlation.tolist()]
+    same(found, expected["bit_correlation"])
+    pairs = [{"bits": [i, j], "correlation": value} for i, j, value in statistics.strongest_pairs()]
     same_pairs({"strongest_pairs": pairs}, expected)
 
 
@@ -141,18 +141,18 @@ def test_correlation_of_rare_bits_in_many():
     """10^12 indices, bits that are one in a millionth of them: numbers that a product of counts would overflow."""
     total, rare = 10**12, 10**6
     both = np.array([[rare, rare // 2, 0], [rare // 2, rare, 0], [0, 0, total - rare]], np.int64)
-    told = BitFigures(total, both).correlation
+    found = BitStatistics(total, both).correlation
     for i, j in ((0, 1), (0, 2)):
         exact = twin.phi(int(both[i, j]), int(both[i, i]), int(both[j, j]), total)
-        assert told[i, j] == pytest.approx(exact, rel=1e-6, abs=1e-9)
+        assert found[i, j] == pytest.approx(exact, rel=1e-6, abs=1e-9)
 
 
 def test_strongest_pairs_are_as_many_as_asked_for():
     bits = np.random.default_rng(0).random((100, 12)) < 0.5
-    figures = bit_figures_of(bits)
-    assert len(figures.strongest_pairs()) == 10
-    assert figures.strongest_pairs(3) == figures.strongest_pairs()[:3]
-    assert len(figures.strongest_pairs(1000)) == 66
+    statistics = bit_statistics_of(bits)
+    assert len(statistics.strongest_pairs()) == 10
+    assert statistics.strongest_pairs(3) == statistics.strongest_pairs()[:3]
+    assert len(statistics.strongest_pairs(1000)) == 66
 
 
 # profiles
@@ -168,9 +168,9 @@ def test_profile(counts, at_least):
     assert profile.singletons() == used.count(1)
     assert profile.entropy_bits(sum(used)) == pytest.approx(twin.entropy_bits(used), **CLOSE)
     ranks = twin.ranks_shown(len(used))
-    told_ranks, told_counts = profile.at_ranks()
-    assert told_ranks.tolist() == ranks
-    assert told_counts.tolist() == [used[rank - 1] for rank in ranks]
+    found_ranks, found_counts = profile.rank_frequency_curve()
+    assert found_ranks.tolist() == ranks
+    assert found_counts.tolist() == [used[rank - 1] for rank in ranks]
     expected = twin.slope(ranks, [used[rank - 1] for rank in ranks])
     assert profile.rank_frequency_slope() == (None if expected is None else pytest.approx(expected, **CLOSE))
     assert (np.diff(profile.counts) < 0).all()
@@ -187,7 +187,7 @@ def test_profile_is_counts_of_counts(pairs):
 def test_ranks_of_many_codes():
     """10^9 codes of two counts, which no array could hold here."""
     profile = Profile(np.array([7, 2]), np.array([1e6, 999e6]))
-    ranks, counts = profile.at_ranks()
+    ranks, counts = profile.rank_frequency_curve()
     assert ranks.tolist() == twin.ranks_shown(10**9)
     assert counts.tolist() == [7 if rank <= 10**6 else 2 for rank in ranks]
     assert profile.total == 7 * 10**6 + 2 * 999 * 10**6
@@ -236,14 +236,14 @@ def test_positions(batch, axes, data):
     codes = data.draw(st.lists(st.integers(0, 3), min_size=batch * places, max_size=batch * places))
     grid = np.array(codes).reshape(batch, places)
     columns = [np.unique(column, return_counts=True)[1] for column in grid.T]
-    figures = PositionFigures(
+    statistics = PositionStatistics(
         axes=tuple(axes),
         count=batch,
         codes_used=np.array([len(counts) for counts in columns]).reshape(axes),
         entropy_bits=np.array([-(c / batch) @ np.log2(c / batch) for c in columns]).reshape(axes),
         most_used_share=np.array([counts.max() / batch for counts in columns]).reshape(axes),
     )
-    same(figures.figures(), twin.positions(codes, (batch, *axes)))
+    same(statistics.as_json(), twin.positions(codes, (batch, *axes)))
 
 
 # comparisons
@@ -251,21 +251,21 @@ def test_positions(batch, axes, data):
 
 @given(bit_rows([4]), bit_rows([4]))
 def test_comparison(a_bits, b_bits):
-    """What the record adds to the figures of A and B: their changes. Divergence and the rest are given to it."""
+    """What the record adds to the statistics of A and B: their changes. Divergence and the rest are given to it."""
     (a, a_codes), (b, b_codes) = usage_of(a_bits, "msb"), usage_of(b_bits, "msb")
     expected = twin.comparison(expected_of(a_bits, "msb"), expected_of(b_bits, "msb"), a_codes, b_codes)
     given_to_it = [
         expected[name] for name in ("divergence_bits", "codes_only_a", "codes_only_b", "share_only_a", "share_only_b")
     ]
-    same(UsageComparison(a, b, *given_to_it).figures(), expected)
+    same(UsageComparison(a, b, *given_to_it).as_json(), expected)
     assert tuple(row.key for row in STATISTICS) == twin.COMPARED
 
 
 def test_comparison_of_what_was_not_counted_exactly():
     usage, _ = usage_of(np.eye(4, dtype=bool), "msb")
-    told = UsageComparison(usage, usage, None, None, None, None, None).figures()
-    assert told["divergence_bits"] is told["codes_only_a"] is told["share_only_b"] is None
-    assert all(value["change"] in (0, None) for value in told["figures"].values())
+    found = UsageComparison(usage, usage, None, None, None, None, None).as_json()
+    assert found["divergence_bits"] is found["codes_only_a"] is found["share_only_b"] is None
+    assert all(value["change"] in (0, None) for value in found["figures"].values())
 
 
 # estimates
@@ -277,19 +277,19 @@ def estimated(bits, count, used):
         bits=bits,
         count=count,
         profile=profile_of(np.array([3, 1, 1]), np.array([8.0, 8.0, 8.0])),
-        bit_figures=None,
+        bit_statistics=None,
         estimated={"codes_used": Estimate("HyperLogLog", used * 0.0081)},
         codes_used_estimate=used,
     )
 
 
-def test_estimates_are_told():
-    told = estimated(40, 44, 26.4).figures()
-    assert told["exact"] is False
-    assert told["estimated"] == {"codes_used": {"method": "HyperLogLog", "standard_error": 26.4 * 0.0081}}
-    assert told["codes_used"] == 26
-    assert told["utilisation"] == 26 / 2**40
-    assert told["unseen_probability"] == pytest.approx(16 / 44)
+def test_estimates_are_reported():
+    found = estimated(40, 44, 26.4).as_json()
+    assert found["exact"] is False
+    assert found["estimated"] == {"codes_used": {"method": "HyperLogLog", "standard_error": 26.4 * 0.0081}}
+    assert found["codes_used"] == 26
+    assert found["utilisation"] == 26 / 2**40
+    assert found["unseen_probability"] == pytest.approx(16 / 44)
 
 
 def test_an_estimate_is_no_more_than_there_can_be():

@@ -14,8 +14,8 @@ def is_distributed() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
-class _SumOverRanks(torch.autograd.Function):
-    """The sum over ranks, whose gradient is the sum of the ranks' gradients.
+class _SumOverProcesses(torch.autograd.Function):
+    """The sum over processes, whose gradient is the sum of the processes' gradients.
 
     torch.distributed.nn.functional.all_reduce does the same, but warns that it is deprecated (torch 2.13),
     and what it names instead is private.
@@ -29,18 +29,18 @@ class _SumOverRanks(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return _sum_over_ranks(grad)
+        return _sum_over_processes(grad)
 
 
-def _sum_over_ranks(t: Tensor) -> Tensor:
-    total: Tensor = _SumOverRanks.apply(t)  # type: ignore[no-untyped-call]
+def _sum_over_processes(t: Tensor) -> Tensor:
+    total: Tensor = _SumOverProcesses.apply(t)  # type: ignore[no-untyped-call]
     return total
 
 
 def shared_seed(device: torch.device) -> int:
-    """A natural number from the device's generator, the same on all ranks of distributed training.
+    """A natural number from the device's generator, the same in all processes of distributed training.
 
-    Below 10,000, the reference's limit; over several ranks it is the sum of their draws.
+    Below 10,000, the reference's limit; over several processes it is the sum of their draws.
     """
     seed = torch.randint(0, 10_000, (), device=device)
     if is_distributed():
@@ -48,13 +48,13 @@ def shared_seed(device: torch.device) -> int:
     return int(seed.item())
 
 
-def mean_over_ranks(t: Tensor, *, counts: bool) -> Tensor:
-    """t [...] -> its mean over the ranks that say `counts`, the same on every rank; t itself in one process.
+def mean_over_processes(t: Tensor, *, counts: bool) -> Tensor:
+    """t [...] -> its mean over the processes that say `counts`, the same in every process; t itself in one.
 
-    A rank that does not count (it had no vectors) passes zeros. It has to call too, or the others wait for it.
+    A process that does not count (it had no vectors) passes zeros. It has to call too, or the others wait for it.
     """
     if not is_distributed():
         return t
-    ranks = torch.tensor(float(counts), device=t.device)
-    dist.all_reduce(ranks)
-    return _sum_over_ranks(t) / ranks.clamp(min=1)
+    contributing = torch.tensor(float(counts), device=t.device)
+    dist.all_reduce(contributing)
+    return _sum_over_processes(t) / contributing.clamp(min=1)

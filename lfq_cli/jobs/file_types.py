@@ -1,4 +1,4 @@
-"""What a file is, by its name and header: how a folder's files are chosen."""
+"""The type of a file by its name and header, by which the files of a folder are chosen."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TRAINING = "lfq-training"
 
 
 def is_tensor_file(path: str) -> bool:
-    """Whether a file in a folder is to be encoded: a container lfq reads that is not another kind of lfq file."""
+    """Whether a file in a folder is to be encoded: a container lfq reads that is not another type of lfq file."""
     name = path.lower()
     suffix = name[max(name.rfind("."), 0) :]
     if suffix != ".safetensors":

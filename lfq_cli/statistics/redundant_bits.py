@@ -1,4 +1,4 @@
-"""Bits that are equal or opposite to others, and codebooks of such bits."""
+"""Redundant bits, which are equal or opposite to others, and codebooks of such bits."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Collection
 import numpy as np
 from numpy.typing import NDArray
 
-from lfq_cli.statistics.usage import BitFigures, TokenUsage, Usage
+from lfq_cli.statistics.usage import BitStatistics, TokenUsage, Usage
 
 SAME_BITS, STRONG_CORRELATION = 0.9, 0.7
 """|phi| of two bits: 0.7 bits in common; half of one's variance is explained by the other. Around 0.3 is usual."""
@@ -54,19 +54,19 @@ def copied_codebooks(usage: TokenUsage, leave_out: Collection[int] = ()) -> list
 
 def free_bits(usage: Usage) -> int:
     """Bits of a codebook that change and are not equal or opposite to another."""
-    if usage.bit_figures is None:
+    if usage.bit_statistics is None:
         return usage.bits
-    dead = int((usage.bit_figures.entropies == 0).sum())
-    groups = _connected(abs(_beyond_chance(usage.bit_figures)) >= SAME_BITS)
+    dead = int((usage.bit_statistics.entropies == 0).sum())
+    groups = _connected(abs(_beyond_chance(usage.bit_statistics)) >= SAME_BITS)
     return usage.bits - dead - sum(len(group) - 1 for group in groups)
 
 
 def _correlations(usage: TokenUsage, leave_out: Collection[int]) -> list[tuple[int, NDArray[np.float64]]]:
-    """(first bit, correlations [bits, bits]) of the whole token, or of every codebook where it has no figures."""
+    """(first bit, correlations [bits, bits]) of the whole token if its bits were counted, else of every codebook."""
     everyone = bits_of_codebooks(usage)
     found = []
-    for first, figures in _bit_figures(usage):
-        correlation = _beyond_chance(figures)
+    for first, statistics in _bit_statistics(usage):
+        correlation = _beyond_chance(statistics)
         own = range(first, first + len(correlation))
         inside = [bit - first for k in leave_out for bit in everyone[k] if bit in own]
         correlation[inside, :] = correlation[:, inside] = 0
@@ -74,18 +74,18 @@ def _correlations(usage: TokenUsage, leave_out: Collection[int]) -> list[tuple[i
     return found
 
 
-def _bit_figures(usage: TokenUsage) -> list[tuple[int, BitFigures]]:
-    if usage.token is not None and usage.token.bit_figures is not None:
-        return [(0, usage.token.bit_figures)]
-    figures = zip(bits_of_codebooks(usage), (codebook.bit_figures for codebook in usage.codebooks), strict=True)
-    return [(bits.start, each) for bits, each in figures if each is not None]
+def _bit_statistics(usage: TokenUsage) -> list[tuple[int, BitStatistics]]:
+    if usage.token is not None and usage.token.bit_statistics is not None:
+        return [(0, usage.token.bit_statistics)]
+    found = zip(bits_of_codebooks(usage), (codebook.bit_statistics for codebook in usage.codebooks), strict=True)
+    return [(bits.start, each) for bits, each in found if each is not None]
 
 
-def _beyond_chance(figures: BitFigures) -> NDArray[np.float64]:
+def _beyond_chance(statistics: BitStatistics) -> NDArray[np.float64]:
     """Correlations [bits, bits] without the diagonal; 0 where there is none, or where chance explains it."""
-    found = np.nan_to_num(figures.correlation)
+    found = np.nan_to_num(statistics.correlation)
     np.fill_diagonal(found, 0)
-    found[abs(found) * np.sqrt(max(figures.count, 1)) < CHANCE_DEVIATIONS] = 0
+    found[abs(found) * np.sqrt(max(statistics.count, 1)) < CHANCE_DEVIATIONS] = 0
     return found
 
 

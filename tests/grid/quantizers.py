@@ -1,4 +1,4 @@
-"""Kinds of quantizers: what is saved, and the plain definition of what it is (tests/twin.py).
+"""Quantizers: what is saved, and the plain definition of what it is (tests/twin.py).
 
 The definition is written out here, not read from the module or file that it describes; only the numbers of the weights
 are taken from there. Widths are small, so that Python loops over them, and codes that are wrong are found by reading.
@@ -34,7 +34,7 @@ CLEAR = 1e-3
 
 
 @dataclass(frozen=True)
-class Kind:
+class QuantizerCase:
     """`make` gives a module, which is saved by save_pretrained, or a state dict, which is saved as `file`.
 
     options: what the file does not say, for the command line. shape: of the input, with its features. prefix: what the
@@ -55,21 +55,23 @@ class Kind:
     family: str | None = None
 
 
-def own(make: Callable[..., Any], config: Config, shape: tuple[int, ...], options: str = "", **facts: Any) -> Kind:
+def own(
+    make: Callable[..., Any], config: Config, shape: tuple[int, ...], options: str = "", **facts: Any
+) -> QuantizerCase:
     """A module of lfq_cli with drawn weights."""
 
     def build() -> Any:
         torch.manual_seed(7)
         return make().eval()
 
-    return Kind(build, config, shape, tuple(options.split()), **facts)
+    return QuantizerCase(build, config, shape, tuple(options.split()), **facts)
 
 
 def foreign(
     family: str, make: Callable[[], Any], config: Config, shape: tuple[int, ...], options: str = "", **facts: Any
-) -> Kind:
+) -> QuantizerCase:
     """A state dict of tests/families."""
-    return Kind(make, config, shape, tuple(options.split()), family=family, **{"file": "model.pt"} | facts)
+    return QuantizerCase(make, config, shape, tuple(options.split()), family=family, **{"file": "model.pt"} | facts)
 
 
 def without(state: dict[str, torch.Tensor], *ends: str) -> dict[str, torch.Tensor]:
@@ -140,7 +142,7 @@ CUT = {
         Config(20, (20,), index_dims=(13, 7), bit_order="lsb"),
         (2, 20, 2, 3),
     ),
-    "cut, told to be whole": own(
+    "cut, made whole by an option": own(
         lambda: LFQ(codebook_size=2**12, factorized_bits=[4, 8]), Config(12, (12,)), (2, 5, 12), "--codebook-dims 12"
     ),
     "64 bits, cut": own(
@@ -311,7 +313,7 @@ FAMILIES = {
     "lucidrains": foreign(
         "lucidrains", lambda: lucidrains.state_dict(1, codebook_dim=6), Config(6, (6,)), (2, 6, 2, 3)
     ),
-    "lucidrains, everything told": foreign(
+    "lucidrains, everything given": foreign(
         "lucidrains",
         lambda: lucidrains.state_dict(1, codebook_dim=4, num_codebooks=2, dim=7),
         Config(7, (4, 4), codebook_scale=0.5, spherical=True),
@@ -319,7 +321,7 @@ FAMILIES = {
         "--codebook-scale 0.5 --spherical --soft-clamp none",
         **LINEAR,
     ),
-    "lucidrains, codebooks told": foreign(
+    "lucidrains, codebooks given": foreign(
         "lucidrains",
         lambda: lucidrains.state_dict(1, codebook_dim=4),
         Config(12, (4, 4, 4)),
@@ -472,4 +474,4 @@ FAMILIES = {
     "dplm-2": foreign("dplm-2", lambda: dplm.state_dict(1, bits=13), Config(13, (13,)), (2, 5, 13)),
 }
 
-KINDS = PLAIN | CUT | SHAPED | LEVELS | FAMILIES
+QUANTIZERS = PLAIN | CUT | SHAPED | LEVELS | FAMILIES

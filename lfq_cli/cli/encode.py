@@ -45,7 +45,10 @@ IndexDtype = Annotated[
         "--index-dtype", help="Integer type for --packing ints; default: the smallest that holds the indices."
     ),
 ]
-Nan = Annotated[Literal["error", "zero"], typer.Option("--nan", help="NaN in the input: stop, or encode it as bit 0.")]
+Nan = Annotated[
+    Literal["error", "zero"],
+    typer.Option("--nan", help="NaN in the input or its projection: stop, or encode it as bit 0."),
+]
 Stats = Annotated[
     Path | None,
     typer.Option(

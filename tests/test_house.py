@@ -16,7 +16,8 @@ import lfq_cli
 PACKAGE = Path(lfq_cli.__file__).parent
 
 LAYERS = (
-    ("cpus", "dtypes", "errors", "kernels", "rename", "version"),
+    ("cpus", "dtypes", "errors", "rename", "version"),
+    ("kernels",),
     ("bits", "extras", "floats", "layout", "regions"),
     ("packings", "storage"),
     ("container", "files", "fingerprint", "quantizer", "statistics", "zipread"),

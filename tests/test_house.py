@@ -19,7 +19,7 @@ LAYERS = (
     ("cpus", "dtypes", "errors", "rename", "version"),
     ("kernels",),
     ("bits", "extras", "floats", "layout", "regions"),
-    ("packings", "storage"),
+    ("packings", "signatures", "storage"),
     ("container", "files", "fingerprint", "quantizer", "statistics", "zipread"),
     ("codesfile", "countsfile", "native", "torchfile"),
     ("nn", "tensors"),

@@ -18,6 +18,7 @@ from typing import Any
 from lfq_cli.dtypes import SAFETENSORS_BITS
 from lfq_cli.errors import LfqError, OutputError
 from lfq_cli.regions import InputFile
+from lfq_cli.signatures import unreadable
 from lfq_cli.storage.remote import open_input
 
 MAX_HEADER_BYTES = 100_000_000
@@ -43,22 +44,25 @@ class Header:
     entries: dict[str, Entry]
 
 
-def read_header(file: InputFile, error: type[LfqError]) -> Header:
-    """The validated header; raises `error` where this is not a whole safetensors file."""
+def read_header(
+    file: InputFile, error: type[LfqError], expected: str = "a safetensors file", remedy: str | None = None
+) -> Header:
+    """The validated header; raises `error` where this is not a whole safetensors file.
+
+    expected: what the tensors should be, for the message; remedy: what to do with tensors of another format.
+    """
     try:
         if file.size < 8:
             raise ValueError(f"it has {file.size} bytes")
         length = int.from_bytes(file.read(0, 8), "little")
         if length > min(MAX_HEADER_BYTES, file.size - 8):
             if file.size > 8 and file.read(8, 1) != b"{":
-                raise error(f"{file.path}: no safetensors file")
+                raise ValueError("no safetensors header at its beginning")
             raise ValueError(f"it announces a header of {length} bytes and has {file.size}")
         parsed = json.loads(file.read(8, length).decode("utf-8"), object_pairs_hook=no_duplicates, parse_int=_natural)
         return _validated(parsed, start=8 + length, size=file.size)
     except (ValueError, RecursionError) as reason:
-        raise error(
-            f"{file.path}: not a whole safetensors file: {reason}", "copy or download it again; it may be cut off"
-        ) from reason
+        raise unreadable(file, expected, reason, error, remedy) from reason
 
 
 def metadata_entry(path: Path, key: str) -> str | None:

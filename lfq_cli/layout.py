@@ -91,6 +91,15 @@ def positions_shape(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
     return shape[:axis] + shape[axis + 1 :]
 
 
+def position_of(number: int, shape: tuple[int, ...]) -> list[int]:
+    """The index on each axis of an element, from its number in C order; numpy's own function stops at 64 axes."""
+    position: list[int] = []
+    for size in reversed(shape):
+        number, index = divmod(number, size)
+        position.insert(0, index)
+    return position
+
+
 def geometry_of(shape: tuple[int, ...], axis: int) -> Geometry:
     """shape (ndim >= 1) with channels on `axis` -> [outer, channels, inner]."""
     return Geometry(prod(shape[:axis]), shape[axis], prod(shape[axis + 1 :]))

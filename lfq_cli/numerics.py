@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from einops import rearrange
 
-from lfq_cli.floats import FORMATS, Bools, Floats, positive
+from lfq_cli.floats import Bools, Floats
 from lfq_cli.quantizer import Quantizer
 
 
-def bits_by_formula(z: Floats, quantizer: Quantizer) -> Bools:
-    """z -> bits of the same shape, with clamp and normalisation as the reference computes them."""
+def latents_by_formula(z: Floats, quantizer: Quantizer) -> Floats:
+    """z -> what its bits are the signs of, with clamp and normalisation as the reference computes them."""
     with np.errstate(all="ignore"):
         if quantizer.soft_clamp_input_value is not None:
             clamp = np.float32(quantizer.soft_clamp_input_value)
@@ -27,7 +27,7 @@ def bits_by_formula(z: Floats, quantizer: Quantizer) -> Bools:
             norm = np.abs(fields) if quantizer.codebook_dim == 1 else np.sqrt(squares)  # torch squares no single value
             fields = fields / np.maximum(norm, np.float32(1e-12)) * np.float32(quantizer.codebook_scale)
             z = rearrange(fields, "o c d i -> o (c d) i")
-    return positive(z, FORMATS["F32"], has_nan=True)
+    return z
 
 
 # residual quantizers without clamp, sphere or rotation

@@ -140,8 +140,9 @@ def test_nan_is_counted_on_the_device(name: str, count: int) -> None:
     raw.reshape(-1)[where] = stored(np.full(1, np.nan, np.float32), name)
     blocks = [FloatsToRead(raw.shape, lambda into: np.copyto(into, raw))]
     with closing(device.backend_on_device(PROJECTED).encode_blocks(blocks, FORMATS[name])) as encoded:
-        ((_, nan_values),) = encoded
+        ((_, nan_values, nan_latents),) = encoded
     assert nan_values == count
+    assert nan_latents == 5 * len({(at // 60, at % 5) for at in where})  # all 5 of each vector that holds NaN
 
 
 @pytest.mark.parametrize("compute_dtype", ["bfloat16", "float16"])
@@ -245,7 +246,7 @@ def test_a_file_that_ends_early_leaves_all_lanes(tmp_path: Path) -> None:
         with pytest.raises(TensorError), closing(backend.encode_blocks(blocks, FORMATS["F32"])) as encoded:
             list(encoded)
     with closing(backend.encode_blocks([whole] * 30, FORMATS["F32"])) as encoded:
-        assert len({stream.tobytes() for stream, _ in encoded}) == 1
+        assert len({stream.tobytes() for stream, *_ in encoded}) == 1
 
 
 def encode_file(source: Path, codes: Path, **options: Any) -> None:

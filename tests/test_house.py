@@ -16,9 +16,10 @@ import lfq_cli
 PACKAGE = Path(lfq_cli.__file__).parent
 
 LAYERS = (
-    ("cpus", "dtypes", "errors", "kernels", "rename", "version"),
+    ("cpus", "dtypes", "errors", "rename", "version"),
+    ("kernels",),
     ("bits", "extras", "floats", "layout", "regions"),
-    ("packings", "storage"),
+    ("packings", "signatures", "storage"),
     ("container", "files", "fingerprint", "quantizer", "statistics", "zipread"),
     ("codesfile", "countsfile", "native", "torchfile"),
     ("nn", "tensors"),

@@ -1,6 +1,8 @@
 """The compiled kernels, of every instruction set that this processor has, against the same work in numpy."""
 
+import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -226,6 +228,64 @@ def test_the_environment_chooses_numpy():
         check=True,
     )
     assert done.stdout == "None\n"
+
+
+# an extension that was built from another source
+
+
+def run_with_an_extension_of(version, code):
+    """A process in which the compiled module is one that offers nothing but a version, or not even that."""
+    stale = (
+        "import sys, types\n"
+        "stale = types.ModuleType('_compiled')\n"
+        "stale.__file__ = 'kernels/_compiled.so'\n"
+        f"stale.__dict__.update({{}} if {version} is None else {{'version': {version}}})\n"
+        "sys.modules['lfq_cli.kernels._compiled'] = stale\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "LFQ_KERNELS"}
+    return subprocess.run(
+        [sys.executable, "-c", stale + code], env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+@pytest.mark.parametrize("version", [None, 0, 1000])
+def test_an_extension_of_another_version_is_left_alone_with_a_note(version):
+    ran = run_with_an_extension_of(version, "from lfq_cli import kernels; print(kernels.compiled)")
+    assert ran.stdout == "None\n", ran.stderr
+    (note,) = [line for line in ran.stderr.splitlines() if "LfqNote" in line]
+    assert f"kernels/_compiled.so: compiled kernels of version {version or 0}, expected" in note
+    assert "`pip install -e .` in the source folder builds them again" in note
+
+
+def test_a_command_goes_on_in_numpy(tmp_path):
+    np.save(tmp_path / "x.npy", np.ones((4, 8), np.float32))
+    path = tmp_path / "c.safetensors"
+    code = (
+        "from lfq_cli import native; from lfq_cli.quantizer import Quantizer; from pathlib import Path\n"
+        f"native.write(Quantizer(dim=8, codebook_dim=8), Path({str(path)!r}), overwrite=False)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    arguments = ["lfq", "encode", str(path), str(tmp_path / "x.npy"), "-o", str(tmp_path / "x.codes.safetensors")]
+    code = f"sys.argv = {arguments!r}\nfrom lfq_cli.cli import main\nmain()"
+    ran = run_with_an_extension_of(None, code)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stderr.startswith("lfq: note: kernels/_compiled.so: compiled kernels of version 0")
+    assert len(ran.stderr.splitlines()) == 1
+    assert (tmp_path / "x.codes.safetensors").read_bytes().endswith(b"\xff" * 4)
+
+
+@needs_kernels
+def test_the_extension_offers_what_its_stub_says():
+    stub = ast.parse(Path(kernels.__file__).with_name("_compiled.pyi").read_text(encoding="utf-8"))
+    functions = {node.name for node in stub.body if isinstance(node, ast.FunctionDef)}
+    offered = {name for name in dir(kernels.compiled) if not name.startswith("_")}
+    assert offered == functions | {"version"}
+
+
+def test_both_sides_have_one_version():
+    source = Path(kernels.__file__).with_name("_compiled.c").read_text(encoding="utf-8")
+    (version,) = re.findall(r"enum { VERSION = (\d+) };", source)
+    assert int(version) == kernels._VERSION
 
 
 @pytest.mark.skipif(

@@ -107,8 +107,8 @@ class Codec:
     ) -> Tokens:
         """Floats of numpy or torch, [..., D] or [b, D, ...] or as `layout` or `channel_axis` say -> tokens.
 
-        Any float dtype; torch tensors on any device. Raises TensorError where there are not D features, and for NaN
-        unless `nan="zero"`, which encodes it as bit 0.
+        Any float dtype; torch tensors on any device. Raises TensorError where there are not D features, and for NaN and
+        infinite values that a projection turns into NaN, unless `nan="zero"`, which encodes NaN as bit 0.
         """
         if layout is not None and channel_axis is not None:
             raise OptionError("layout and channel_axis both say where the features are", "give one of them")

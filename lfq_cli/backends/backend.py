@@ -40,9 +40,9 @@ class Backend(Protocol):
         ...
 
     def encode(self, raw: Raw, spec: FloatFormat) -> tuple[Packed, bool]:
-        """raw [outer, dim, inner] as stored -> (stream of its outer * inner vectors, whether raw holds NaN).
+        """raw [outer, dim, inner] as stored -> (stream of its outer * inner vectors, whether there is NaN).
 
-        NaN gives bit 0.
+        NaN gives bit 0. It may be in raw, or come of what is computed: infinity minus infinity, for one.
         """
         ...
 

@@ -1,18 +1,18 @@
 """The torch modules of `nn` on a device, in a pipeline: the host reads and writes, and never computes on floats.
 
 Encoding: stored floats are read into pinned memory and copied; the device widens, transposes and projects them, finds
-NaN, compares and packs, and returns the stream and a count. Decoding: the stream is copied; the device expands and
+NaN, compares and packs, and returns the stream and two counts. Decoding: the stream is copied; the device expands and
 projects it, and converts to the output's dtype and layout; floats return to pinned memory and are written from there.
 Several blocks are in flight at once (lanes.py).
 """
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from math import prod
+from struct import Struct
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -41,7 +41,9 @@ BLOCK_BYTES = 32 << 20
 MOST_LANES = 10
 """Two more than there are threads; more pinned memory is not faster."""
 
-_NAN_BYTES = 8
+_NAN_COUNTS = Struct("=qq")
+"""Before a piece's stream: how many of its values and of its latents are NaN."""
+
 _MPS_FORMATS = frozenset({"F32", "F16", "BF16"})
 
 
@@ -79,11 +81,11 @@ class DeviceBackend:
         """As in Backend."""
         return exact_products(one_thread=self._device.type == "cpu")
 
-    def encode_blocks(self, blocks: Iterable[FloatsToRead], spec: FloatFormat) -> Generator[tuple[Packed, int]]:
-        """Each block's stream, in order, and the count of its NaN values."""
+    def encode_blocks(self, blocks: Iterable[FloatsToRead], spec: FloatFormat) -> Generator[tuple[Packed, int, int]]:
+        """Each block's stream, in order, and the counts of NaN in its values and in its latents."""
 
-        def start_of(block: FloatsToRead) -> Start[tuple[Packed, int]]:
-            def start(lane: Lane) -> Callable[[], tuple[Packed, int]]:
+        def start_of(block: FloatsToRead) -> Start[tuple[Packed, int, int]]:
+            def start(lane: Lane) -> Callable[[], tuple[Packed, int, int]]:
                 nbytes = prod(block.shape) * spec.itemsize
                 raw = lane.taken.get(nbytes).numpy().view(spec.storage).reshape(block.shape)
                 block.read_into(raw)
@@ -103,8 +105,8 @@ class DeviceBackend:
 
     def encode(self, raw: Raw, spec: FloatFormat) -> tuple[Packed, bool]:
         """As in Backend, for floats already in memory, one block at a time."""
-        stream, nan_values = self._alone(lambda lane: self._start_encoding(lane, raw, spec))
-        return stream, nan_values > 0
+        stream, nan_values, nan_latents = self._alone(lambda lane: self._start_encoding(lane, raw, spec))
+        return stream, nan_values + nan_latents > 0
 
     def decode(self, stream: Packed, outer: int, inner: int, spec: FloatFormat, *, project_out: bool) -> Raw:
         """As in Backend, one block at a time."""
@@ -136,9 +138,9 @@ class DeviceBackend:
         lane.stream.wait()
         return finish()
 
-    def _start_encoding(self, lane: Lane, raw: Raw, spec: FloatFormat) -> Callable[[], tuple[Packed, int]]:
-        """Queues a stored block [outer, dim, inner]; returns a function that waits for the stream and the count of
-        NaN.
+    def _start_encoding(self, lane: Lane, raw: Raw, spec: FloatFormat) -> Callable[[], tuple[Packed, int, int]]:
+        """Queues a stored block [outer, dim, inner]; returns a function that waits for the stream and the counts of
+        NaN in values and latents.
         """
         import torch
 
@@ -149,8 +151,8 @@ class DeviceBackend:
 
         def encode(piece: Block) -> tuple[int, torch.Tensor]:
             vectors, nan_values = self._vectors(x[piece.outer, :, piece.inner], asynchronous=asynchronous)
-            stream = blocks.pack(self._module.latents(vectors) > 0)
-            return piece.vectors, torch.cat([nan_values, stream])
+            latents = self._module.latents(vectors)
+            return piece.vectors, torch.cat([nan_values, blocks.count_nan(latents), blocks.pack(latents > 0)])
 
         with self._computing(lane):
             done = list(self._halving.compute(encode, _whole(raw.shape[0], raw.shape[2])))
@@ -223,12 +225,15 @@ def _whole(outer: int, inner: int) -> Block:
     return Block(slice(0, outer), slice(0, inner))
 
 
-def _joined(given: Packed, counts: list[int], width: int) -> tuple[Packed, int]:
-    """Pieces, each with its count of NaN and its stream -> one stream, and the total count of NaN."""
-    joiner, streams, nan_values, place = StreamJoiner(), [], 0, 0
+def _joined(given: Packed, counts: list[int], width: int) -> tuple[Packed, int, int]:
+    """Pieces, each with its counts of NaN and its stream -> one stream, and the total counts of NaN."""
+    joiner, streams, nan_values, nan_latents, place = StreamJoiner(), [], 0, 0, 0
     for vectors in counts:
-        end = place + _NAN_BYTES + stream_bytes(vectors, width)
-        nan_values += int.from_bytes(given[place : place + _NAN_BYTES].tobytes(), sys.byteorder)
-        streams.append(joiner.join(given[place + _NAN_BYTES : end], vectors * width))
+        begin = place + _NAN_COUNTS.size
+        end = begin + stream_bytes(vectors, width)
+        own_values, own_latents = _NAN_COUNTS.unpack(given[place:begin].tobytes())
+        nan_values += own_values
+        nan_latents += own_latents
+        streams.append(joiner.join(given[begin:end], vectors * width))
         place = end
-    return np.concatenate([*streams, joiner.finish()]), nan_values
+    return np.concatenate([*streams, joiner.finish()]), nan_values, nan_latents

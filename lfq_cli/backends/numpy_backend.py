@@ -13,8 +13,8 @@ from lfq_cli import kernels
 from lfq_cli.backends.backend import BLOCK_BYTES
 from lfq_cli.backends.extremes import SAFE_INPUTS, USUAL_SCALES, WHY_EXTREMES
 from lfq_cli.bits import Packed
-from lfq_cli.floats import FloatFormat, Floats, Raw, from_float32, has_extremes, has_nan, positive, to_float32
-from lfq_cli.numerics import bits_by_formula
+from lfq_cli.floats import FORMATS, FloatFormat, Floats, Raw, from_float32, has_extremes, has_nan, positive, to_float32
+from lfq_cli.numerics import latents_by_formula
 from lfq_cli.quantizer import Quantizer
 
 
@@ -39,11 +39,12 @@ class NumpyBackend:
 
     def encode(self, raw: Raw, spec: FloatFormat) -> tuple[Packed, bool]:
         """As in Backend."""
-        formula = self._needs_formula(raw, spec)
-        if not formula and (found := kernels.signs(raw, spec.name)) is not None:
+        if self._needs_formula(raw, spec):  # which makes NaN of infinity where it normalises
+            raw, spec = latents_by_formula(to_float32(raw, spec), self.quantizer), FORMATS["F32"]
+        elif (found := kernels.signs(raw, spec.name)) is not None:
             return found
         nan = has_nan(raw, spec)
-        above = bits_by_formula(to_float32(raw, spec), self.quantizer) if formula else positive(raw, spec, has_nan=nan)
+        above = positive(raw, spec, has_nan=nan)
         if raw.shape[2] > 1:
             above = np.ascontiguousarray(rearrange(above, "o c i -> o i c"))
         return packed_bits.pack(above), nan

@@ -16,7 +16,7 @@ from lfq_cli.backends.backend import widening
 from lfq_cli.backends.residual_numpy_backend import has_plain_levels
 from lfq_cli.backends.torch_settings import exact_products
 from lfq_cli.bits import Packed
-from lfq_cli.floats import FloatFormat, Floats, Raw, from_float32, has_nan, to_float32
+from lfq_cli.floats import FloatFormat, Floats, Raw, from_float32, to_float32
 from lfq_cli.numerics import residual_bits, residual_codes
 from lfq_cli.quantizer import Quantizer
 
@@ -66,7 +66,7 @@ class TorchBackend:
         with _computing():
             z = _of_vectors(self._projected if self._numpy_levels else self._latents, self._as_tensor(raw, spec))
             # a NaN in x gives one in z, which has fewer other values; a maximum is NaN if any value is
-            nan = z.numel() > 0 and bool(z.max().isnan()) and has_nan(raw, spec)
+            nan = z.numel() > 0 and bool(z.max().isnan())
             bits = residual_bits(z.numpy()[..., None], self.quantizer) if self._numpy_levels else (z > 0).numpy()
             return packed_bits.pack(bits), nan
 

@@ -13,7 +13,7 @@ from lfq_cli.checkpoints import refused
 from lfq_cli.checkpoints.facts import Facts, check_agreement, cut_codes
 from lfq_cli.checkpoints.families import FAMILIES
 from lfq_cli.checkpoints.files import checkpoint_files, open_tensors, parse_json, read_json
-from lfq_cli.checkpoints.statefile import StateFile
+from lfq_cli.checkpoints.statefile import FIRST, StateFile
 from lfq_cli.dtypes import PLAIN_FLOATS
 from lfq_cli.errors import CheckpointError, LfqError, OptionError
 from lfq_cli.quantizer import Quantizer
@@ -178,6 +178,8 @@ def _listing(found: list[Found]) -> str:
 
 
 def _nothing_found(path: Path, state: StateFile, facts: Facts) -> CheckpointError:
+    if '"lfq-codes"' in state.metadata.get("lfq", ""):
+        return CheckpointError(f"{path}: is a codes file, expected a checkpoint", FIRST)
     if facts.family is not None:
         return CheckpointError(
             f"{path}: no quantizer of family {facts.family} in it", "leave --family out to see what is"

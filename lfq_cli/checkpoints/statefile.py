@@ -18,6 +18,8 @@ from lfq_cli.errors import CheckpointError
 from lfq_cli.regions import bytes_of
 from lfq_cli.storage.remote import open_input
 
+FIRST = "lfq encode and lfq decode take the checkpoint first, then the inputs"
+
 if TYPE_CHECKING:
     from lfq_cli.tensors import Source, StoredTensor
     from lfq_cli.torchfile.values import OddTensor
@@ -63,6 +65,10 @@ def open_state(path: Path) -> StateFile:
         return _from_safetensors(path)
     if suffix in (".pt", ".pth", ".ckpt", ".bin"):
         return _from_torch(path)
+    from lfq_cli.tensors import FORMATS
+
+    if suffix in FORMATS:
+        raise CheckpointError(f"{path}: is a file of tensors, expected a checkpoint", FIRST)
     raise CheckpointError(
         f"{path}: not a checkpoint lfq knows", "expected .safetensors, .pt, .pth, .ckpt, .bin, or a native folder"
     )

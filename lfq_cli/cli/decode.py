@@ -11,6 +11,7 @@ import typer
 
 from lfq_cli.cli import options
 from lfq_cli.cli.options import Display, takes_cluster, takes_display, takes_facts, takes_threads
+from lfq_cli.cli.order import load_first
 
 if TYPE_CHECKING:
     from lfq_cli.jobs.outcome import Outcome
@@ -85,7 +86,7 @@ def decode(
     from lfq_cli.jobs.plan import plan_jobs
     from lfq_cli.jobs.shards import parse_shard, sizes_of
 
-    quantizer = checkpoints.load(checkpoint, facts)
+    quantizer = load_first(checkpoint, facts, inputs)
     jobs = plan_jobs(
         inputs,
         output,

@@ -11,6 +11,7 @@ import typer
 
 from lfq_cli.cli import options
 from lfq_cli.cli.options import Display, takes_cluster, takes_display, takes_facts, takes_threads
+from lfq_cli.cli.order import load_first
 
 if TYPE_CHECKING:
     from lfq_cli.cluster import Cluster
@@ -45,7 +46,10 @@ IndexDtype = Annotated[
         "--index-dtype", help="Integer type for --packing ints; default: the smallest that holds the indices."
     ),
 ]
-Nan = Annotated[Literal["error", "zero"], typer.Option("--nan", help="NaN in the input: stop, or encode it as bit 0.")]
+Nan = Annotated[
+    Literal["error", "zero"],
+    typer.Option("--nan", help="NaN in the input or its projection: stop, or encode it as bit 0."),
+]
 Stats = Annotated[
     Path | None,
     typer.Option(
@@ -170,7 +174,7 @@ def encode(
         elsewhere=cluster is not None,
     )
     part = None if shard is None else parse_shard(shard)
-    quantizer = checkpoints.load(checkpoint, facts)
+    quantizer = load_first(checkpoint, facts, inputs)
     if num_quantizers is not None:
         quantizer = quantizer.first_levels(num_quantizers)
     tell_assumptions(quantizer)

@@ -72,9 +72,9 @@ class MadeFrom:
     """What the codes were made from: one file, or the samples of several.
 
     `fingerprint` is that of the file, by fingerprint.py; of several inputs, the digest of a line for each. nan: the NaN
-    policy, "error" or "zero"; `zeroed` values were NaN and encoded as zero. `options` are those that decided how
-    samples were encoded; `begin` samples of the first input belong to the file before, and `end` samples of the last to
-    this file and those before (None: all of them).
+    policy, "error" or "zero"; `zeroed` values of the input were NaN and encoded as zero. `options` are those that
+    decided how samples were encoded; `begin` samples of the first input belong to the file before, and `end` samples of
+    the last to this file and those before (None: all of them).
     """
 
     nbytes: int

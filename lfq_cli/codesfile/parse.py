@@ -34,6 +34,12 @@ _KEYS_OF_1 = {"format", "version", "quantizer", "checkpoint_sha256", "compute_dt
 _KEYS_OF_SAMPLES = {"samples", "keys", "carried", "carried_text", "columns"}
 _KEYS = {1: _KEYS_OF_1 | {HEADER_DIGEST}, 2: _KEYS_OF_1 | {HEADER_DIGEST, "made_from", *_KEYS_OF_SAMPLES}}
 """version -> the keys that its header may have."""
+_OTHERS = {
+    "lfq-checkpoint": ("a checkpoint", "lfq decode takes it first, then the codes; lfq inspect shows what it holds"),
+    "lfq-counts": ("a file of saved counts", "lfq stats reads it"),
+    "lfq-training": ("a saved run of lfq train", "lfq train goes on with it"),
+}
+"""What else lfq writes in this container: the format in its metadata -> what it is, and what to do with it."""
 
 
 def parse_header(container: Header, path: Path) -> CodesHeader:
@@ -46,6 +52,10 @@ def parse_header(container: Header, path: Path) -> CodesHeader:
         raise CodesFileError(f"{path}: not a codes file: its metadata has no 'lfq'", "lfq encode writes them") from None
     except (ValueError, RecursionError) as reason:
         raise CodesFileError(f"{path}: not a codes file: its 'lfq' metadata is not JSON: {reason}") from reason
+    format_name = value.get("format") if isinstance(value, dict) else None
+    if isinstance(format_name, str) and format_name in _OTHERS:
+        what, remedy = _OTHERS[format_name]
+        raise CodesFileError(f"{path}: is {what}, expected a codes file", remedy)
     try:
         return _header_of(value, container)
     except (_InvalidError, CodesFileError, UnicodeEncodeError) as reason:

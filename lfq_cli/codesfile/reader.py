@@ -60,7 +60,7 @@ class CodesFile(Mapping[str, "TensorCodes"]):
         self.path = path
         self._file = open_input(path, CodesFileError, CodesUnreadableError)
         try:
-            container = read_header(self._file, CodesFileError)
+            container = read_header(self._file, CodesFileError, "a codes file", "lfq encode makes codes of tensors")
             self.header = parse_header(container, path)
             self._starts = {name: entry.start for name, entry in container.entries.items()}
             for codes in self.values():

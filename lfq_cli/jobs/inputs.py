@@ -16,15 +16,23 @@ from itertools import accumulate, compress
 from pathlib import Path
 from typing import NamedTuple, TypeVar, overload
 
-from lfq_cli.errors import LfqError, OptionError
+from lfq_cli.errors import CodesFileError, LfqError, OptionError, TensorError
+from lfq_cli.samples import CONTAINERS
 from lfq_cli.storage.places import below, chosen, real_folder
 from lfq_cli.storage.remote import refused
 from lfq_cli.storage.urlpath import UrlPath, path_of
+from lfq_cli.tensors import FORMATS
 
 PathT = TypeVar("PathT", bound=Path)
 
 Accepts = Callable[[str], bool]
 """Whether a file of a folder, by its path, is one to read."""
+
+_WANTED = {
+    TensorError: f"expected {', '.join(FORMATS)} or samples in {', '.join(CONTAINERS)}",
+    CodesFileError: "expected codes files, which lfq encode makes",
+}
+"""The error for a folder without files to read -> what it should hold."""
 
 
 class Input(NamedTuple):
@@ -119,7 +127,7 @@ def _expand(argument: str, accepts: Accepts, error: type[LfqError]) -> Iterator[
         yield from _expand_url(path, accepts, error)
         return
     if os.path.isdir(argument):  # noqa: PTH112 - Path.is_dir raises for a name that is too long
-        root, nothing = path, error(f"{path}: no file in this folder is one to read")
+        root, nothing = path, error(f"{path}: no file in this folder is one to read", _WANTED.get(error))
         walk = _Walk(error)
         found = walk.folders(path)
     elif os.path.lexists(argument) or not glob.has_magic(argument):
@@ -139,7 +147,7 @@ def _expand_url(path: UrlPath, accepts: Accepts, error: type[LfqError]) -> Itera
             root, nothing = _static_part(path), error(f"{path}: no object matches")
             pattern = path.parts[len(root.parts) :]
         elif path.store.scheme.lists and path.is_dir():
-            root, nothing = path, error(f"{path}: no object below is one to read")
+            root, nothing = path, error(f"{path}: no object below is one to read", _WANTED.get(error))
             pattern = ("**",)
         else:
             yield Folder(path.parent, path.parent, [path.parts[-1]], named=True)

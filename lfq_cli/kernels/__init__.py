@@ -1,22 +1,29 @@
 """Compiled loops for what numpy does in several passes over its data, chosen here once for the process.
 
 Every function returns None (or False) where there is none for the case, and the caller goes on in numpy: the extension
-was not built, `LFQ_KERNELS=plain` is set, or sizes are beyond what it takes. Results are the same bytes either way,
-which the tests hold both to. Arrays only; what bits mean is in bits.py, of floats in floats.py and numerics.py.
+was not built, or from another source than this one, `LFQ_KERNELS=plain` is set, or sizes are beyond what it takes.
+Results are the same bytes either way, which the tests hold both to. Arrays only; what bits mean is in bits.py, of
+floats in floats.py and numerics.py.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import warnings
 from types import ModuleType
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lfq_cli.errors import LfqNote
+
 Packed: TypeAlias = NDArray[np.uint8]
 Raw: TypeAlias = NDArray[Any]
+
+_VERSION = 1
+"""Of the extension's functions and arguments, as _compiled.c says it; raised in both places when they change."""
 
 
 def _extension() -> ModuleType | None:
@@ -25,6 +32,15 @@ def _extension() -> ModuleType | None:
     try:
         from lfq_cli.kernels import _compiled
     except ImportError:  # not built, or for another machine
+        return None
+    version = getattr(_compiled, "version", 0)
+    if version != _VERSION:
+        warnings.warn(
+            f"{_compiled.__file__}: compiled kernels of version {version}, expected {_VERSION}: not used, numpy does"
+            " their work more slowly; `pip install -e .` in the source folder builds them again",
+            LfqNote,
+            stacklevel=2,
+        )
         return None
     return _compiled
 

@@ -21,6 +21,7 @@
 #error "little-endian machines only"
 #endif
 
+enum { VERSION = 1 };            /* of what is offered to Python; kernels/__init__.py expects one */
 enum { TILE = 256 };             /* positions or fields at once: what they become stays in the first-level cache */
 enum { MOST_CHANNELS = 512 };    /* of a channel-first block */
 enum { MOST_LEVELS = 64, RESIDUAL_VALUES = 2048 };
@@ -437,5 +438,8 @@ PyMODINIT_FUNC PyInit__compiled(void)
             chosen = sets[k].kernels;
             break;
         }
-    return PyModule_Create(&module);
+    PyObject *made = PyModule_Create(&module);
+    if (made && PyModule_AddIntConstant(made, "version", VERSION) < 0)
+        Py_CLEAR(made);
+    return made;
 }

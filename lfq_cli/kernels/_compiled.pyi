@@ -5,6 +5,9 @@ Buffers are C-contiguous and of the machine's (little-endian) byte order; `items
 
 from _typeshed import ReadableBuffer, WriteableBuffer
 
+version: int
+"""Of the functions here and their arguments. An extension before 1 does not say it."""
+
 def signs(
     raw: ReadableBuffer, itemsize: int, largest: int, outer: int, channels: int, inner: int, out: WriteableBuffer
 ) -> bool:

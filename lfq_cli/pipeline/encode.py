@@ -22,8 +22,10 @@ from lfq_cli.codesfile import CodesTensor
 from lfq_cli.dtypes import NUMPY
 from lfq_cli.errors import TensorError
 from lfq_cli.floats import FORMATS, FloatFormat, Raw
-from lfq_cli.layout import Block, Geometry, geometry_of
+from lfq_cli.layout import Block, Geometry, geometry_of, position_of
 from lfq_cli.packings import PACKINGS
+from lfq_cli.pipeline import overflow
+from lfq_cli.pipeline.overflow import NAN_HINT
 from lfq_cli.pipeline.workers import Progress, Workers, in_tasks
 from lfq_cli.regions import MemoryRegion, bytes_of
 from lfq_cli.tensors import StoredTensor, open_source
@@ -78,9 +80,9 @@ class EncodeTask:
 
         done = []
         with closing(backend.encode_blocks(map(to_read, blocks), self.spec)) as encoded:
-            for block, (stream, nan_values) in zip(blocks, encoded, strict=True):
-                if nan_values and not self.zero_nan:
-                    raise _NanFoundError
+            for block, (stream, nan_values, nan_latents) in zip(blocks, encoded, strict=True):
+                if nan_values + nan_latents and not self.zero_nan:
+                    raise _NanFoundError(block)
                 done.append((block, stream, nan_values))
         return done
 
@@ -90,12 +92,16 @@ class EncodeTask:
         if not has_nan:
             return stream, 0
         if not self.zero_nan:
-            raise _NanFoundError
+            raise _NanFoundError(block)
         return stream, int(floats.is_nan(raw, self.spec).sum())
 
 
 class _NanFoundError(Exception):
-    """A block holds NaN; where and how many is determined afterwards."""
+    """A block holds NaN, or its latents do; where and how many is determined afterwards."""
+
+    def __init__(self, block: Block) -> None:
+        super().__init__(block)
+        self.block = block
 
 
 class Encoding:
@@ -124,13 +130,15 @@ class Encoding:
                     else:
                         yield packing.pack(stream, block.vectors, info.codebook_dims, info.bit_order, dtype)
                     self._progress(block.vectors * item_bytes)
-        except _NanFoundError:
-            raise _nan_error(task) from None
+        except _NanFoundError as found:
+            raise _nan_error(task, found.block) from None
         yield joiner.finish()
 
 
-def _nan_error(task: EncodeTask) -> TensorError:
-    """Reads the tensor again to count its NaN and find the first, in C order of the tensor."""
+def _nan_error(task: EncodeTask, found: Block) -> TensorError:
+    """Reads the tensor again to count its NaN and find the first, in C order of the tensor; or only as far as the block
+    that was the first to have NaN, if there it is in the latents alone.
+    """
     count, first = 0, prod(task.tensor.shape)
     with ExitStack() as opened:
         if not isinstance(task.tensor.region, MemoryRegion):
@@ -138,19 +146,22 @@ def _nan_error(task: EncodeTask) -> TensorError:
             rows = task.first_row, task.first_row + task.tensor.shape[0]
             task = replace(task, tensor=again if rows == (0, again.shape[0]) else again.rows(*rows))
         for block in task.blocks():
-            where = floats.is_nan(read_block(task.tensor, task.geometry, block, task.spec), task.spec)
+            raw = read_block(task.tensor, task.geometry, block, task.spec)
+            where = floats.is_nan(raw, task.spec)
             if where.any():
                 count += int(where.sum())
                 first = min(first, _first_position(task.geometry, block, where))
-    position: list[int] = []
-    for size in reversed(task.tensor.shape):  # numpy's own function stops at 64 axes
-        first, index = divmod(first, size)
-        position.insert(0, index)
+            elif block == found:
+                vector = block.outer.start * task.geometry.inner + block.inner.start
+                vector += overflow.first_vector(task.backend, raw, task.spec)
+                return overflow.error(
+                    f"{task.path}: {task.tensor.name!r}",
+                    overflow.position(vector, task.tensor.shape, task.channel_axis, first_row=task.first_row),
+                    task.backend.compute_dtype,
+                )
+    position = position_of(first, task.tensor.shape)
     position[0] += task.first_row
-    return TensorError(
-        f"{task.path}: {task.tensor.name!r} holds {count} NaN, the first at {position}",
-        "--nan zero encodes NaN as bit 0, as the reference does",
-    )
+    return TensorError(f"{task.path}: {task.tensor.name!r} holds {count} NaN, the first at {position}", NAN_HINT)
 
 
 def _first_position(geometry: Geometry, block: Block, where: floats.Bools) -> int:

@@ -12,8 +12,10 @@ from lfq_cli.backends import Backend
 from lfq_cli.bits import Packed, StreamJoiner, cut_stream
 from lfq_cli.errors import LfqError, TensorError
 from lfq_cli.floats import FORMATS
-from lfq_cli.layout import Layout, geometry_of
+from lfq_cli.layout import Layout, geometry_of, position_of
 from lfq_cli.matching import ChannelAxis, fitting_axis
+from lfq_cli.pipeline import overflow
+from lfq_cli.pipeline.overflow import NAN_HINT
 from lfq_cli.samples import BadSample, Sample, Selection
 from lfq_cli.samples.sample import data_of
 from lfq_cli.samples.selection import matches
@@ -177,12 +179,12 @@ class SampleEncoder:
         assert plan is not None
         try:
             yield self._encode(run, plan)
-        except _NanFoundError:
+        except _NanFoundError as nan:
             if len(run) > 1:
                 for sample in run:
                     yield from self._encoded([sample], plan)
             else:
-                yield BadSample(run[0].key, self._nan_error(run[0], plan))
+                yield BadSample(run[0].key, self._nan_error(run[0], plan, nan))
 
     def _encode(self, run: Sequence[Sample], plan: Plan) -> Batch:
         batch = Batch(plan, self._backend.quantizer.bits_per_vector)
@@ -192,7 +194,7 @@ class SampleEncoder:
         batch.sizes = [0] * len(run)
         for name, found in plan.encoded.items():
             tensors = [sample.tensors[name] for sample in run]
-            batch.streams[name], batch.lengths[name] = self._stream(tensors, found, batch.nan_values)
+            batch.streams[name], batch.lengths[name] = self._stream(name, tensors, found, batch.nan_values)
             for k, tensor in enumerate(tensors):
                 batch.sizes[k] += len(data_of(tensor))
         for name in plan.carried:
@@ -202,7 +204,7 @@ class SampleEncoder:
         return batch
 
     def _stream(
-        self, tensors: Sequence[StoredTensor], found: EncodedShape, nan_values: list[int]
+        self, name: str, tensors: Sequence[StoredTensor], found: EncodedShape, nan_values: list[int]
     ) -> tuple[Packed, list[int]]:
         """The bits of the tensors, concatenated, and the vectors in each; adds to the NaN count."""
         spec, axis = FORMATS[found.dtype], found.axis.number
@@ -219,29 +221,34 @@ class SampleEncoder:
             stream, has_nan = self._backend.encode(raw, spec)
             if has_nan:
                 if not self.options.zero_nan:
-                    raise _NanFoundError
+                    raise _NanFoundError(name, raw)
                 for k in range(first, last):
                     nan_values[k] += int(floats.is_nan(np.frombuffer(data_of(tensors[k]), spec.storage), spec).sum())
             streams.append(joiner.join(stream, sum(lengths[first:last]) * self._backend.quantizer.bits_per_vector))
             first = last
         return np.concatenate([*streams, joiner.finish()]), lengths
 
-    def _nan_error(self, sample: Sample, plan: Plan) -> TensorError:
-        for name, found in plan.encoded.items():
-            spec = FORMATS[found.dtype]
-            tensor = sample.tensors[name]
-            where = floats.is_nan(np.frombuffer(data_of(tensor), spec.storage), spec)
-            if where.any():
-                position = [int(k) for k in np.unravel_index(int(where.argmax()), tensor.shape)]
-                return TensorError(
-                    f"{sample.where}: {name!r} holds {int(where.sum())} NaN, the first at {position}",
-                    "--nan zero encodes NaN as bit 0, as the reference does; --skip-bad leaves the sample out",
-                )
-        raise AssertionError(f"{sample.where}: the NaN are gone")
+    def _nan_error(self, sample: Sample, plan: Plan, nan: _NanFoundError) -> TensorError:
+        found, tensor = plan.encoded[nan.name], sample.tensors[nan.name]
+        spec, what = FORMATS[found.dtype], f"{sample.where}: {nan.name!r}"
+        where = floats.is_nan(np.frombuffer(data_of(tensor), spec.storage), spec)
+        if where.any():
+            position = position_of(int(where.argmax()), tensor.shape)
+            error = TensorError(f"{what} holds {int(where.sum())} NaN, the first at {position}", NAN_HINT)
+        else:
+            vector = overflow.first_vector(self._backend, nan.raw, spec)
+            index = overflow.position(vector, tensor.shape, found.axis.number)
+            error = overflow.error(what, index, self._backend.compute_dtype)
+        return TensorError(error.message, f"{error.hint}; --skip-bad leaves the sample out")
 
 
 class _NanFoundError(Exception):
-    """A run of samples holds NaN."""
+    """Samples of a run hold NaN in the tensor `name`, or its latents do; raw: their values [outer, dim, inner]."""
+
+    def __init__(self, name: str, raw: floats.Raw) -> None:
+        super().__init__(name)
+        self.name = name
+        self.raw = raw
 
 
 def _run_ends(values: Sequence[int]) -> list[int]:

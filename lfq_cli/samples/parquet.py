@@ -18,6 +18,7 @@ from lfq_cli.extras import require
 from lfq_cli.samples.arrow import Cells, cells_of, is_text, leaf_dtype
 from lfq_cli.samples.sample import BadSample, Sample
 from lfq_cli.samples.selection import Selection
+from lfq_cli.signatures import unreadable
 from lfq_cli.storage.remote import open_input
 from lfq_cli.tensors import StoredTensor
 
@@ -50,7 +51,7 @@ def read(path: Path, name: str, selection: Selection) -> Generator[Sample | BadS
             yield from _samples(batch, columns, path, name, row)
             row += batch.num_rows
     except _BROKEN as reason:
-        raise TensorError(f"{path}: not a whole parquet file: {' '.join(str(reason).split())[:200]}") from reason
+        raise unreadable(file, "a parquet file", " ".join(str(reason).split())[:200], TensorError) from reason
     finally:
         file.close()
 

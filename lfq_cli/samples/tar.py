@@ -22,6 +22,7 @@ from lfq_cli.errors import LfqError, TensorError
 from lfq_cli.regions import InputFile
 from lfq_cli.samples.sample import MAX_SAMPLE_BYTES, BadSample, Sample, number, small_tensors
 from lfq_cli.samples.selection import Selection
+from lfq_cli.signatures import AGAIN, unreadable
 from lfq_cli.storage.remote import open_input
 from lfq_cli.tensors import FORMATS, SOLE_TENSOR, StoredTensor
 
@@ -46,7 +47,7 @@ def read(path: Path, _: str, selection: Selection) -> Generator[Sample | BadSamp
     try:
         yield from samples(file, takes_labels=selection.takes_labels)
     except _BROKEN as reason:
-        raise _damaged(path, reason) from reason
+        raise unreadable(file, "a tar archive", reason, TensorError) from reason
     finally:
         file.close()
 
@@ -75,14 +76,10 @@ def _member_bytes(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     return b"" if file is None else file.read()
 
 
-def _damaged(path: Path, reason: object) -> TensorError:
-    return TensorError(f"{path}: not a whole tar archive: {reason}", "copy or make it again; it may be cut off")
-
-
 def _require_end(path: Path, end: bytes) -> None:
     """Raises TensorError unless a block of zeros marks the end: without it members may be missing."""
     if len(end) != _BLOCK or any(end):
-        raise _damaged(path, "it ends without a mark of its end")
+        raise TensorError(f"{path}: not a whole tar archive: it ends without a mark of its end", AGAIN)
 
 
 def _samples(

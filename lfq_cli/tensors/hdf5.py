@@ -17,6 +17,7 @@ from lfq_cli.dtypes import NUMPY
 from lfq_cli.errors import TensorError
 from lfq_cli.extras import require
 from lfq_cli.regions import FileRegion, InputFile, MemoryFile, Region
+from lfq_cli.signatures import unreadable
 from lfq_cli.tensors.npy import dtype_name, is_known
 from lfq_cli.tensors.source import Source, StoredTensor
 
@@ -87,7 +88,7 @@ def open_file(file: InputFile) -> Source:
                 else:
                     left_alone[name] = other
         except _BROKEN as reason:
-            raise TensorError(f"{file.path}: not a whole HDF5 file: {_one_line(reason)}") from reason
+            raise unreadable(file, "an HDF5 file", _one_line(reason), TensorError) from reason
         return Source(file.path, tensors, left_alone, close=opened.pop_all().close)
 
 

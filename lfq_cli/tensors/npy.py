@@ -11,8 +11,9 @@ from typing import IO, Any
 import numpy as np
 
 from lfq_cli.dtypes import OF_NUMPY
-from lfq_cli.errors import TensorError
+from lfq_cli.errors import LfqError, TensorError
 from lfq_cli.regions import FileRegion, InputFile, MemoryFile, MemoryRegion, Region, bytes_of
+from lfq_cli.signatures import AGAIN, LOOKED_AT, unlike
 from lfq_cli.tensors.source import SOLE_TENSOR, Source, StoredTensor
 
 MAX_HEADER_BYTES = 1 << 16  # numpy refuses what is above 10,000, having read it
@@ -40,7 +41,7 @@ def array_in(data: bytes, where: str) -> StoredTensor:
         head = data[: _head_bytes(data[:12])]
         shape, fortran_order, dtype, name, nbytes = _parsed(head)
     except _BROKEN as reason:
-        raise _no_array(where, reason) from reason
+        raise _no_array(where, data[:LOOKED_AT], reason) from reason
     if len(data) - len(head) != nbytes or name is None:
         _check_shape(shape, where)
         check_size(where, shape, dtype, len(data) - len(head))
@@ -54,13 +55,15 @@ def array_in(data: bytes, where: str) -> StoredTensor:
 
 def read_array_header(file: IO[bytes], where: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """(shape, fortran_order, dtype) of the array whose header `file` stands at; leaves it at the data."""
+    head = b""
     try:
         head = file.read(10)
         if head[6:7] != b"\x01":
             head += file.read(2)
-        shape, fortran_order, dtype, *_ = _parsed(head + file.read(_head_bytes(head) - len(head)))
+        head += file.read(_head_bytes(head) - len(head))
+        shape, fortran_order, dtype, *_ = _parsed(head)
     except _BROKEN as reason:
-        raise _no_array(where, reason) from reason
+        raise _no_array(where, head + file.read(max(LOOKED_AT - len(head), 0)), reason) from reason
     _check_shape(shape, where)
     return shape, fortran_order, dtype
 
@@ -69,8 +72,9 @@ _BROKEN = (ValueError, EOFError, SyntaxError, TypeError, RecursionError, MemoryE
 """What numpy raises for a damaged header."""
 
 
-def _no_array(where: str, reason: BaseException) -> TensorError:
-    return TensorError(f"{where}: not a whole npy array: {_one_line(reason)}")
+def _no_array(where: str, head: bytes, reason: BaseException) -> LfqError:
+    begins = head.startswith(np.lib.format.MAGIC_PREFIX)
+    return unlike(where, head, "an npy array", _one_line(reason) if begins else "it does not begin as one", TensorError)
 
 
 def _head_bytes(start: bytes) -> int:
@@ -119,7 +123,7 @@ def check_size(where: str, shape: tuple[int, ...], dtype: np.dtype[Any], nbytes:
     needed = prod(shape) * dtype.itemsize
     if needed != nbytes:
         raise TensorError(
-            f"{where}: shape {shape} in {dtype} needs {needed} bytes, the file has {nbytes}: it is not whole"
+            f"{where}: shape {shape} in {dtype} needs {needed} bytes, the file has {nbytes}: it is not whole", AGAIN
         )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from lfq_cli.errors import TensorError
 from lfq_cli.regions import FileRegion, InputFile, Region
+from lfq_cli.signatures import unreadable
 from lfq_cli.tensors.npy import check_size, dtype_name, is_known, read_array_header, reordered
 from lfq_cli.tensors.source import Source, StoredTensor
 from lfq_cli.zipread import BROKEN, member_start
@@ -67,7 +68,7 @@ def _open_archive(file: InputFile) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(file.file)  # does not close what it did not open
     except BROKEN as reason:
-        raise TensorError(f"{file.path}: not a whole npz file: {reason}") from reason
+        raise unreadable(file, "an npz file", reason, TensorError) from reason
     except OSError as reason:
         raise file.refused(reason) from reason
 

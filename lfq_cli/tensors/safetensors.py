@@ -7,13 +7,20 @@ from lfq_cli.errors import LfqError, TensorError
 from lfq_cli.regions import FileRegion, InputFile
 from lfq_cli.tensors.source import Source, StoredTensor
 
+_NO_TENSORS = {
+    "lfq-codes": ("a codes file", "lfq decode makes tensors of it"),
+    "lfq-checkpoint": ("a checkpoint", "lfq encode takes it first, then the inputs; lfq inspect shows what it holds"),
+}
+"""What else lfq writes in this container: the format in its metadata -> what it is, and what to do with it."""
+
 
 def open_file(file: InputFile) -> Source:
-    """Every tensor, in file order. Raises TensorError for a codes file too."""
+    """Every tensor, in file order. Raises TensorError for a codes file and a native checkpoint too."""
     source = open_any(file, TensorError)
-    if '"lfq-codes"' in source.metadata.get("lfq", ""):
-        source.close()
-        raise TensorError(f"{file.path}: is a codes file, expected float tensors", "lfq decode makes tensors of it")
+    for format_name, (what, remedy) in _NO_TENSORS.items():
+        if f'"{format_name}"' in source.metadata.get("lfq", ""):
+            source.close()
+            raise TensorError(f"{file.path}: is {what}, expected float tensors", remedy)
     return source
 
 

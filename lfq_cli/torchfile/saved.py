@@ -15,6 +15,7 @@ from typing import Any
 from lfq_cli.dtypes import TORCH_BYTES
 from lfq_cli.errors import LfqError
 from lfq_cli.regions import InputFile
+from lfq_cli.signatures import unreadable
 from lfq_cli.torchfile.machine import unpickle
 from lfq_cli.torchfile.storages import Storages
 from lfq_cli.torchfile.stream import Stream
@@ -25,6 +26,8 @@ MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 PROTOCOL_VERSION = 1001
 _PICKLE = "data.pkl"
 _ZIP_START = b"PK\x03\x04"
+_FIRST_BYTES = (b"P", b"\x80", b"L")
+"""Of a zip archive, and of the magic number as a pickle of protocol 2 and later, and of 0 and 1."""
 _ENCRYPTED = 1
 
 
@@ -43,9 +46,9 @@ def read_saved(file: InputFile, error: type[LfqError]) -> Saved:
         members = _members(file)
         return _read_stream(file, error) if members is None else _read_archive(file, members, error)
     except BrokenError as reason:
-        raise error(
-            f"{file.path}: not a whole torch file: {reason}", "copy or download it again; it may be cut off"
-        ) from reason
+        begins = file.read(0, min(file.size, 1)) in _FIRST_BYTES
+        why = reason if begins else "it begins as neither a zip archive nor a pickle"
+        raise unreadable(file, "a torch file", why, error) from reason
     except OSError as reason:
         raise file.refused(reason) from reason
 

@@ -21,7 +21,7 @@ import torch
 import vector_quantize_pytorch
 from safetensors.numpy import save_file
 
-from lfq_cli.cli import main
+from lfq_cli.cli import COMMANDS, main
 
 LFQ = Path(sys.executable).with_name("lfq")
 SEED = 7
@@ -266,6 +266,126 @@ def test_an_npy_file_given_as_codes_is_not_called_cut_off(lfq):
     assert "cut off" not in result.err, result.err
 
 
+READING = {
+    "encode": "encode lfq.safetensors {} -o out",
+    "encode, checkpoint": "encode {} x.npy -o out",
+    "encode, samples": "encode lfq.safetensors {} -o out --samples-per-file 4",
+    "decode": "decode lfq.safetensors {} -o out",
+    "decode, checkpoint": "decode {} x.codes.safetensors -o out",
+    "stats": "stats {}",
+    "inspect": "inspect {}",
+    "verify": "verify {}",
+    "verify, source": "verify x.codes.safetensors --checkpoint lfq.safetensors --source {}",
+    "export": "export bin {} -o out",
+    "export-codebook": "export-codebook {} -o table.npy",
+    "import": "import {} -o native.safetensors",
+    "merge": "merge {} -o out.codes.safetensors",
+    "split": "split {} -o out --samples-per-file 3",
+    "train": "train {} --bits 4 -o trained.safetensors",
+}
+"""Every command, with a file as each argument that it reads."""
+
+
+def made_of(ckpt, out="x.codes.safetensors"):
+    from lfq_cli import load
+
+    load(ckpt).encode(np.load("x.npy")).save(out)
+    return out
+
+
+WRONG = {
+    "empty.npy": b"",
+    "empty.safetensors": b"",
+    "junk.pt": bytes(np.random.default_rng(SEED).integers(0, 256, 999, np.uint8)),
+    "junk.npy": b"\xff\xfe" * 300,
+    "text.safetensors": b"not tensors, but a line of text\n",
+    "page.pt": b"<!DOCTYPE html><html><body>404</body></html>",
+    "pointer.npz": b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
+}
+
+
+def test_no_command_is_missing():
+    assert {command.split()[0] for command in READING.values()} == set(COMMANDS)
+
+
+@pytest.mark.parametrize("name", WRONG)
+@pytest.mark.parametrize("command", READING)
+def test_a_wrong_file_is_one_error_with_a_hint(lfq, command, name):
+    """Whatever the argument that it is given as: its name first, in one line, then what to do."""
+    array(), made_of(checkpoint())
+    Path(name).write_bytes(WRONG[name])
+    result = lfq(*READING[command].format(name).split())
+    assert result.code in (1, 4), result
+    first, hint, *rest = result.err.splitlines()
+    assert first.startswith(f"lfq: error: {name}: "), result.err
+    assert hint.startswith("     hint: "), result.err
+    assert rest in ([], ["lfq: 1 damaged"], ["lfq: 1 failed"])
+    assert "\\x" not in result.err
+    assert leftovers() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("empty.npy", "empty.npy: not a whole npy array: it is empty"),
+        ("junk.pt", "junk.pt: not a whole torch file: it begins as neither a zip archive nor a pickle"),
+        ("junk.npy", "junk.npy: not a whole npy array: it does not begin as one"),
+        ("text.safetensors", "text.safetensors: is text, expected a safetensors file"),
+        ("page.pt", "page.pt: is a web page, expected a torch file"),
+        ("pointer.npz", "pointer.npz: is a Git LFS pointer, expected an npz file\n     hint: git lfs pull"),
+    ],
+)
+def test_a_wrong_file_is_called_what_it_is(lfq, name, found):
+    Path(name).write_bytes(WRONG[name])
+    assert_error(lfq("encode", checkpoint(), name, "-o", "out"), found)
+
+
+SWAPPED = {
+    "encode": (["encode", "x.npy", "lfq.safetensors"], "x.npy: is a file of tensors, expected a checkpoint"),
+    "encode, tensors": (["encode", "f.safetensors", "lfq.safetensors"], "f.safetensors: no lookup-free quantizer"),
+    "decode": (["decode", "x.codes.safetensors", "lfq.safetensors"], "is a codes file, expected a checkpoint"),
+}
+
+
+@pytest.mark.parametrize("case", SWAPPED)
+def test_swapped_arguments_name_the_checkpoint(lfq, case):
+    array(), made_of(checkpoint())
+    save_file({"x": floats()}, "f.safetensors")
+    arguments, found = SWAPPED[case]
+    assert_error(lfq(*arguments, "-o", "out"), found, "hint: lfq.safetensors is a checkpoint: name it first")
+
+
+FIRST = "lfq encode and lfq decode take the checkpoint first, then the inputs"
+ENCODE, DECODE = "lfq encode takes it first, then the inputs", "lfq decode takes it first, then the codes"
+MISPLACED = {
+    "tensors as checkpoint": (["encode", "x.npy", "x.npy"], "x.npy: is a file of tensors, expected a che", FIRST),
+    "codes as checkpoint": (["encode", "x.codes.safetensors", "x.npy"], "is a codes file, expected a check", FIRST),
+    "checkpoint as input": (["encode", "lfq.safetensors", "p.safetensors"], "is a checkpoint, expected float", ENCODE),
+    "checkpoint as codes": (["decode", "lfq.safetensors", "p.safetensors"], "is a checkpoint, expected a code", DECODE),
+    "array as codes": (["decode", "lfq.safetensors", "x.npy"], "x.npy: is an npy array, expected a code", "lfq encode"),
+}
+
+
+@pytest.mark.parametrize("case", MISPLACED)
+def test_a_file_in_the_place_of_another(lfq, case):
+    array(), made_of(checkpoint()), projected("p.safetensors")
+    arguments, found, hint = MISPLACED[case]
+    assert_error(lfq(*arguments, "-o", "out"), found, f"hint: {hint}")
+
+
+def test_counts_are_no_codes(lfq):
+    array()
+    assert lfq("stats", made_of(checkpoint()), "--save", "counts.safetensors").code == 0
+    told = lfq("decode", "lfq.safetensors", "counts.safetensors", "-o", "out")
+    assert_error(told, "counts.safetensors: is a file of saved counts, expected a codes file", "lfq stats reads it")
+
+
+def test_an_empty_folder_says_what_it_should_hold(lfq):
+    Path("empty").mkdir()
+    assert_error(lfq("encode", checkpoint(), "empty", "-o", "out"), "no file in this", "expected .safetensors, ")
+    assert_error(lfq("decode", "lfq.safetensors", "empty", "-o", "out"), "no file in this", "expected codes files")
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs FIFOs")
 @pytest.mark.parametrize("as_checkpoint", [False, True])
 def test_a_fifo_does_not_hang(as_checkpoint):
@@ -484,8 +604,8 @@ def test_truncated_codes(lfq):
     array()
     made = codes(lfq, checkpoint())
     os.truncate(made, Path(made).stat().st_size - 1)
-    assert_error(lfq("decode", "lfq.safetensors", made, "-o", "out"), f"{made}: not a whole safetensors file")
-    assert_error(lfq("stats", made), f"{made}: not a whole safetensors file")
+    assert_error(lfq("decode", "lfq.safetensors", made, "-o", "out"), f"{made}: not a whole codes file")
+    assert_error(lfq("stats", made), f"{made}: not a whole codes file")
 
 
 def test_codebook_size_that_is_no_power_of_two(lfq):

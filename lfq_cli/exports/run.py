@@ -81,14 +81,16 @@ def export(
     with folder.working(dry_run=options.dry_run):
         for stem, numbers in parts.items():
             part = work.part(numbers)
+            files = work.files(numbers)
             outcome = Outcome(
-                work.dataset.files[0],
+                files[0],
                 out / stem,
                 "planned" if options.dry_run else "written",
                 tensors=1,
                 vectors=work.vectors(numbers),
                 bytes_in=work.packed_bytes(numbers),
                 bytes_out=part.ids * part.dtype.itemsize,
+                inputs=len(files),
                 samples=len(numbers),
             )
             if not options.dry_run:
@@ -97,7 +99,7 @@ def export(
                     found[stem] = whole or folder.make(stem, partial(work.format.write, part), durable=options.durable)
                 except LfqError as error:
                     status: Any = "refused" if isinstance(error, ExistsError) else "failed"
-                    yield Outcome(work.dataset.files[0], out / stem, status, error=error)
+                    yield Outcome(files[0], out / stem, status, error=error)
                     return
                 if whole is not None:
                     progress(outcome.bytes_in)
@@ -278,6 +280,11 @@ class _Export:
     def _row(self) -> int | None:
         positions = self._kind.positions
         return positions[-1] if positions is not None and len(positions) > 1 else None
+
+    def files(self, numbers: NDArray[np.int64]) -> list[Path]:
+        """The files that hold these samples; of a part without samples the first of all."""
+        holding = np.unique(self.dataset.catalog.locate(numbers)[0]).tolist()
+        return [self.dataset.files[number] for number in holding] or self.dataset.files[:1]
 
     def vectors(self, numbers: NDArray[np.int64]) -> int:
         """How many vectors these samples have."""

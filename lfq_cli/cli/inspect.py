@@ -29,7 +29,8 @@ Against = Annotated[
 def inspect(paths: Paths, checkpoint: Against = None, *, display: Display, facts: Any) -> None:
     """Show what checkpoints, tensor files and codes files hold.
 
-    Only headers are read. Of a folder, the codes files in it are shown, unless it is a checkpoint's.
+    Only headers are read. Of a folder that is not a checkpoint's, the codes files in it are shown, or else the tensor
+    files.
     """
     from lfq_cli import checkpoints
     from lfq_cli.cli.exits import exit_if_failed

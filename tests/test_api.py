@@ -194,6 +194,8 @@ def test_create_appears_whole_or_not_at_all(folder: Path) -> None:
         (lambda out: out.append(floats(4, 3, 5), keys=["a", "b", "c", "a"]), "the key 'a' came before"),
         (lambda out: out.append(floats(4, 3, 5), keys=["a\n", "b", "c", "d"]), "control characters"),
         (lambda out: out.append(floats(4, 3, 5), labels=[1, 2]), "labels: 2 for 4 samples"),
+        (lambda out: out.append(floats(4, 3, 5), labels=7), "labels is a single value, expected one for each sample"),
+        (lambda out: out.append(floats(4, 3, 5), labels=[[1], [2, 3], [4], [5]]), "labels: .*expected numbers"),
         (lambda out: out.append(floats(4, 2, 5), keys=list("wxyz")), "is not like the samples before it"),
         (lambda out: out.append(floats(4, 3, 4), keys=list("wxyz")), "has 4 features"),
     ):
@@ -203,6 +205,25 @@ def test_create_appears_whole_or_not_at_all(folder: Path) -> None:
         assert {path.name for path in folder.iterdir()} == before
     with pytest.raises(OptionError, match="no sample was appended"), lfq.create("o.codes.safetensors", codec):
         pass
+
+
+def test_a_created_file_that_is_closed_takes_nothing_more(folder: Path) -> None:
+    codec = lfq.load("c.safetensors")
+    with lfq.create("o.codes.safetensors", codec) as out:
+        out.append(floats(4, 3, 5))
+        out.close()
+        whole = Path("o.codes.safetensors").read_bytes()
+        with pytest.raises(OptionError, match="is closed"):
+            out.append(floats(4, 3, 5))
+    assert Path("o.codes.safetensors").read_bytes() == whole
+
+
+def test_codes_say_what_they_are(folder: Path) -> None:
+    with lfq.create("o.codes.safetensors", lfq.load("c.safetensors")) as out:
+        out.append(floats(4, 3, 5))
+    with lfq.open_codes("o.codes.safetensors") as codes:
+        assert repr(codes) == "<CodesFile 'o.codes.safetensors': 'latents'>"
+        assert repr(codes["latents"]) == "<TensorCodes 'latents': int64 (4, 3), 5 bits each>"
 
 
 # statistics and files

@@ -200,8 +200,11 @@ def test_bin_of_1xgpt(tmp_path: Path) -> None:
     segments = np.memmap(folder / "segment_ids.bin", dtype=np.int32, mode="r", shape=(metadata["num_images"],))
     assert np.array_equal(video.reshape(COUNT, -1), np.stack([codes_of(each, (18,))[:, 0] for each in samples]))
     assert segments.tolist() == np.repeat(np.arange(COUNT), 2).tolist()
-    with pytest.raises(OptionError, match="one code a position"):
+    with pytest.raises(OptionError, match="without special ids"):
         run("bin", paths, tmp_path / "other", style="1x", bos=2**18)
+    with pytest.raises(OptionError, match="one code a position, the samples have 2") as refused:
+        run("bin", paths, tmp_path / "other", style="1x", dims=(9, 9))
+    assert refused.value.hint == "--codebook-dims 18 makes one of them"
 
 
 def test_megatron(tokens: Tokens, tmp_path: Path) -> None:
@@ -450,3 +453,8 @@ def test_a_dry_run_writes_nothing(tokens: Tokens, tmp_path: Path) -> None:
         ("planned", len(samples)) for samples in splits.values()
     ]
     assert not (tmp_path / "out").exists()
+
+
+def test_an_outcome_counts_vectors_not_ids(tokens: Tokens, tmp_path: Path) -> None:
+    (outcome,) = run("bin", tokens[0], tmp_path / "out", dims=(6, 6), bos=200)
+    assert (outcome.vectors, outcome.bytes_out) == (COUNT * 12, COUNT * (1 + 12 * 2) * 2)

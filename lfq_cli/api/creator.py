@@ -73,6 +73,7 @@ class Creator:
         self._encoder = SampleEncoder(self._backend, options)
         self._builder: SamplesBuilder | None = None
         self._plan: Plan | None = None
+        self._closed = False
         self._keys = KeySet()
         self._count = self._nbytes = self._zeroed = 0
 
@@ -85,9 +86,13 @@ class Creator:
         carried: columns stored with the samples, as labels=[n]: integers, floats or bools [n, ...]; texts as lists of
         str. Raises TensorError for samples unlike those before, OptionError for a key that was used before.
         """
+        if self._closed:
+            raise OptionError(f"{self._path}: is closed", "append samples before close, or before the block ends")
         arrays = list(x)
         names = [str(self._count + k) for k in range(len(arrays))] if keys is None else [str(key) for key in keys]
         for what, values in {"keys": names, **carried}.items():
+            if not hasattr(values, "__len__") or getattr(values, "shape", None) == ():
+                raise OptionError(f"{what} is a single value, expected one for each sample")
             if len(values) != len(arrays):
                 raise OptionError(f"{what}: {len(values)} for {len(arrays)} samples")
         self._check_keys(names)
@@ -157,14 +162,16 @@ class Creator:
         self._zeroed += sum(batch.nan_values)
 
     def close(self) -> None:
-        """Writes the file. Raises OptionError where there are no samples."""
+        """Writes the file, once. Raises OptionError where there are no samples."""
+        if self._closed:
+            return
         if self._builder is None:
             raise OptionError(f"{self._path}: no sample was appended")
         nan = "zero" if self._options.zero_nan else "error"
         made_from = MadeFrom(self._nbytes, nan, self._zeroed, options={"from": "python"})
         with self._builder:
             self._builder.write(self._path, made_from, overwrite=self._overwrite, durable=True)
-        self._builder = None
+        self._builder, self._closed = None, True
 
     def __enter__(self) -> Creator:
         return self
@@ -188,8 +195,8 @@ def _rows(name: str, values: Any) -> list[StoredTensor]:
         column = tensor_of(name, values if is_torch(values) else np.asarray(values))
     except TensorError as error:
         raise OptionError(f"{name}: {error.message}, expected numbers or a list of texts") from error
-    if not column.shape:
-        raise OptionError(f"{name} is a single number, expected one for each sample")
+    except ValueError as error:
+        raise OptionError(f"{name}: rows of different lengths, expected numbers or a list of texts") from error
     nbytes = tensor_bytes(column.dtype, column.shape[1:])
     assert isinstance(column.region, MemoryRegion)
     parts = [column.region.data[k * nbytes : (k + 1) * nbytes] for k in range(column.shape[0])]

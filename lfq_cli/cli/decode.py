@@ -69,10 +69,11 @@ def decode(
     facts: Any,
     cluster: Any,
 ) -> None:
-    """Decode codes files to float tensors, what the model's quantizer returns for the inputs they were made from.
+    """Decode codes files to float tensors.
 
-    The checkpoint must be the one that encoded; codes of another are refused. A folder's tree is mirrored under OUT.
-    Samples come out stacked, or with --split one file each, OUT/KEY.safetensors, in the layout that they had.
+    They are what the model's quantizer returns for the inputs that were encoded. The checkpoint must be the one that
+    encoded; codes of another are refused. A folder's tree is mirrored under OUT. Samples come out stacked, or with
+    --split one file each, OUT/KEY.safetensors, in the layout that they had.
     """
     from lfq_cli import checkpoints
     from lfq_cli.cli.render.checkpoints import once, tell_assumptions

@@ -139,13 +139,13 @@ def encode(
     facts: Any,
     cluster: Any,
 ) -> None:
-    """Encode float tensors to packed indices, a codes file for every input, or for so many samples.
+    """Encode float tensors to packed indices in codes files.
 
-    Inputs are .safetensors, .npy, .npz, .pt, .pth and .h5 files, and tar shards and .parquet files of samples. A
-    folder's tree is mirrored under OUT: `lfq encode CHECKPOINT latents -o OUT` makes OUT/a/b.codes.safetensors from
-    latents/a/b.npy. `lfq encode CHECKPOINT latents -o OUT --samples-per-file 10000` packs all of them into
-    OUT/00000.codes.safetensors and so on, each with its key "a/b". --part-rows cuts inputs that are too large for one
-    process: with --shard several processes share the parts of one file.
+    Inputs are .safetensors, .npy, .npz, .pt, .pth and .h5 files, and tar shards and .parquet files of samples. Every
+    input becomes a codes file. A folder's tree is mirrored under OUT: `lfq encode CHECKPOINT latents -o OUT` makes
+    OUT/a/b.codes.safetensors from latents/a/b.npy. `lfq encode CHECKPOINT latents -o OUT --samples-per-file 10000`
+    packs all of them into OUT/00000.codes.safetensors and so on, each with its key "a/b". --part-rows cuts inputs that
+    are too large for one process: with --shard several processes share the parts of one file.
     """
     from lfq_cli import checkpoints
     from lfq_cli.cli.exits import exit_if_work_is_left

@@ -95,7 +95,7 @@ def export(
     *,
     display: Display,
 ) -> None:
-    """Write the samples of codes files as the files that a trainer reads.
+    """Write the samples of codes files in a trainer's format.
 
     bin for nanoGPT (and 1xgpt), megatron for Megatron-Core, webdataset, parquet for datasets, polars and Spark, mds for
     mosaicml-streaming, npy for LlamaGen. OUT/lfq.json says what each id is. What is whole is left alone, so that a run

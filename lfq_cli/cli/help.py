@@ -131,6 +131,11 @@ EXAMPLES: dict[str, tuple[str, str]] = {
 class GroupedCommand(TyperCommand):
     """A command whose help shows its options in groups."""
 
+    def collect_usage_pieces(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
+        """As README.md has it: `[OPTIONS] CHECKPOINT INPUT...`. typer's own is `[OPTIONS] {CHECKPOINT} {INPUT}`."""
+        arguments = [each for each in self.get_params(ctx) if each.param_type_name == "argument"]
+        return ["[OPTIONS]", *(f"{each.metavar}{'...' * (each.nargs == -1)}" for each in arguments)]
+
     def format_options(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override]
         """Writes a section for each group that has an option."""
         found: dict[str, list[tuple[str, str]]] = {heading: [] for heading in GROUPS}

@@ -38,10 +38,11 @@ def import_checkpoint(
     display: Display,
     facts: Any,
 ) -> None:
-    """Write any model's quantizer as a native checkpoint: its few tensors and every fact, nothing else of the model.
+    """Write any model's quantizer as a native checkpoint.
 
-    Facts that the file does not state are given by options, or assumed, reported and marked as assumed in the native
-    checkpoint. Codes made with either checkpoint are decoded with the other.
+    It has the quantizer's few tensors and every fact, nothing else of the model. Facts that the file does not state are
+    given by options, or assumed, reported and marked as assumed in the native checkpoint. Codes made with either
+    checkpoint are decoded with the other.
     """
     from dataclasses import replace
 

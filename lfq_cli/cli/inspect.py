@@ -27,7 +27,11 @@ Against = Annotated[
 @takes_facts
 @takes_display
 def inspect(paths: Paths, checkpoint: Against = None, *, display: Display, facts: Any) -> None:
-    """Show what a checkpoint, tensor file or codes file holds, from its header; of a folder the codes files in it."""
+    """Show what checkpoints, tensor files and codes files hold.
+
+    Only headers are read. Of a folder that is not a checkpoint's, the codes files in it are shown, or else the tensor
+    files.
+    """
     from lfq_cli import checkpoints
     from lfq_cli.cli.exits import exit_if_failed
     from lfq_cli.cli.messages import error_lines

@@ -32,7 +32,7 @@ def split(
     *,
     display: Display,
 ) -> None:
-    """Split codes files of samples into files of so many samples or bytes, without encoding again.
+    """Split codes files of samples, without encoding again.
 
     `lfq split all.codes.safetensors -o parts --samples-per-file 1000` makes parts/00000.codes.safetensors and so on, of
     1000 samples each, with their keys and what they carry. Several files are one data set: only the last part holds

@@ -156,12 +156,12 @@ def train(
     *,
     display: Display,
 ) -> None:
-    """Train a quantizer on your own vectors, in minutes: a checkpoint that every command takes.
+    """Train a quantizer on your own vectors, in minutes.
 
-    `lfq train embeddings.npy --bits 32 -o my.safetensors` tries levels and bits, trains the best, and says what share
-    of the variance of held-out vectors it leaves, beside PCA + sign and ITQ. An interrupted run leaves the best so far
-    at NATIVE; the same command goes on. --json prints an object a line: each try, each evaluation, the result.
-    docs/training.md says what to do about collapse.
+    It becomes a checkpoint that every command takes. `lfq train embeddings.npy --bits 32 -o my.safetensors` tries
+    levels and bits, trains the best, and says what share of the variance of held-out vectors it leaves, beside PCA +
+    sign and ITQ. An interrupted run leaves the best so far at NATIVE; the same command goes on. --json prints an object
+    a line: each try, each evaluation, the result. docs/training.md says what to do about collapse.
     """
     from lfq_cli.cli.render.training import train_and_show
     from lfq_cli.jobs.train import TrainOptions

@@ -57,13 +57,13 @@ def verify(
     display: Display,
     facts: Any,
 ) -> None:
-    """Check that codes files are whole and, with --checkpoint and --source, that encoding again gives the same.
+    """Check that codes files are whole and match their source.
 
-    Shows the share of indices and bits that differ, and the margin: the share of |z| below 1e-6 to 1e-2, which tells
-    how far tokens depend on hardware and precision. One source belongs to one codes file; folders are paired as
-    `lfq encode SOURCES -o CODES` pairs them; samples of many inputs are found by key. Exit code 4 where something is
-    damaged or differs; a file that cannot be read, or that another checkpoint made, is an error. The folder of an
-    `lfq export` is checked too: every part by the digest in its lfq.json.
+    With --checkpoint and --source it encodes again. Shows the share of indices and bits that differ, and the margin:
+    the share of |z| below 1e-6 to 1e-2, which tells how far tokens depend on hardware and precision. One source belongs
+    to one codes file; folders are paired as `lfq encode SOURCES -o CODES` pairs them; samples of many inputs are found
+    by key. Exit code 4 where something is damaged or differs; a file that cannot be read, or that another checkpoint
+    made, is an error. The folder of an `lfq export` is checked too: every part by the digest in its lfq.json.
     """
     from lfq_cli import checkpoints
     from lfq_cli.cli.exits import exit_if_different

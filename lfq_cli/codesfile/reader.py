@@ -99,6 +99,9 @@ class CodesFile(Mapping[str, "TensorCodes"]):
     def __len__(self) -> int:
         return len(self.header.tensors)
 
+    def __repr__(self) -> str:
+        return f"<CodesFile {str(self.path)!r}: {', '.join(map(repr, self))}>"
+
     @cached_property
     def keys_of_samples(self) -> list[str]:
         """The keys of the file's samples, in order; none where it holds no samples.
@@ -253,6 +256,10 @@ class TensorCodes:
             order=info.bit_order,
             dtype=np.dtype(np.uint64 if max(info.codebook_dims) == MAX_INDEX_BITS else np.int64),
         )
+
+    def __repr__(self) -> str:
+        bits = "+".join(map(str, self.info.codebook_dims))
+        return f"<TensorCodes {self.info.name!r}: {self.dtype} {self.shape}, {bits} bits each>"
 
     def __len__(self) -> int:
         if not self.shape:

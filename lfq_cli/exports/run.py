@@ -81,14 +81,16 @@ def export(
     with folder.working(dry_run=options.dry_run):
         for stem, numbers in parts.items():
             part = work.part(numbers)
+            files = work.files(numbers)
             outcome = Outcome(
-                work.dataset.files[0],
+                files[0],
                 out / stem,
                 "planned" if options.dry_run else "written",
                 tensors=1,
-                vectors=part.ids,
+                vectors=work.vectors(numbers),
                 bytes_in=work.packed_bytes(numbers),
                 bytes_out=part.ids * part.dtype.itemsize,
+                inputs=len(files),
                 samples=len(numbers),
             )
             if not options.dry_run:
@@ -97,7 +99,7 @@ def export(
                     found[stem] = whole or folder.make(stem, partial(work.format.write, part), durable=options.durable)
                 except LfqError as error:
                     status: Any = "refused" if isinstance(error, ExistsError) else "failed"
-                    yield Outcome(work.dataset.files[0], out / stem, status, error=error)
+                    yield Outcome(files[0], out / stem, status, error=error)
                     return
                 if whole is not None:
                     progress(outcome.bytes_in)
@@ -184,8 +186,16 @@ class _Export:
             labels,
         )
         plain = Vocabulary(dims, codebook_offset=options.codebook_offset)
-        if not self.format.takes_specials and (vocabulary.entry() != plain.entry() or len(dims) > 1):
-            raise OptionError(f"{self.format.readers} reads one code a position, nothing else", "leave the rest out")
+        if not self.format.takes_specials and len(dims) > 1:
+            raise OptionError(
+                f"{self.format.readers} reads one code a position, the samples have {len(dims)}",
+                f"--codebook-dims {sum(dims)} makes one of them",
+            )
+        if not self.format.takes_specials and vocabulary.entry() != plain.entry():
+            raise OptionError(
+                f"{self.format.readers} reads codes, without special ids, labels or offsets among them",
+                "leave those options out",
+            )
         return vocabulary
 
     def _dtype(self) -> np.dtype[Any]:
@@ -249,10 +259,9 @@ class _Export:
 
     def part(self, numbers: NDArray[np.int64]) -> Part:
         """Writes these samples in the format."""
-        first, last = self.dataset.catalog.ranges(self._spec.name, numbers)
         row = self._row
         if self._spec.vectors is None:
-            codes = int((last - first).sum()) * len(self.vocabulary.dims)
+            codes = self.vectors(numbers) * len(self.vocabulary.dims)
             ids = codes + len(numbers) * self.vocabulary.length(0, None)
         else:
             ids = len(numbers) * self.vocabulary.length(self._spec.vectors, row)
@@ -272,10 +281,19 @@ class _Export:
         positions = self._spec.positions
         return positions[-1] if positions is not None and len(positions) > 1 else None
 
+    def files(self, numbers: NDArray[np.int64]) -> list[Path]:
+        """The files that hold these samples; of a part without samples the first of all."""
+        holding = np.unique(self.dataset.catalog.locate(numbers)[0]).tolist()
+        return [self.dataset.files[number] for number in holding] or self.dataset.files[:1]
+
+    def vectors(self, numbers: NDArray[np.int64]) -> int:
+        """How many vectors these samples have."""
+        first, last = self.dataset.catalog.ranges(self._spec.name, numbers)
+        return int((last - first).sum())
+
     def packed_bytes(self, numbers: NDArray[np.int64]) -> int:
         """Bytes of the codes of these samples."""
-        first, last = self.dataset.catalog.ranges(self._spec.name, numbers)
-        return int((last - first).sum()) * self._spec.bits_per_vector // 8
+        return self.vectors(numbers) * self._spec.bits_per_vector // 8
 
     def _runs(self, numbers: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
         """The samples, in batches as they are read."""

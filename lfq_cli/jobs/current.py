@@ -29,8 +29,8 @@ def existing_header(path: Path) -> CodesHeader:
 def is_current(job: Job, header: CodesHeader, *, by_header: bool = False) -> bool:
     """Whether the job's output has this header and was made from the current input; False where it does not exist.
 
-    header: before any value is read. by_header: compare only size and age of the input, without reading it. Raises
-    ExistsError where something else is in the output's place.
+    header: before any value is read. by_header: compare only size and age of the input; it is read only if it is newer
+    than its output. Raises ExistsError where something else is in the output's place.
     """
     if not exists(job.output):
         return False
@@ -43,9 +43,7 @@ def is_current(job: Job, header: CodesHeader, *, by_header: bool = False) -> boo
     if found.without_digests() != header:
         difference = next(_differences(found, header), "made with other options for what the checkpoint does not say")
         raise ExistsError(f"{job.output}: exists, {difference}", REPLACES)
-    if by_header and not isinstance(job.source, UrlPath):  # an object is asked for its tag, not read
-        _refuse_older(job)
-    else:
+    if not by_header or isinstance(job.source, UrlPath) or _is_older(job):  # an object is asked for its tag, not read
         _refuse_other_values(job, found.made_from)
     return True
 
@@ -54,18 +52,17 @@ def _refuse_other_values(job: Job, made_from: MadeFrom) -> None:
     nbytes, digest = fingerprint(job.source, TensorError)
     if digest != made_from.fingerprint:
         raise ExistsError(f"{job.output}: exists, made from other content than {job.source} has now", REPLACES)
-    if nbytes > WHOLE_BYTES and not isinstance(
-        job.source, UrlPath
-    ):  # written to since, perhaps between the blocks that were compared
-        _refuse_older(job)
+    # written to since, perhaps between the blocks that were compared
+    if nbytes > WHOLE_BYTES and not isinstance(job.source, UrlPath) and _is_older(job):
+        raise ExistsError(f"{job.output}: exists and is older than {job.source}", REPLACES)
 
 
-def _refuse_older(job: Job) -> None:
+def _is_older(job: Job) -> bool:
+    """Whether the output was written before its input."""
     written = job.output.stat().st_mtime_ns
     if isinstance(job.output, UrlPath):
         written += _SECOND  # stores report whole seconds
-    if written < job.source.stat().st_mtime_ns:
-        raise ExistsError(f"{job.output}: exists and is older than {job.source}", REPLACES)
+    return written < job.source.stat().st_mtime_ns
 
 
 def _differences(found: CodesHeader, wanted: CodesHeader) -> Iterator[str]:

@@ -260,7 +260,12 @@ def _is_current(job: Job, head: Head) -> bool:
     """Whether the output begins as this run's would. Raises ExistsError where something else is in its place."""
     if not exists(job.output):
         return False
-    if not head.tells_origin or not begins_with(job.output, head):
+    if not head.tells_origin:
+        raise ExistsError(
+            f"{job.output}: exists, and a {job.output.suffix} file does not say what it was made from",
+            "--overwrite replaces it",
+        )
+    if not begins_with(job.output, head):
         raise ExistsError(f"{job.output}: exists, and is not what this run would make", "--overwrite replaces it")
     return True
 

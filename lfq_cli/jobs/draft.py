@@ -92,6 +92,7 @@ class Draft:
             vectors=self._vectors,
             bytes_in=self._bytes_in,
             bytes_out=self._nbytes,
+            inputs=made_from.inputs,
             samples=self._taken - len(self.bad),
             skipped=len(self.bad),
             assumptions=self._assumptions(),

@@ -1,7 +1,10 @@
-"""What files hold, from their headers: quantizers, tensors, codes. Of a folder: what its codes files hold."""
+"""What files hold, from their headers: quantizers, tensors, codes. Of a folder: what its codes files hold, or else
+its tensor files.
+"""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,7 @@ from lfq_cli import checkpoints, codesfile, countsfile, native
 from lfq_cli.checkpoints import Facts
 from lfq_cli.checkpoints.files import is_checkpoint_folder
 from lfq_cli.codesfile import CodesFile, CodesHeader
-from lfq_cli.errors import CheckpointError, CodesFileError, LfqError, TensorError
+from lfq_cli.errors import CheckpointError, LfqError, TensorError
 from lfq_cli.floats import FORMATS
 from lfq_cli.jobs.file_types import described_format, is_codes_file
 from lfq_cli.jobs.inputs import find_inputs, sorted_out
@@ -87,14 +90,18 @@ View = CheckpointView | TensorsView | CodesView
 
 
 def paths_in(path: Path) -> list[Path]:
-    """The codes files of a folder that has some and is not a checkpoint; else the path itself."""
+    """The codes files of a folder that is not a checkpoint, or else its tensor files; else the path itself."""
     if not path.is_dir() or is_checkpoint_folder(path):
         return [path]
-    try:
-        found, missed = sorted_out(find_inputs([str(path)], is_codes_file, CodesFileError))
-    except CodesFileError:  # it has none
-        return [path]
-    return [*found, *missed]
+    for accepts in (is_codes_file, _is_tensor_file):
+        with suppress(LfqError):  # it has none
+            found, missed = sorted_out(find_inputs([str(path)], accepts, LfqError))
+            return [*found, *missed]
+    return [path]
+
+
+def _is_tensor_file(path: str) -> bool:
+    return Path(path).suffix.lower() in TENSOR_FORMATS
 
 
 def inspect(path: Path, facts: Facts, checkpoint: Quantizer | None = None) -> View:

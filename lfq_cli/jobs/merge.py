@@ -135,6 +135,7 @@ class _Merger:
             self._options,
             self._progress,
             bytes_in=header.stored_bytes,
+            inputs=len(group.pieces),
             is_current=lambda: _is_current(job.output, header),
             write=lambda: self._write(job.output, header, group),
             samples=group.count,
@@ -173,6 +174,7 @@ def settle_merge(
     progress: Progress,
     *,
     bytes_in: int,
+    inputs: int,
     is_current: Callable[[], bool],
     write: Callable[[], None],
     samples: int | None = None,
@@ -187,6 +189,7 @@ def settle_merge(
         vectors=sum(info.vectors for info in infos),
         bytes_in=bytes_in,
         bytes_out=header.stored_bytes,
+        inputs=inputs,
         samples=samples,
     )
     return settle_output(

@@ -86,6 +86,7 @@ class _Merger:
             self._options,
             self._progress,
             bytes_in=sum(info.stored_bytes for part in parts for info in part.tensors.values()),
+            inputs=len(parts),
             is_current=lambda: _is_current(job.output, header),
             write=lambda: self._write(job.output, header, parts),
         )

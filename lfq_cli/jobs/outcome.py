@@ -30,6 +30,8 @@ class Outcome:
     left_alone: dict[str, str] = field(default_factory=dict)
     part: int | None = None
     """Which part of its input the output is, by its number; None: the whole."""
+    inputs: int = 1
+    """How many inputs the output is made from; `source` is the first of them."""
     samples: int | None = None
     """How many the output holds, where it holds samples."""
     skipped: int = 0

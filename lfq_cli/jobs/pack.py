@@ -320,6 +320,7 @@ class _Packer:
             vectors=sum(info.vectors for info in infos),
             bytes_in=header.made_from.nbytes,
             bytes_out=header.stored_bytes,
+            inputs=header.made_from.inputs,
             samples=header.samples.count,
             skipped=header.made_from.skipped,
         )

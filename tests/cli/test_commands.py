@@ -253,6 +253,23 @@ def test_inspect_of_a_folder_of_codes(encoded):
     assert "all: checkpoint, 1 quantizer(s)" in run("inspect", "all").out
 
 
+def test_a_decoded_npy_that_is_there_is_refused_and_the_reason_is_true(encoded):
+    _, codes = encoded
+    run("decode", "plain.safetensors", codes, "-o", "y.npy", "--format", "npy")
+    again = run("decode", "plain.safetensors", codes, "-o", "y.npy", "--format", "npy", code=1)
+    assert "y.npy: exists, and a .npy file does not say what it was made from" in again.err
+
+
+def test_inspect_of_a_folder_of_tensors():
+    Path("all/sub").mkdir(parents=True)
+    for name in ("all/a.npy", "all/sub/b.npy"):
+        np.save(name, floats(5, BITS))
+    told = run("inspect", "all", "--json").json["paths"]
+    assert [(item["path"], item["kind"]) for item in told] == [("all/a.npy", "tensors"), ("all/sub/b.npy", "tensors")]
+    Path("none").mkdir()
+    assert "none: no checkpoint folder" in run("inspect", "none", code=1).err
+
+
 def test_inspect_takes_suffixes_as_encode_does():
     np.save("x.npy", floats(5, BITS))
     Path("x.npy").rename("X.NPY")

@@ -4,6 +4,7 @@ import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import typer
@@ -55,3 +56,18 @@ def test_help_ends_with_two_examples_that_the_command_takes(texts, name):
         program, command, *words = shlex.split(line)
         assert (program, command) == ("lfq", name)
         ROOT.commands[name].make_context(name, words)  # raises for an option or a value that it does not know
+
+
+def test_the_list_of_commands_shows_whole_sentences():
+    text = subprocess.run([sys.executable, "-m", "lfq_cli", "-h"], capture_output=True, text=True, check=True).stdout
+    listed = text.split("\nCommands:\n")[1].splitlines()
+    assert [line.split()[0] for line in listed] == list(COMMANDS)
+    assert all(line.endswith(".") and not line.endswith("...") for line in listed)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_usage_is_that_of_the_readme(texts, name):
+    usage = " ".join(texts[name].partition("\n\n")[0].split())
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    arguments = re.search(rf"\n\| `lfq {name} ([^`]*?)(?: -o [^`]*| \[--[^`]*)?`", readme)[1]
+    assert usage == f"Usage: lfq {name} [OPTIONS] {arguments}"

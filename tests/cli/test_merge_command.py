@@ -47,7 +47,8 @@ def test_merge_into_one_file(lfq):
     assert code == 0
     head, row = (line.split() for line in out.splitlines())
     assert head == ["input", "output", "tensors", "vectors", "in", "out", "status"]
-    assert row[:4] == ["tokens/00000.codes.safetensors", "all.codes.safetensors", "1", "60"]
+    named = ["tokens/00000.codes.safetensors", "(and", "3", "more)", "all.codes.safetensors"]
+    assert row[:7] == [*named, "1", "60"]
     assert row[-1] == "written"
     assert err.startswith("lfq: 1 written; 20 samples; 60 vectors; ")
     assert keys("all.codes.safetensors") == ALL

@@ -252,6 +252,13 @@ def test_minutes_end_a_run(lfq, x):
     assert len([line for line in lines_of(out) if line["event"] == "evaluation"]) > 2
 
 
+@pytest.mark.parametrize("length", [("--minutes", "0.05"), ("--steps", "130")])
+def test_about_ten_lines_show_how_a_run_goes(lfq, x, length):
+    code, _, err = lfq("train", "x.npy", "--bits", "6", "--objective", "tokens", "-o", "c.safetensors", *length)
+    assert code == 0, err
+    assert 8 <= sum(line.startswith("step ") for line in err.splitlines()) <= 11
+
+
 def test_the_saved_run_does_not_replace_an_input(lfq, x):
     np.save("c.npy", x)
     save_file({"x": x}, "c.run.safetensors")

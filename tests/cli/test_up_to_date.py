@@ -78,6 +78,10 @@ def test_a_newer_time_alone_changes_nothing(lfq):
     code, out, _ = encode(lfq)
     assert code == 0
     assert "up to date" in out
+    assert encode(lfq, "--status")[0] == 0
+    save("x.npy", seed=1)
+    os.utime("x.npy", ns=(2 * 10**18, 2 * 10**18))
+    assert encode(lfq, "--status")[0] == 5
 
 
 @pytest.mark.parametrize("place", [0, 100, -1])

@@ -167,6 +167,7 @@ def test_damage_is_named_and_does_not_stop_the_rest(lfq):
     assert code == 4
     assert "out/a.codes.safetensors: 'data' is damaged" in err
     assert "whole" in out
+    assert "differ" not in out  # nothing was compared
     code, found = verdicts(lfq, "out")
     assert {path: item["status"] for path, item in found.items()} == {
         "out/a.codes.safetensors": "damaged",

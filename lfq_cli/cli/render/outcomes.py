@@ -34,7 +34,8 @@ def show_outcomes(outcomes: Sequence[Outcome], seconds: float, display: Display)
     shown = outcomes if display.verbose or len(outcomes) <= MOST_ROWS else [o for o in outcomes if o.error]
     for outcome in shown:
         counts = [f"{outcome.tensors:,}", f"{outcome.vectors:,}", size(outcome.bytes_in), size(outcome.bytes_out)]
-        names = [printable(str(outcome.source)), printable(str(outcome.output))]
+        more = f" (and {outcome.inputs - 1:,} more)" if outcome.inputs > 1 else ""
+        names = [printable(str(outcome.source)) + more, printable(str(outcome.output))]
         table.add_row(*names, *counts, outcome.status)
     if shown:
         print_table(table)
@@ -75,7 +76,7 @@ def _summary(outcomes: Sequence[Outcome], seconds: float) -> str:
         big, small = max(bytes_in, bytes_out), min(bytes_in, bytes_out)
         parts.append(f"{sum(o.vectors for o in done):,} vectors")
         parts.append(f"{size(bytes_in)} -> {size(bytes_out)} (1:{big / small:.3g})")
-        parts.append(f"{seconds:.2f} s, {big / seconds / 1e9:.2f} GB/s")
+        parts.append(f"{seconds:.2f} s, {size(big / seconds)}/s")
     return "lfq: " + "; ".join(parts)
 
 

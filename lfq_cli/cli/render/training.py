@@ -70,6 +70,8 @@ class _Lines:
         self._display = display
         self._recipe = recipe
         self._tries: list[Try] = []
+        self._shown = -1
+        """The tenth of the run of which a line was last printed."""
 
     def listener(self, reading: Any) -> Listener:
         if self._display.quiet:
@@ -129,15 +131,23 @@ class _Lines:
                 note(line.plain)
 
     def _evaluated(self, found: Evaluation) -> None:
-        each = max(1, self._recipe.steps // _LINES)
-        if self._display.no_progress or not (self._display.verbose or found.step % each == 0):
+        done = _share_done(self._recipe, found)
+        if self._display.no_progress or not (self._display.verbose or done > self._shown):
             return
+        self._shown = done
         left = f", {found.remaining_seconds:.0f} s left" if found.remaining_seconds else ""
         speed = f", {found.steps_per_second:.0f} steps/s" if found.steps_per_second else ""
         note(
             f"step {found.step:>6,}  unexplained {found.unexplained:.4f}  used {found.usage.utilisation:.1%}"
             f"  perplexity {tenths(found.usage.perplexity)}  dead bits {found.usage.dead_bits}{speed}{left}"
         )
+
+
+def _share_done(recipe: Recipe, found: Evaluation) -> int:
+    """How much of the run is done, in parts of which there are _LINES."""
+    if recipe.minutes is None:
+        return _LINES * found.step // recipe.steps
+    return int(_LINES * found.seconds / (60 * recipe.minutes))
 
 
 def _described(recipe: Recipe) -> str:

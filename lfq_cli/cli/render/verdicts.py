@@ -26,11 +26,12 @@ def show_verdicts(verdicts: Sequence[Verdict], display: Display) -> None:
 
 
 def _show_verdict_table(verdicts: Sequence[Verdict], display: Display) -> None:
-    table = new_table("codes", "vectors", "status", "indices differ", "bits differ", "|z| < 1e-5", right=(1, 3, 4, 5))
+    compared = ("indices differ", "bits differ", "|z| < 1e-5") if any(each.comparisons for each in verdicts) else ()
+    table = new_table("codes", "vectors", "status", *compared, right=(1, 3, 4, 5))
     worth_a_look = [verdict for verdict in verdicts if verdict.status not in ("whole", "same")]
     shown = verdicts if display.verbose or len(verdicts) <= MOST_ROWS else worth_a_look[:MOST_ROWS]
     for verdict in shown:
-        row = [printable(str(verdict.path)), f"{verdict.vectors:,}", verdict.status]
+        row = [printable(str(verdict.path)), f"{verdict.vectors:,}" if verdict.vectors else "", verdict.status]
         comparisons = [comparison.as_json() for comparison in verdict.comparisons.values()]
         if comparisons:
             worst = {key: max(shares[key] for shares in comparisons) for key in ("indices_differ", "bits_differ")}

@@ -17,7 +17,7 @@ def load_first(path: Path, facts: Facts, inputs: Sequence[str]) -> Quantizer:
     """The quantizer of the checkpoint at `path`. The CheckpointError that there is none names an input that is one."""
     from lfq_cli import checkpoints, native
     from lfq_cli.errors import CheckpointError
-    from lfq_cli.jobs.kinds import described_format
+    from lfq_cli.jobs.file_types import described_format
     from lfq_cli.storage.urlpath import path_of
 
     try:

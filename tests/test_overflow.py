@@ -117,13 +117,13 @@ def expected_bits(quantizer: Quantizer, x: Array) -> Array:
 @EVERY
 def test_a_file_is_refused_and_the_vector_named(case: str, on_device: bool, tmp_path: Path) -> None:
     quantizer, x = made(case)
-    with working(on_device), pytest.raises(TensorError) as told:
+    with working(on_device), pytest.raises(TensorError) as raised:
         encode_file(quantizer, x, tmp_path)
-    assert told.value.message == (
+    assert raised.value.message == (
         f"{tmp_path / 'x.npy'}: 'data' holds infinite or huge values that become NaN in the quantizer, the first"
         " vector at [1, 3, :]"
     )
-    assert told.value.hint == "--nan zero encodes NaN as bit 0, as the reference does"
+    assert raised.value.hint == "--nan zero encodes NaN as bit 0, as the reference does"
 
 
 @ON_DEVICE
@@ -165,9 +165,9 @@ def test_any_layout_and_blocks(axis: int, block_values: int, on_device: bool, tm
     monkeypatch.setattr(backends, "select", smaller)
     where = ["2", "4", "7"]
     where.insert(axis, ":")
-    with working(on_device, block_values), pytest.raises(TensorError) as told:
+    with working(on_device, block_values), pytest.raises(TensorError) as raised:
         encode_file(quantizer, np.ascontiguousarray(np.moveaxis(x, -1, axis)), tmp_path, layout=axis)
-    assert told.value.message.endswith(f"the first vector at [{', '.join(where)}]")
+    assert raised.value.message.endswith(f"the first vector at [{', '.join(where)}]")
 
 
 def test_a_part_names_the_row_of_the_whole(tmp_path: Path) -> None:
@@ -247,10 +247,10 @@ def test_float16_products_overflow_earlier_and_the_hint_says_so(tmp_path: Path) 
     _, x = made("inf - inf")
     x[np.isinf(x)] = 1e5
     assert encode_file(PROJECTED, x, tmp_path).exists()
-    with pytest.raises(TensorError, match=r"infinite or huge values") as told:
+    with pytest.raises(TensorError, match=r"infinite or huge values") as raised:
         encode_file(PROJECTED, x, tmp_path, compute_dtype="float16")
-    assert told.value.hint is not None
-    assert told.value.hint.startswith("--compute-dtype float32 takes larger values; ")
+    assert raised.value.hint is not None
+    assert raised.value.hint.startswith("--compute-dtype float32 takes larger values; ")
 
 
 @ON_DEVICE

@@ -1,4 +1,4 @@
-"""What a file is, told from its beginning where the reader of its name cannot read it."""
+"""What a file is, recognised by its first bytes where the reader of its name cannot read it."""
 
 import gzip
 import io
@@ -96,10 +96,10 @@ def test_every_reader_calls_every_other_file_by_its_kind(suffix, kind, tmp_path)
         pytest.skip("it is what is expected, or may be")
     path = tmp_path / f"x{suffix}"
     path.write_bytes(FILES[kind])
-    with pytest.raises(TensorError) as told:
+    with pytest.raises(TensorError) as raised:
         open_source(path)
-    assert told.value.message == f"{path}: is {kind}, expected {expected}"
-    assert told.value.hint
+    assert raised.value.message == f"{path}: is {kind}, expected {expected}"
+    assert raised.value.hint
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
@@ -107,11 +107,11 @@ def test_every_reader_calls_every_other_file_by_its_kind(suffix, kind, tmp_path)
 def test_what_shows_nothing_is_not_whole(suffix, data, tmp_path):
     path = tmp_path / f"x{suffix}"
     path.write_bytes(data)
-    with pytest.raises(TensorError) as told:
+    with pytest.raises(TensorError) as raised:
         open_source(path)
-    assert told.value.message.startswith(f"{path}: not a whole {READ_AS[suffix].partition(' ')[2]}: ")
-    assert ("it is empty" in told.value.message) == (not data)
-    assert "again" in told.value.hint
+    assert raised.value.message.startswith(f"{path}: not a whole {READ_AS[suffix].partition(' ')[2]}: ")
+    assert ("it is empty" in raised.value.message) == (not data)
+    assert "again" in raised.value.hint
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".npy", ".npz", ".h5"])
@@ -119,18 +119,18 @@ def test_a_file_that_is_cut_off_keeps_its_kind(suffix, tmp_path):
     path = tmp_path / f"x{suffix}"
     whole = {".safetensors": save({"x": ARRAY}), ".npy": npy(), ".npz": npz(), ".h5": hdf5()}[suffix]
     path.write_bytes(whole[: len(whole) * 2 // 3])
-    with pytest.raises(TensorError, match=r"not a whole|not whole|damaged") as told:
+    with pytest.raises(TensorError, match=r"not a whole|not whole|damaged") as raised:
         open_source(path)
-    assert "expected" not in told.value.message
-    assert "cut off" in told.value.hint
+    assert "expected" not in raised.value.message
+    assert "cut off" in raised.value.hint
 
 
 def test_tensors_where_codes_are_expected_get_the_hint_of_codes(tmp_path):
     file = MemoryFile(tmp_path / "x.npy", npy(), CodesFileError)
-    with pytest.raises(CodesFileError) as told:
+    with pytest.raises(CodesFileError) as raised:
         read_header(file, CodesFileError, "a codes file", "lfq encode makes codes of tensors")
-    assert told.value.message == f"{tmp_path / 'x.npy'}: is an npy array, expected a codes file"
-    assert told.value.hint == "lfq encode makes codes of tensors"
+    assert raised.value.message == f"{tmp_path / 'x.npy'}: is an npy array, expected a codes file"
+    assert raised.value.hint == "lfq encode makes codes of tensors"
 
 
 @pytest.mark.parametrize("cut", range(LOOKED_AT - 6, LOOKED_AT + 1))

@@ -264,8 +264,8 @@ def test_inspect_of_a_folder_of_tensors():
     Path("all/sub").mkdir(parents=True)
     for name in ("all/a.npy", "all/sub/b.npy"):
         np.save(name, floats(5, BITS))
-    told = run("inspect", "all", "--json").json["paths"]
-    assert [(item["path"], item["kind"]) for item in told] == [("all/a.npy", "tensors"), ("all/sub/b.npy", "tensors")]
+    report = run("inspect", "all", "--json").json["paths"]
+    assert [(item["path"], item["kind"]) for item in report] == [("all/a.npy", "tensors"), ("all/sub/b.npy", "tensors")]
     Path("none").mkdir()
     assert "none: no checkpoint folder" in run("inspect", "none", code=1).err
 

@@ -376,8 +376,8 @@ def test_a_file_in_the_place_of_another(lfq, case):
 def test_counts_are_no_codes(lfq):
     array()
     assert lfq("stats", made_of(checkpoint()), "--save", "counts.safetensors").code == 0
-    told = lfq("decode", "lfq.safetensors", "counts.safetensors", "-o", "out")
-    assert_error(told, "counts.safetensors: is a file of saved counts, expected a codes file", "lfq stats reads it")
+    result = lfq("decode", "lfq.safetensors", "counts.safetensors", "-o", "out")
+    assert_error(result, "counts.safetensors: is a file of saved counts, expected a codes file", "lfq stats reads it")
 
 
 def test_an_empty_folder_says_what_it_should_hold(lfq):

@@ -20,8 +20,8 @@ from lfq_cli.bits import unpack
 from lfq_cli.errors import LfqError, TensorError
 from lfq_cli.floats import FORMATS
 from lfq_cli.jobs.encode import EncodeOptions, encode
-from lfq_cli.jobs.pack import PackOptions, name_samples, pack
-from lfq_cli.jobs.plan import Job
+from lfq_cli.jobs.pack import PackOptions, pack
+from lfq_cli.jobs.plan import Job, name_samples
 from lfq_cli.pipeline.samples import SampleOptions
 from lfq_cli.quantizer import Quantizer
 

@@ -313,7 +313,7 @@ def test_two_samples_of_one_key(tmp_path: Path) -> None:
     a, b, c = write_pieces(tmp_path / "in", [numbered(5), numbered(5, first=5), numbered(5, first=8)])
     with pytest.raises(CodesFileError) as raised:
         merge_into(tmp_path / "out.codes.safetensors", [a, b, c])
-    assert raised.value.message == (f"{b} and {c} both hold a sample with the key '0008' (and 1 more keys stand twice)")
+    assert raised.value.message == (f"{b} and {c} both hold a sample with the key '0008' (and 1 more repeated key)")
     twice = write(tmp_path / "twice.codes.safetensors", [*numbered(3), *numbered(1, first=2)], PLAIN)
     with pytest.raises(CodesFileError, match=r"twice.codes.safetensors holds two samples with the key '0002'$"):
         merge_into(tmp_path / "out.codes.safetensors", [twice])
@@ -402,7 +402,7 @@ def test_a_file_that_does_not_say_what_it_was_made_from(tmp_path: Path) -> None:
         for name in header.stored:
             with writer.tensor(name) as out:
                 out.append(stored[name])
-    with pytest.raises(CodesFileError, match="no word of what they were made from"):
+    with pytest.raises(CodesFileError, match="no record of what they were made from"):
         merge_into(tmp_path / "out.codes.safetensors", [path])
 
 

@@ -16,6 +16,7 @@ from lfq_cli.bits import MAX_INDEX_BITS, BitOrder, Indices, Packed, indices_to_b
 from lfq_cli.codesfile import CodesHeader, CodesTensor, MadeFrom, SourceInfo, TensorCodes, check_cut, create
 from lfq_cli.errors import OptionError
 from lfq_cli.storage.urlpath import path_of
+from lfq_cli.wording import counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -124,7 +125,9 @@ class Tokens:
 
     def __repr__(self) -> str:
         cut = "+".join(map(str, self.dims))
-        return f"<Tokens: {list(self.positions)} of {cut} bits, {self.order} first, {self.packed.nbytes:,} bytes>"
+        return (
+            f"<Tokens: {list(self.positions)} of {cut} bits, {self.order} first, {counted(self.packed.nbytes, 'byte')}>"
+        )
 
 
 def stream_of(indices: Any, dims: tuple[int, ...], order: BitOrder) -> Packed:

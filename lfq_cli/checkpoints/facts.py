@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from lfq_cli.bits import MAX_INDEX_BITS, BitOrder
 from lfq_cli.errors import OptionError
+from lfq_cli.wording import counted
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def cut_codes(codebook_dims: tuple[int, ...] | None, codebook_dim: int, num_code
         return {"num_codebooks": len(codebook_dims)}
     whole = (codebook_dim,) * (num_codebooks or 1)
     if sum(codebook_dims) != sum(whole):
-        codebooks = "" if num_codebooks is None else f" in {num_codebooks} codebook(s)"
+        codebooks = "" if num_codebooks is None else f" in {counted(num_codebooks, 'codebook')}"
         raise OptionError(
             f"--codebook-dims {','.join(map(str, codebook_dims))} make {sum(codebook_dims)} bits, the checkpoint has"
             f" {sum(whole)}{codebooks}",

@@ -14,6 +14,7 @@ from lfq_cli.checkpoints.statefile import StateFile, StateTensor, open_state
 from lfq_cli.errors import CheckpointError
 from lfq_cli.storage.places import exists, is_file, is_folder
 from lfq_cli.storage.remote import open_input
+from lfq_cli.wording import counted
 
 INDEX_SUFFIX = ".index.json"
 FOLDER_NAMES = (
@@ -110,14 +111,14 @@ def _shards(index: Path) -> list[str]:
     value = read_json(index)
     weight_map = value.get("weight_map") if isinstance(value, dict) else None
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-        raise CheckpointError(f"{index}: no index of shards: it has no weight_map of tensors to files")
+        raise CheckpointError(f"{index}: not an index of shards: it has no weight_map from tensors to files")
     names = sorted(set(weight_map.values()))
     outside = [name for name in names if Path(name).name != name or name in ("", ".", "..")]
     if outside:
         raise CheckpointError(f"{index}: names the shard {outside[0]!r}, expected a file beside it")
     missing = [name for name in names if not is_file(index.with_name(name))]
     if missing:
-        raise CheckpointError(f"{index}: {len(missing)} shard(s) are missing, the first is {missing[0]!r}")
+        raise CheckpointError(f"{index}: {counted(len(missing), 'shard')} missing, the first is {missing[0]!r}")
     return names
 
 

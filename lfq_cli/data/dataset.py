@@ -28,6 +28,7 @@ from lfq_cli.jobs.inputs import find_inputs, sorted_out
 from lfq_cli.pipeline import hash_of_key
 from lfq_cli.storage.places import is_folder, is_taken
 from lfq_cli.storage.urlpath import path_of
+from lfq_cli.wording import counted
 
 Format = Literal["indices", "bits", "packed"]
 Where = str | os.PathLike[str]
@@ -172,7 +173,7 @@ class CodesDataset(Sequence[dict[str, Any]]):
             f"{name!r} {'ragged' if spec.positions is None else list(spec.positions)} of {spec.bits_per_vector} bits"
             for name, spec in self.catalog.tensors.items()
         )
-        return f"<CodesDataset: {len(self):,} items of {len(self._shelf.paths):,} files, {tensors}>"
+        return f"<CodesDataset: {counted(len(self), 'item')} of {counted(len(self._shelf.paths), 'file')}, {tensors}>"
 
     def __getitem__(self, index: Any) -> Any:
         """The item of a number; a list of items for a slice, list or array of numbers."""

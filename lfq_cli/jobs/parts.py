@@ -22,6 +22,7 @@ from lfq_cli.quantizer import Quantizer
 from lfq_cli.samples import container_of
 from lfq_cli.storage.places import is_taken
 from lfq_cli.tensors import StoredTensor, open_source
+from lfq_cli.wording import counted
 
 _NUMBERED = re.compile(r"(.+)\.\d{5,}" + re.escape(SUFFIX), re.DOTALL)
 
@@ -85,7 +86,7 @@ def cuts_of(
     _require_rows(path, chosen)
     cuts = [Cut(*_rows_of(tensor, axis, number, rows)) for tensor, axis in chosen if _has(tensor, number, rows)]
     if not cuts:
-        raise TensorError(f"{path}: has no row {number * rows:,} any more", "run again when nothing writes to it")
+        raise TensorError(f"{path}: has no row {number * rows:,} any more", "run again when nothing is writing to it")
     return cuts
 
 
@@ -103,7 +104,7 @@ def _parts_of(
     behind = part_path(job.output, count)
     if is_taken(behind):
         raise ExistsError(
-            f"{behind}: lies behind the last of the {count:,} parts of {job.source}",
+            f"{behind}: exists, although {job.source} has only {counted(count, 'part')}",
             "it was made with another --part-rows, or of other content: name another output, or remove those parts",
         )
     for number in range(count):

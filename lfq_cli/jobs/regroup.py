@@ -20,6 +20,7 @@ from lfq_cli.jobs.draft import Limits
 from lfq_cli.pipeline import Part, StoredFile, key_at, sizes_of, survey
 from lfq_cli.regions import InputFile
 from lfq_cli.storage.remote import open_input
+from lfq_cli.wording import counted
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ def _refuse_equal_keys(members: Sequence[Member], hashes: Sequence[NDArray[np.ui
 
 def _equal_keys(one: Path, other: Path, key: str, others: int) -> CodesFileError:
     where = f"{one} holds two samples" if one == other else f"{one} and {other} both hold a sample"
-    more = f" (and {others:,} more keys stand twice)" if others else ""
+    more = f" (and {counted(others, 'more repeated key')})" if others else ""
     return CodesFileError(
         f"{where} with the key {key!r}{more}", "leave one of the files out, or encode one of them under other names"
     )
@@ -181,4 +182,4 @@ def reopened(path: Path, state: tuple[int, ...], stored: Mapping[str, Stored]) -
 def refuse_change(file: InputFile | CodesFile, state: tuple[int, ...]) -> None:
     """Raises CodesFileError where the input was written to or replaced since it was first read."""
     if file.state != state:
-        raise CodesFileError(f"{file.path}: changed while it was read", "run again when nothing writes to it")
+        raise CodesFileError(f"{file.path}: changed while it was read", "run again when nothing is writing to it")

@@ -136,7 +136,7 @@ def with_counts(
     if not left:
         countsfile.write(totals, path, overwrite=overwrite)
     else:
-        warnings.warn(f"{path}: not saved: the codes of {left} output(s) are missing", LfqNote, stacklevel=2)
+        warnings.warn(f"{path}: not saved: the codes of {left} of the outputs are missing", LfqNote, stacklevel=2)
 
 
 def refuse_other_file(path: Path, files: Iterable[Path], *, overwrite: bool) -> None:

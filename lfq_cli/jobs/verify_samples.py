@@ -16,6 +16,7 @@ from lfq_cli.pipeline import Comparison, EncodeTask, compare_item
 from lfq_cli.samples import BadSample, Sample, Selection, sample_of, samples_in, stem_of
 from lfq_cli.storage.urlpath import path_of
 from lfq_cli.tensors import StoredTensor
+from lfq_cli.wording import counted
 
 
 class SampleSources:
@@ -133,7 +134,9 @@ def _task(sample: Sample, info: CodesTensor, backend: Backend, vectors: int) -> 
         )
     task = EncodeTask(path_of(sample.where), tensor, axis, backend, zero_nan=True)
     if task.geometry.vectors != vectors:
-        raise LfqError(f"{sample.where}: {info.name!r} has {task.geometry.vectors} vectors, its codes {vectors}")
+        raise LfqError(
+            f"{sample.where}: {info.name!r} has {counted(task.geometry.vectors, 'vector')}, its codes have {vectors:,}"
+        )
     return task
 
 

@@ -21,6 +21,7 @@ from lfq_cli.statistics.redundant_bits import (
     strong_pairs,
 )
 from lfq_cli.statistics.usage import PositionStatistics, TokenUsage, Usage
+from lfq_cli.wording import counted
 
 FEW_INDICES = 30
 """Below, a bit is constant or two bits are equal by chance often enough to mislead."""
@@ -49,7 +50,7 @@ def advice(usage: TokenUsage) -> list[str]:
     """A line for every problem, worst first; none where all is well or nothing was counted."""
     count = usage.codebooks[0].count if usage.codebooks else 0
     if 0 < count < FEW_INDICES:
-        return [f"{count} vectors: too few to say anything about the codes"]
+        return [f"{counted(count, 'vector')}: too few to say anything about the codes"]
     return [*faults(usage), *_small_sample(usage)] if count else []
 
 

@@ -220,7 +220,7 @@ def test_other_numbers_of_features_are_an_error(lfq, x):
         (["--bits", "8", "--plain", "--num-quantizers", "2"], "--plain"),
         (["--bits", "8", "--num-codebooks", "2", "--num-quantizers", "2"], "levels have one codebook"),
         (["--bits", "100", "--plain"], "an index holds 64"),
-        (["--bits", "8", "--resume"], "no run to go on with"),
+        (["--bits", "8", "--resume"], "no run to resume"),
         (["--bits", "8", "--plot", "x.gif"], "no such kind of picture"),
         (["--codebook-size", "9"], "power of two"),
         (["--bits", "8", "--device", "cuda:7"], "--device"),

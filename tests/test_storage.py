@@ -448,7 +448,7 @@ def test_a_full_temporary_folder(tree, client, lfq, monkeypatch, reads):
         code, _, err = lfq("encode", "c.safetensors", f"{tree}/in/a.npy", "-o", f"{tree}/out")
     assert code == 1
     assert "No space left on device" in err
-    assert "TMPDIR names another temporary folder" in err
+    assert "set TMPDIR to a folder with more space" in err
     assert objects(client, f"{tree}/out") == {}
 
 

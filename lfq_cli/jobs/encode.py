@@ -152,7 +152,7 @@ class _Input:
 
     def _refuse_change(self, *, known: bool = False) -> None:
         if version(self._path, known=known) != self._state:
-            raise TensorError(f"{self._path}: changed while it was read", "run again when nothing writes to it")
+            raise TensorError(f"{self._path}: changed while it was read", "run again when nothing is writing to it")
 
 
 def _encode_file(job: Job, options: EncodeOptions, backend: Backend, workers: Workers, progress: Progress) -> Outcome:

@@ -211,7 +211,7 @@ class _Packer:
         for path in sorted(folder.glob(f"*{codesfile.SUFFIX}")):
             difference = self.difference(existing_header(path), beside=True)
             if difference is not None:
-                raise ExistsError(f"{path}: exists, {difference}", "append with the checkpoint and options of then")
+                raise ExistsError(f"{path}: exists, {difference}", "append with the same checkpoint and options")
             with codesfile.open_codes(path) as codes:
                 self._there.add(codes.keys_of_samples)
             stem = path.name.removesuffix(codesfile.SUFFIX)

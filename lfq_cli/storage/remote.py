@@ -232,7 +232,7 @@ class RemoteFile(InputFile):
             folder = tempfile.gettempdir()
             return self._unreadable(
                 f"{self.path}: its {self.size / 1e9:.3g} GB do not fit into {folder}: {reason.strerror}",
-                "TMPDIR names another temporary folder",
+                "set TMPDIR to a folder with more space",
             )
         return self.refused(reason)
 

@@ -93,7 +93,7 @@ def positions_shape(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
 
 
 def position_of(number: int, shape: tuple[int, ...]) -> list[int]:
-    """The index on each axis of an element, from its number in C order; numpy's own function stops at 64 axes."""
+    """The index on each axis of element `number` in C order; numpy's own function is limited to 64 axes."""
     position: list[int] = []
     for size in reversed(shape):
         number, index = divmod(number, size)

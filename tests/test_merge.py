@@ -389,7 +389,7 @@ def test_whole_tensors_are_no_samples(tmp_path: Path) -> None:
         header = CodesHeader({"dim": 5}, "ab" * 32, "float32", {"z": tensor}, made_from=made_from)
         with create(path, header, overwrite=True) as writer, writer.tensor("z") as out:
             out.append(np.zeros(5, np.uint8))
-        with pytest.raises(CodesFileError, match=r"x.codes.safetensors: holds 1 tensor\(s\) and no samples"):
+        with pytest.raises(CodesFileError, match=r"x.codes.safetensors: holds 1 tensor and no samples"):
             merge_into(tmp_path / "out.codes.safetensors", [path])
 
 

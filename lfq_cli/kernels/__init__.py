@@ -23,7 +23,7 @@ Packed: TypeAlias = NDArray[np.uint8]
 Raw: TypeAlias = NDArray[Any]
 
 _VERSION = 1
-"""Of the extension's functions and arguments, as _compiled.c says it; raised in both places when they change."""
+"""The version of the extension's interface, as in _compiled.c; increase both if functions or arguments change."""
 
 
 def _extension() -> ModuleType | None:
@@ -36,8 +36,8 @@ def _extension() -> ModuleType | None:
     version = getattr(_compiled, "version", 0)
     if version != _VERSION:
         warnings.warn(
-            f"{_compiled.__file__}: compiled kernels of version {version}, expected {_VERSION}: not used, numpy does"
-            " their work more slowly; `pip install -e .` in the source folder builds them again",
+            f"{_compiled.__file__}: compiled kernels of version {version}, expected {_VERSION}: they are not used, and"
+            " numpy does their work more slowly; `pip install -e .` in the source folder builds them again",
             LfqNote,
             stacklevel=2,
         )

@@ -584,7 +584,7 @@ def test_64_bits_have_no_index_for_a_dropped_level() -> None:
     mine = ResidualLFQ(dim=64, codebook_size=2**64, num_quantizers=2).eval()
     assert mine.get_output_from_indices(torch.tensor([-1])).tolist() == [1.0] * 64
     assert mine.get_output_from_indices(torch.tensor([2**64 - 1], dtype=torch.uint64)).tolist() == [1.0] * 64
-    with pytest.raises(ValueError, match="a code of 64 bits"):
+    with pytest.raises(ValueError, match="a valid index of 64 bits"):
         ResidualLFQ(dim=64, codebook_size=2**64, num_quantizers=2, quantize_dropout=True)
 
 

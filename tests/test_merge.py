@@ -249,7 +249,7 @@ def test_what_stands_in_the_way(tmp_path: Path) -> None:
     split_into(tmp_path / "parts", paths, Limits(1))
     outcomes = list(merge(paths, Outputs(tmp_path / "new"), MergeOptions(Limits(2))))
     assert [outcome.status for outcome in outcomes] == ["written"] * 3
-    with pytest.raises(ExistsError, match=r"00003.codes.safetensors \(and 1 more\): lies where this run writes"):
+    with pytest.raises(ExistsError, match=r"00003.codes.safetensors \(and 1 more\): is in the output folder"):
         list(merge(paths, Outputs(tmp_path / "parts"), MergeOptions(Limits(2), overwrite=True)))
     with pytest.raises(OptionError, match="is an input of this command"):
         merge_into(paths[0], paths, overwrite=True)

@@ -127,7 +127,7 @@ class Creator:
                 raise OptionError(f"the key {name!r} {wrong}")
         twice = self._keys.add(names)
         if any(twice):
-            raise OptionError(f"the key {names[twice.index(True)]!r} came before", "a key names one sample")
+            raise OptionError(f"the key {names[twice.index(True)]!r} came before", "keys must be unique")
 
     def _samples(
         self,
@@ -152,7 +152,7 @@ class Creator:
             self._builder = SamplesBuilder(self._coding, sources, batch.plan.carried, batch.plan.texts, folder)
         elif not batch.plan.is_like(self._plan):
             raise TensorError(
-                f"{batch.wheres[0]} is not like the samples before it: {_described(batch.plan)}, "
+                f"{batch.wheres[0]} differs from the samples before it: {_described(batch.plan)}, "
                 f"not {_described(self._plan)}",
                 "ragged=True lets samples differ in their first axis",
             )

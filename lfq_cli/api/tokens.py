@@ -94,7 +94,7 @@ class Tokens:
         """Writes a codes file with these tokens as tensor `name`. Raises OutputError where it cannot be written."""
         if self.checkpoint is None:
             raise OptionError(
-                "these tokens do not say which checkpoint made them", "save those that Codec.encode gives"
+                "these tokens do not say which checkpoint made them", "save tokens that Codec.encode returned"
             )
         axis = self.channel_axis % (len(self.positions) + 1)
         features = self.checkpoint.quantizer["dim"]

@@ -39,5 +39,5 @@ def torch_device(name: str) -> torch.device:
         "mps": torch.backends.mps.is_available(),
     }
     if not there.get(device.type, False):
-        raise DeviceError(f"--device {name} is not there", "--device auto takes what is")
+        raise DeviceError(f"--device {name} does not exist", "--device auto uses what is available")
     return device

@@ -63,7 +63,7 @@ def _only_tensors(folder: Path, config: Path) -> Path:
         return folder / names[0]
     if not names or not config.is_file():
         raise CheckpointError(
-            f"{folder}: no checkpoint folder: it has no {native.MODEL_NAME} or pytorch_model.bin, nor a"
+            f"{folder}: not a checkpoint folder: it has no {native.MODEL_NAME} or pytorch_model.bin, nor a"
             f" {native.CONFIG_NAME} with one .safetensors or .bin file",
             "name the file itself",
         )

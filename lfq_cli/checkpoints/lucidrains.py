@@ -39,7 +39,7 @@ def build(state: StateFile, module: str, facts: Facts) -> Quantizer:
     mask = state.tensors[joined(module, "mask")]
     if order_of(mask) == "lsb" and facts.bit_order is None:
         raise CheckpointError(
-            "its mask ascends, the reference's descends: a fork, whose bit order is not sure",
+            "its mask ascends, the reference's descends: a fork whose bit order is unknown",
             "--bit-order lsb if channel 0 is the lowest bit of an index, as in the mask",
         )
     codebook_dim = mask.shape[0]

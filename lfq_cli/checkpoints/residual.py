@@ -87,7 +87,7 @@ def _count(owner: str, found: list[str], attribute: str) -> int:
     if found != expected:
         missing = sorted(set(expected) - set(found))
         raise CheckpointError(
-            f"{joined(owner, attribute)} has a gap: {', '.join(missing)} is not there", "a level cannot be left out"
+            f"{joined(owner, attribute)} has a gap: {', '.join(missing)} is missing", "a level cannot be left out"
         )
     return len(found)
 

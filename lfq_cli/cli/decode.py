@@ -113,7 +113,7 @@ def decode(
     )
     tell = once(tell_assumptions)
     if split and cluster is not None:
-        raise OptionError("--split with --ray", "leave one of them out: --split is the work of one process")
+        raise OptionError("--split with --ray", "leave one of them out: --split runs in a single process")
     if split:
         from lfq_cli.jobs.decode_samples import decode_samples
 

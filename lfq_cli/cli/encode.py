@@ -248,11 +248,11 @@ def _refuse_contradictions(
     if append and not together:
         raise OptionError("--append belongs to --samples-per-file or --file-size", "add one of them")
     if status and together:
-        raise OptionError("--status tells of a codes file an input", "--dry-run tells of files of samples")
+        raise OptionError("--status needs one codes file for each input", "--dry-run shows files of samples")
     if parts and (together or stacked):
         raise OptionError("--part-rows cuts tensors, not samples", "leave it out, or --samples-per-file and --stacked")
     if elsewhere and (together or status):
-        raise OptionError("--ray makes a codes file of every input", "leave it out: this is the work of one process")
+        raise OptionError("--ray makes a codes file of every input", "leave it out: this runs in a single process")
 
 
 def _encoding(

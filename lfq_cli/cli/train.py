@@ -220,7 +220,7 @@ def _shape(
     from lfq_cli.training.levels import Shape
 
     if bits is None and codebook_size is None:
-        raise OptionError("how many bits has a vector?", "--bits N, or --codebook-size K")
+        raise OptionError("how many bits should a vector have?", "--bits N, or --codebook-size K")
     parts = (num_codebooks or 1) * (num_quantizers or 1)
     each = None if codebook_size is None else bits_of_size(codebook_size)
     if each is None and bits is not None:

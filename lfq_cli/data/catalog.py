@@ -90,7 +90,7 @@ def catalog_of(shelf: Shelf, tensors: Sequence[str]) -> Catalog:
             if codes.header.tensors[name].offsets is not None:
                 bounds.setdefault(name, []).append(codes.bounds(name))
     if not facts:
-        raise CodesUnreadableError("a data set of no files")
+        raise CodesUnreadableError("a data set needs at least one file")
     first = facts[0][1]
     if not first["tensors"]:
         raise CodesUnreadableError(f"{facts[0][0]}: has no tensor of {', '.join(map(repr, tensors))}")

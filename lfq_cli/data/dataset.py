@@ -338,5 +338,5 @@ def _files(paths: Where | Sequence[Where]) -> list[Path]:
     for error in missed.values():
         raise error
     if not found:
-        raise CodesUnreadableError("a data set of no files")
+        raise CodesUnreadableError("a data set needs at least one file")
     return found

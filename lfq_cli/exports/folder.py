@@ -47,7 +47,7 @@ class ExportFolder:
             if notes.fingerprint == fingerprint:
                 self._done |= notes.parts
             elif not overwrite:
-                raise ExistsError(f"{path / name}: is of another export", _REPLACES)
+                raise ExistsError(f"{path / name}: belongs to another export", _REPLACES)
             self._others_description |= name == DESCRIPTION and notes.fingerprint != fingerprint
             self._ours |= notes.names
 
@@ -147,7 +147,7 @@ class ExportFolder:
             if not os.path.lexists(path) or name in self._ours:
                 continue
             if path.is_dir() and not path.is_symlink():
-                raise ExistsError(f"{path}: is a folder that no export made", "move it away, or name another folder")
+                raise ExistsError(f"{path}: was not made by an export", "move it away, or name another folder")
             if not self._overwrite:
                 raise ExistsError(f"{path}: exists", _REPLACES)
 
@@ -156,7 +156,7 @@ class ExportFolder:
         real = os.path.realpath(path)
         lost = next((each for each in self._inputs if each == real or each.startswith(real + os.sep)), None)
         if lost is not None:
-            raise OptionError(f"{path}: would replace {lost}, from which it is made", "name another folder")
+            raise OptionError(f"{path}: would replace {lost}, which is one of its inputs", "name another folder")
 
     @staticmethod
     def _give_name(made: Path, path: Path) -> None:

@@ -74,7 +74,7 @@ def _is_name(name: Any) -> bool:
 def described(path: Path) -> dict[str, Any] | None:
     """Size and digest of a file, or of all files below a folder: sha256 of a line "sha256  path" for each, sorted.
 
-    None where it is not there, or cannot be read.
+    None where it does not exist, or cannot be read.
     """
     if not path.is_dir():
         return _described_file(path)

@@ -213,7 +213,7 @@ class _Export:
             hints.insert(0, f"--codebook-dims {','.join(map(str, cut))} makes ids smaller")
         raise OptionError(
             f"ids up to {size - 1} do not fit {wanted[0]}, the dtype for {self.format.readers}",
-            "; ".join(hints) or "fewer bits an index, or lower special ids",
+            "; ".join(hints) or "fewer bits per index, or lower special ids",
         )
 
     def _narrower_cut(self, most: int) -> tuple[int, ...] | None:
@@ -237,7 +237,7 @@ class _Export:
     def parts(self) -> dict[str, NDArray[np.int64]]:
         """Name -> samples of every part, in order."""
         if self.format.shards is None and self._options.samples_per_file:
-            raise OptionError(f"--samples-per-file: {self._name} has all samples of a split in one place")
+            raise OptionError(f"--samples-per-file: {self._name} keeps all samples of a split together")
         parts: dict[str, NDArray[np.int64]] = {}
         for name, samples in self._splits().items():
             if self.format.shards is None:

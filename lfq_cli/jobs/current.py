@@ -38,7 +38,7 @@ def is_current(job: Job, header: CodesHeader, *, by_header: bool = False) -> boo
     if found.made_from is None:
         raise ExistsError(
             f"{job.output}: exists, and does not say what it was made from: an older lfq wrote it",
-            f"{REPLACES}; lfq verify --source tells whether it is what its source gives",
+            f"{REPLACES}; lfq verify --source checks whether it matches its source",
         )
     if found.without_digests() != header:
         difference = next(_differences(found, header), "made with other options for what the checkpoint does not say")

@@ -127,7 +127,7 @@ def _expand(argument: str, accepts: Accepts, error: type[LfqError]) -> Iterator[
         yield from _expand_url(path, accepts, error)
         return
     if os.path.isdir(argument):  # noqa: PTH112 - Path.is_dir raises for a name that is too long
-        root, nothing = path, error(f"{path}: no file in this folder is one to read", _WANTED.get(error))
+        root, nothing = path, error(f"{path}: no file in this folder has a format that lfq reads", _WANTED.get(error))
         walk = _Walk(error)
         found = walk.folders(path)
     elif os.path.lexists(argument) or not glob.has_magic(argument):
@@ -147,7 +147,7 @@ def _expand_url(path: UrlPath, accepts: Accepts, error: type[LfqError]) -> Itera
             root, nothing = _static_part(path), error(f"{path}: no object matches")
             pattern = path.parts[len(root.parts) :]
         elif path.store.scheme.lists and path.is_dir():
-            root, nothing = path, error(f"{path}: no object below is one to read", _WANTED.get(error))
+            root, nothing = path, error(f"{path}: no object below it has a format that lfq reads", _WANTED.get(error))
             pattern = ("**",)
         else:
             yield Folder(path.parent, path.parent, [path.parts[-1]], named=True)
@@ -278,7 +278,7 @@ class _Walk:
 
     def _miss(self, folder: Path, reason: OSError) -> None:
         self.unread[folder] = self._error(
-            f"{folder}: cannot be read: {reason.strerror or reason}", "nothing that lies in it was read"
+            f"{folder}: cannot be read: {reason.strerror or reason}", "nothing in it was read"
         )
 
 

@@ -112,7 +112,7 @@ def _refuse_others(folder: Path, outputs: set[Path]) -> None:
     if others:
         more = f" (and {len(others) - 1:,} more)" if len(others) > 1 else ""
         raise ExistsError(
-            f"{others[0]}{more}: lies where this run writes, and would not be replaced by it",
+            f"{others[0]}{more}: is in the output folder, and would not be replaced by this run",
             "name an empty folder, or remove it: the folder would hold samples twice",
         )
 

@@ -141,7 +141,7 @@ def require_all_rows(parts: Sequence[PartFile], name: str) -> None:
         if rows.first < end or (part is not before and rows.last == 0):
             raise CodesFileError(
                 f"{before.path} and {part.path} both hold row {rows.first:,} of {name!r}",
-                "parts of different --part-rows lie beside each other: name those of one run",
+                "parts with different --part-rows are mixed: name those of one run",
             )
         end, before = rows.last, part
     if of is not None and end < of.of:
@@ -151,7 +151,7 @@ def require_all_rows(parts: Sequence[PartFile], name: str) -> None:
 def _missing(path: Path, name: str, first: int, last: int, of: int) -> CodesFileError:
     return CodesFileError(
         f"{path}: no part has rows {first:,} to {last:,} of the {of:,} of {name!r}",
-        "encode again with the same --part-rows, which makes what is missing; --status says what that is",
+        "encode again with the same --part-rows, which makes the missing parts; --status lists them",
     )
 
 

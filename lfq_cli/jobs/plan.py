@@ -88,7 +88,9 @@ def name_samples(
     folder = real_folder(output)
     for path in inputs.named(SUFFIX):
         if real_folder(path.parent) == folder:
-            raise OptionError(f"{path}: is an input of this command and lies where it writes", "name another output")
+            raise OptionError(
+                f"{path}: is an input of this command and inside its output folder", "name another output"
+            )
     missed = [replace(job, output=output) for job in missed]
     refuse_to_replace([path for path in inputs_kept if path.name.endswith(SUFFIX)], [output])
     return inputs, missed

@@ -101,7 +101,7 @@ def compare_samples(
         more = f" (and {len(rows) - 1} more)" if len(rows) > 1 else ""
         raise LfqError(
             f"{codes.path}: no source has its sample {next(iter(rows))!r}{more}",
-            "a key is a path below the folder of the sources: name them as they were named to lfq encode",
+            "a key is a path below the folder of the sources: name them as for lfq encode",
         )
     return comparisons
 

@@ -89,7 +89,7 @@ def check_texts(codes: CodesFile, name: str) -> None:
     except UnicodeDecodeError as reason:
         raise CodesFileError(f"{codes.path}: {name!r} is not UTF-8: {reason}", "encode the samples again") from reason
     if (data[begins] & 0xC0 == 0x80).any():
-        raise CodesFileError(f"{codes.path}: {name!r} is cut within a letter", "encode the samples again")
+        raise CodesFileError(f"{codes.path}: {name!r} is cut within a character", "encode the samples again")
 
 
 def _hashes(codes: CodesFile, samples: Samples, offsets: Offsets) -> NDArray[np.uint64]:

@@ -93,7 +93,7 @@ def _left_out(shown: Sequence[PageItem], sections: int) -> list[str]:
     lines = []
     if sections < len(shown):
         lines.append(
-            f"Pictures and tables are those of “{shown[0][0]}”; the overview has figures of every tensor. "
+            f"Pictures and tables are those of “{shown[0][0]}”; the overview has the statistics of every tensor. "
             "lfq stats FILE --html makes a page of one file."
         )
     if len(shown) > MOST_ROWS:

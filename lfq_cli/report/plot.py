@@ -36,7 +36,7 @@ def check_plot(path: Path, *, overwrite: bool = False) -> None:
     something is in the way.
     """
     if path.suffix.lower() not in PLOT_SUFFIXES:
-        raise OptionError(f"--plot {path}: no such kind of picture", "a name that ends in .png, .svg or .pdf")
+        raise OptionError(f"--plot {path}: unknown picture format", "expected a name that ends in .png, .svg or .pdf")
     canvas.require_matplotlib("--plot")
     refuse_existing(path, overwrite=overwrite)
 

@@ -139,9 +139,9 @@ class TokenCounts:
         if self.options.joint and len(self.dims) > 1 and self.joint is None:
             notes.append("joint tokens were not counted everywhere")
         if self.options.by_position and not self.axes:
-            notes.append("no figures by position: there is no axis beside the batch, or not the same everywhere")
+            notes.append("no statistics by position: there is no axis besides the batch, or axes differ")
         if too_many:
-            notes.append("no figures by position: more pairs of position and code than fit in memory (--memory)")
+            notes.append("no statistics by position: more pairs of position and code than fit in memory (--memory)")
         return notes
 
     def counters(self) -> list[Counter]:

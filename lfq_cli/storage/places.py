@@ -58,7 +58,9 @@ def deepest(folders: Sequence[Path]) -> Path:
     """The deepest folder that holds all of them. Raises OptionError where there is none."""
     found = common_folder(folders)
     if found is None:
-        raise OptionError(f"{folders[0]} and the other inputs lie in different places", "name those of one at a time")
+        raise OptionError(
+            f"{folders[0]} and the other inputs are in different places", "name inputs from one place at a time"
+        )
     return found
 
 

@@ -129,7 +129,7 @@ class Store:
     def below(self, url: str) -> Iterator[tuple[str, ...]]:
         """The names below a prefix, each as its parts, in any order."""
         if not self.scheme.lists:
-            raise OSError(errno.ENOTSUP, "a web server lists nothing: name the file itself")
+            raise OSError(errno.ENOTSUP, "web servers cannot be listed: name the file itself")
         found: dict[str, Any] = self._again(url, lambda: self._system.find(url, withdirs=False, detail=True))
         skipped = len(self._system._strip_protocol(url)) + 1
         for key, info in found.items():

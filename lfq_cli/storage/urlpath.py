@@ -113,7 +113,8 @@ def path_of(place: str | os.PathLike[str]) -> Path:
     scheme, rest = found[1].lower(), found[2].rstrip("/")
     if scheme not in SCHEMES:
         raise OptionError(
-            f"{text}: lfq knows no {scheme}://", f"it reads local paths, {', '.join(f'{each}://' for each in SCHEMES)}"
+            f"{text}: lfq does not support {scheme}://",
+            f"it reads local paths, {', '.join(f'{each}://' for each in SCHEMES)}",
         )
     if not rest or rest.startswith("/"):
         raise OptionError(f"{text}: names no {'server' if scheme.startswith('http') else 'bucket'}")

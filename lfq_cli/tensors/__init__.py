@@ -45,7 +45,7 @@ def open_bytes(path: Path, data: bytes) -> Source:
 def _opener(path: Path) -> Callable[[InputFile], Source]:
     suffix = path.suffix.lower()
     if suffix not in FORMATS:
-        raise TensorError(f"{path}: not a tensor file lfq knows", f"expected one of {', '.join(FORMATS)}")
+        raise TensorError(f"{path}: not a tensor format that lfq knows", f"expected one of {', '.join(FORMATS)}")
     return _opener_of(suffix)
 
 

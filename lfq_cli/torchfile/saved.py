@@ -122,7 +122,7 @@ def _read_stream(file: InputFile, error: type[LfqError]) -> Saved:
     value = unpickle(stream, storages.find)
     keys = unpickle(stream, storages.find)
     if not isinstance(keys, list) or not all(type(key) is str for key in keys):
-        raise BrokenError("its list of storages is none")
+        raise BrokenError("its list of storages is invalid")
     return Saved(value, _starts(stream, keys, storages))
 
 

@@ -267,7 +267,7 @@ def test_inspect_of_a_folder_of_tensors():
     told = run("inspect", "all", "--json").json["paths"]
     assert [(item["path"], item["kind"]) for item in told] == [("all/a.npy", "tensors"), ("all/sub/b.npy", "tensors")]
     Path("none").mkdir()
-    assert "none: no checkpoint folder" in run("inspect", "none", code=1).err
+    assert "none: not a checkpoint folder" in run("inspect", "none", code=1).err
 
 
 def test_inspect_takes_suffixes_as_encode_does():

@@ -196,7 +196,7 @@ def test_tensors_are_no_checkpoint(lfq):
 
 def test_folder_without_model_is_no_checkpoint(lfq):
     Path("model").mkdir()
-    assert_error(lfq("encode", "model", array(), "-o", "out"), "model: no checkpoint folder", "model.safetensors")
+    assert_error(lfq("encode", "model", array(), "-o", "out"), "model: not a checkpoint folder", "model.safetensors")
 
 
 def test_truncated_safetensors(lfq):

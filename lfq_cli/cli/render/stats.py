@@ -112,7 +112,7 @@ def _notes(report: Report, display: Display) -> list[str]:
     usages = [item.usage for item in report.tensors] + ([report.overall] if report.overall is not None else [])
     lines = list(dict.fromkeys(text for usage in usages for text in usage.notes))
     if report.overall is None:
-        lines.append("the files have different codebooks: no overall figures")
+        lines.append("the files have different codebooks: no overall statistics")
     few = len(report.tensors) <= (MOST_ROWS if report.overall is not None else _FEW_APART)
     if not few and not display.verbose:
         lines.append(f"-v shows every {_what(report)[:-1]}")

@@ -115,7 +115,7 @@ class _Lines:
         bars = started.baselines
         note(f"     unexplained at {self._recipe.bits} bits: PCA + sign {bars.pca_sign:.4f}, ITQ {bars.itq:.4f}")
         if started.resumed_step is not None:
-            note(f"     goes on from step {started.resumed_step:,}")
+            note(f"     resumed at step {started.resumed_step:,}")
 
     def _chosen(self, recipe: Recipe) -> None:
         if self._tries:

@@ -71,9 +71,9 @@ def decode(
 ) -> None:
     """Decode codes files to float tensors.
 
-    They are what the model's quantizer returns for the inputs that were encoded. The checkpoint must be the one that
-    encoded; codes of another are refused. A folder's tree is mirrored under OUT. Samples come out stacked, or with
-    --split one file each, OUT/KEY.safetensors, in the layout that they had.
+    The tensors are what the model's quantizer returns for the encoded inputs. The checkpoint must be the one they were
+    encoded with; codes of another are refused. A folder's tree is mirrored under OUT. Samples come out stacked, or with
+    --split in one file each, OUT/KEY.safetensors, in their original layout.
     """
     from lfq_cli import checkpoints
     from lfq_cli.cli.render.checkpoints import once, tell_assumptions

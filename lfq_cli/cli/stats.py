@@ -22,21 +22,21 @@ Inputs = Annotated[
     ),
 ]
 MinCount = Annotated[
-    int, typer.Option("--min-count", metavar="K", min=1, help="Report also the codes used at least K times.")
+    int, typer.Option("--min-count", metavar="K", min=1, help="Also report the codes used at least K times.")
 ]
 Joint = Annotated[
     bool, typer.Option("--joint/--no-joint", help="Count whole tokens too, where vectors have several codebooks.")
 ]
 ByPosition = Annotated[
     bool,
-    typer.Option("--by-position", help="Report also each position of the sequence or image: all axes but the first."),
+    typer.Option("--by-position", help="Also report each position of the sequence or image: all axes but the first."),
 ]
 By = Annotated[
     str | None,
     typer.Option(
         "--by",
         metavar="NAME",
-        help="Count samples separately by what they carry, over all files: a label, a flag, a text.",
+        help="Count samples separately by a value that they carry: a label, a flag, a text.",
     ),
 ]
 Memory = Annotated[

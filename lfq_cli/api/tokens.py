@@ -91,7 +91,7 @@ class Tokens:
         return torch.from_numpy(self.indices.astype(np.int64, copy=False))
 
     def save(self, path: str | Path, *, name: str = "data", overwrite: bool = False) -> None:
-        """Writes a codes file with these tokens as tensor `name`. Raises OutputError where it cannot be written."""
+        """Writes a codes file with these tokens as tensor `name`. Raises OutputError if it cannot be written."""
         if self.checkpoint is None:
             raise OptionError(
                 "these tokens do not say which checkpoint made them", "save tokens that Codec.encode returned"

@@ -18,7 +18,7 @@ def _local_rank() -> int:
 
 
 def torch_device(name: str) -> torch.device:
-    """The device that `--device` names. Raises DeviceError where it does not exist."""
+    """The device that `--device` names. Raises DeviceError if it does not exist."""
     import torch
 
     if name == "auto":

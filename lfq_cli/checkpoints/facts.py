@@ -69,7 +69,7 @@ def _bits_of_indices(dims: Any) -> tuple[int, ...]:
 
 
 def check_agreement(config: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-    """Raises OptionError where one of `facts` (by config key) contradicts what the checkpoint says."""
+    """Raises OptionError if one of `facts` (by config key) contradicts what the checkpoint says."""
     for key, value in facts.items():
         if config.get(key) != value:
             raise OptionError(
@@ -99,7 +99,7 @@ def settle(
 def cut_codes(codebook_dims: tuple[int, ...] | None, codebook_dim: int, num_codebooks: int | None) -> dict[str, Any]:
     """What `--codebook-dims` says of a quantizer with codebooks of D bits: how many there are, or how bits are cut.
 
-    Raises OptionError where it says neither.
+    Raises OptionError if it says neither.
     """
     if codebook_dims is None:
         return {} if num_codebooks is None else {"num_codebooks": num_codebooks}

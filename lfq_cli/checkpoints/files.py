@@ -40,7 +40,7 @@ class CheckpointFiles:
 
 
 def checkpoint_files(path: Path) -> CheckpointFiles:
-    """The files of the checkpoint at `path`, a file or a folder. Raises CheckpointError where there is none."""
+    """The files of the checkpoint at `path`, a file or a folder. Raises CheckpointError if there is none."""
     if not exists(path):
         raise CheckpointError(f"{path}: no such file or folder")
     if not is_folder(path):
@@ -72,7 +72,7 @@ def _only_tensors(folder: Path, config: Path) -> Path:
 
 
 def _listed(folder: Path) -> list[str]:
-    """The names in a folder. Raises CheckpointError where the system does not tell them."""
+    """The names in a folder. Raises CheckpointError if the system refuses to list them."""
     try:
         return [path.name for path in folder.iterdir()]
     except OSError as reason:
@@ -123,7 +123,7 @@ def _shards(index: Path) -> list[str]:
 
 
 def read_json(path: Path) -> Any:
-    """The JSON value in a file. Raises CheckpointError where there is none."""
+    """The JSON value in a file. Raises CheckpointError if there is none."""
     file = open_input(path, CheckpointError)
     try:
         if file.size > MAX_JSON_BYTES:
@@ -136,7 +136,7 @@ def read_json(path: Path) -> Any:
 
 
 def parse_json(path: Path, text: str) -> Any:
-    """The JSON value of a text found in `path`. Raises CheckpointError where it is none."""
+    """The JSON value of a text found in `path`. Raises CheckpointError if it is not one."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as reason:

@@ -60,7 +60,7 @@ def build(state: StateFile, module: str, facts: Facts) -> Quantizer:
 
 
 def _fixed(shapes: dict[str, tuple[int, ...]], codebook_dim: int, facts: Facts) -> tuple[dict[str, Any], int | None]:
-    """(what the weights say, dim or None where there are no projections)."""
+    """(what the weights say, dim or None if there are no projections)."""
     if "project_out.weight" not in shapes:
         return {"cosine_sim_project_in": False}, None
     if len(shapes["project_out.weight"]) != 2:

@@ -352,7 +352,7 @@ def _expand(
 
 
 def where_features_are(layout: str, channel_axis: int | None) -> Any:
-    """The channel axis that --layout and --channel-axis specify. Raises OptionError where both are given."""
+    """The channel axis that --layout and --channel-axis specify. Raises OptionError if both are given."""
     if channel_axis is None:
         return None if layout == "auto" else layout
     if layout != "auto":
@@ -363,7 +363,7 @@ def where_features_are(layout: str, channel_axis: int | None) -> Any:
 
 
 def file_limits(samples_per_file: int | None, file_size: str | None) -> tuple[int | None, int | None]:
-    """(samples, bytes) of a full file. Raises OptionError where both are given, BadParameter for an invalid size."""
+    """(samples, bytes) of a full file. Raises OptionError if both are given, BadParameter for an invalid size."""
     if samples_per_file is not None and file_size is not None:
         from lfq_cli.errors import OptionError
 

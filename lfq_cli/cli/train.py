@@ -218,9 +218,9 @@ def _shape(
     plain: bool,
     objective: str,
 ) -> tuple[Shape | None, int]:
-    """(bits of each level, or None where the best are to be found; codebooks per level) from the options.
+    """(bits of each level, or None if the best are to be found; codebooks per level) from the options.
 
-    Raises OptionError where they do not determine the bits, or contradict each other.
+    Raises OptionError if they do not determine the bits, or contradict each other.
     """
     from lfq_cli.errors import OptionError
     from lfq_cli.quantizer.config import bits_of_size

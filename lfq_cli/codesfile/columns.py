@@ -27,7 +27,7 @@ def check_offsets(offsets: Offsets, end: int, where: str) -> None:
 
 
 def texts_of(data: bytes, offsets: Offsets, where: str) -> list[str]:
-    """The texts concatenated in `data`. Raises CodesFileError where they are not UTF-8."""
+    """The texts concatenated in `data`. Raises CodesFileError if they are not UTF-8."""
     check_offsets(offsets, len(data), where)
     try:
         return [data[a:b].decode("utf-8") for a, b in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)]

@@ -43,7 +43,7 @@ _OTHERS = {
 
 
 def parse_header(container: Header, path: Path) -> CodesHeader:
-    """The codes header in a container's; raises CodesFileError where it is missing, invalid or of an unknown
+    """The codes header in a container's; raises CodesFileError if it is missing, invalid or of an unknown
     version.
     """
     try:

@@ -25,7 +25,7 @@ Bounds = NDArray[np.int64]
 class TensorSpec:
     """What every file says of a tensor.
 
-    positions: of a sample; None where samples differ in length on their first axis.
+    positions: of a sample; None if samples differ in length on their first axis.
     """
 
     name: str
@@ -40,7 +40,7 @@ class TensorSpec:
 
     @property
     def vectors(self) -> int | None:
-        """Vectors of a sample; None where samples differ."""
+        """Vectors of a sample; None if samples differ."""
         return None if self.positions is None else prod(self.positions)
 
 

@@ -37,7 +37,7 @@ Where = str | os.PathLike[str]
 def open_codes(path: Where | Sequence[Where]) -> CodesFile | CodesDataset:
     """A codes file open for reading; for a folder, a glob or several files, the data set of their samples.
 
-    Raises CodesFileError where a file is damaged or something else.
+    Raises CodesFileError if a file is damaged or something else.
     """
     if isinstance(path, str | os.PathLike) and not is_folder(path_of(path)) and not _is_glob(path):
         return codesfile.open_codes(os.fspath(path))
@@ -310,7 +310,7 @@ class CodesDataset(Sequence[dict[str, Any]]):
         return [data[first:last].decode("utf-8", "replace") for first, last in spans]
 
     def find(self, key: str) -> int:
-        """The number of the sample with a key. Raises KeyError where there is none."""
+        """The number of the sample with a key. Raises KeyError if there is none."""
         if self._hashes is None:
             hashes = key_hashes(self._shelf, self.catalog)
             order = np.argsort(hashes, kind="stable")

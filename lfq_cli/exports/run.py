@@ -68,7 +68,7 @@ def export(
     """Writes the samples of the codes files in one of FORMATS into the folder `out`; yields the outcome of each part.
 
     A repeated run skips parts that are intact and have the same codes and options, and makes the rest. Raises
-    OptionError where options, codes and format do not fit together, ExistsError where the folder holds another export.
+    OptionError if options, codes and format do not fit together, ExistsError if the folder holds another export.
     """
     work = _Export(name, paths, options, progress)
     if work.format.library is not None:
@@ -217,7 +217,7 @@ class _Export:
         )
 
     def _narrower_cut(self, most: int) -> tuple[int, ...] | None:
-        """The fewest indices of nearly equal bits with which all ids stay below `most`; None where none do."""
+        """The fewest indices of nearly equal bits with which all ids stay below `most`; None if none do."""
         bits = self._spec.bits_per_vector
         for count in range(len(self.vocabulary.dims) + 1, bits + 1):
             cut = tuple(bits // count + (k < bits % count) for k in range(count))
@@ -308,7 +308,7 @@ class _Export:
             begin = end
 
     def _check(self, samples: NDArray[np.int64]) -> None:
-        """Raises CodesFileError where a file that holds some of the samples is damaged.
+        """Raises CodesFileError if a file that holds some of the samples is damaged.
 
         Each file is read twice for this, so no part gets its final name that has samples of a damaged file.
         """

@@ -39,12 +39,12 @@ def require_samples(path: Path, header: CodesHeader) -> None:
 
 
 def require_compatible(path: Path, header: CodesHeader, first_path: Path, first: CodesHeader) -> None:
-    """Raises CodesFileError, naming the difference, where the samples of two files cannot go into one file."""
+    """Raises CodesFileError, naming the difference, if the samples of two files cannot go into one file."""
     _require_same(path, dict(_facts(header)), first_path, dict(_facts(first)))
 
 
 def require_same_whole(path: Path, header: CodesHeader, first_path: Path, first: CodesHeader) -> None:
-    """Raises CodesFileError, naming the difference, where two files are not parts of one whole.
+    """Raises CodesFileError, naming the difference, if two files are not parts of one whole.
 
     A tensor that only one of them holds is no difference: the last parts of a file lack its shorter tensors.
     """

@@ -93,7 +93,7 @@ class Inputs(Sequence[Input]):
 def find_inputs(arguments: Sequence[str], accepts: Accepts, error: type[LfqError]) -> Inputs:
     """The files that the arguments name, in order, each once. `accepts` chooses among a folder's files.
 
-    Raises `error` where an argument names a folder or glob without any accepted file.
+    Raises `error` if an argument names a folder or glob without any accepted file.
     """
     folders: list[Folder] = []
     seen: dict[str, set[str]] = {}
@@ -187,7 +187,7 @@ def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
 def _accepted(
     root: Path, found: Iterable[tuple[Path, list[str]]], walk: _Walk, accepts: Accepts, nothing: LfqError
 ) -> Iterator[Folder]:
-    """The accepted files of each folder; raises `nothing` where there are none."""
+    """The accepted files of each folder; raises `nothing` if there are none."""
     any_found = False
     for folder, files in found:
         prefix = "" if folder == Path() else os.path.join(folder, "")  # noqa: PTH118

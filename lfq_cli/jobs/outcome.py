@@ -90,7 +90,7 @@ def settle_output(
 ) -> Outcome:
     """The outcome of writing the output, unless it is current already or this is a dry run.
 
-    `is_current` raises ExistsError where something else is in its place; so does `write` where something appeared
+    `is_current` raises ExistsError if something else is in its place; so does `write` if something has appeared
     since.
     """
     if not overwrite and is_current():

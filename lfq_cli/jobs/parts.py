@@ -48,7 +48,7 @@ def part_path(output: Path, number: int) -> Path:
 
 
 def whole_path(path: Path) -> Path | None:
-    """The codes file that a file is a part of, judged by its name; None where the name has no number."""
+    """The codes file that a file is a part of, judged by its name; None if the name has no number."""
     found = _NUMBERED.fullmatch(path.name)
     return None if found is None else path.with_name(found[1] + SUFFIX)
 
@@ -79,7 +79,7 @@ def cuts_of(
 ) -> list[Cut]:
     """What part `number` holds of the tensors in the file at `path`; without a number, all of them.
 
-    Raises TensorError where a tensor cannot be cut, and where there is no such part, or no longer.
+    Raises TensorError if a tensor cannot be cut, and if there is no such part, or no longer.
     """
     if number is None or rows is None:
         return [Cut(tensor, axis) for tensor, axis in chosen]
@@ -113,7 +113,7 @@ def _parts_of(
 
 
 def _require_rows(path: Path, chosen: Sequence[tuple[StoredTensor, ChannelAxis]]) -> None:
-    """Raises TensorError where axis 0 holds the features: a vector is never cut in two."""
+    """Raises TensorError if axis 0 holds the features: a vector is never cut in two."""
     for tensor, axis in chosen:
         if axis.number == 0:
             raise TensorError(

@@ -99,7 +99,7 @@ def _slurm_step(environment: Mapping[str, str]) -> Shard | None:
 
 
 def _refuse_inherited(environment: Mapping[str, str], count: int) -> None:
-    """Raises OptionError where some of SLURM's variables come from the step in which this job was submitted.
+    """Raises OptionError if some of SLURM's variables come from the step in which this job was submitted.
 
     sbatch passes its environment on, and the script's job replaces only some of it: it has its own SLURM_PROCID, which
     is 0, beside the SLURM_STEP_NUM_TASKS of the step. In a real step SLURM's variables agree on the number of tasks.

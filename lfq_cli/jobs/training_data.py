@@ -33,7 +33,7 @@ class _Place:
 class TrainingData:
     """The float vectors of tensor files and files of samples. `runs` grows during `scan`.
 
-    Raises TensorError where tensors differ in the number of features, and for anything unreadable.
+    Raises TensorError if tensors differ in the number of features, and for anything unreadable.
     """
 
     def __init__(self, paths: Sequence[Path], patterns: Sequence[str], layout: Layout | int | None) -> None:

@@ -43,7 +43,7 @@ class SampleSources:
     def find(self, keys: Collection[str], selection: Selection, *, stacked: bool) -> Iterator[Sample | BadSample]:
         """The samples with these keys, in any order; keys that no source has are left out.
 
-        stacked: whether axis 0 of tensor files counts samples. Raises LfqError where a source cannot be read.
+        stacked: whether axis 0 of tensor files counts samples. Raises LfqError if a source cannot be read.
         """
         self._list(stacked=stacked)
         left = set(keys)  # the caller may remove keys it has received

@@ -45,7 +45,7 @@ def write_plot(items: Sequence[Item], path: Path, *, overwrite: bool = False) ->
     """Writes one picture of all items (label, statistics) to `path`: PNG, SVG or PDF by its suffix.
 
     The same items give the same bytes. More than MOST_DRAWN items are drawn in a PDF only, a page each; other pictures
-    say how many are left out. Raises what `check_plot` does, OutputError where the file cannot be written.
+    say how many are left out. Raises what `check_plot` does, OutputError if the file cannot be written.
     """
     check_plot(path, overwrite=overwrite)
     suffix = path.suffix.lower().removeprefix(".")

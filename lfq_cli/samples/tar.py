@@ -41,7 +41,7 @@ _Bytes = Callable[[tarfile.TarInfo], bytes]
 
 
 def read(path: Path, _: str, selection: Selection) -> Generator[Sample | BadSample]:
-    """The samples in the order of the archive. Raises TensorError where it ends early or is damaged."""
+    """The samples in the order of the archive. Raises TensorError if it ends early or is damaged."""
     file = open_input(path, TensorError)
     samples = _of_plain if path.name.lower().endswith(".tar") else _of_gzip
     try:

@@ -132,7 +132,7 @@ def _dominant_codes(usage: TokenUsage) -> list[str]:
 
 
 def _dominant_code(usage: Usage, whose: str) -> str:
-    """A line on a code that dominates; empty where there is none."""
+    """A line on a code that dominates; empty if there is none."""
     code, times = usage.most_used[0] if usage.most_used else (0, 0)
     share = times / usage.count
     if times < FEW_INDICES or share <= max(DOMINANT_SHARE, ldexp(DOMINANT_TIMES, -usage.bits)):

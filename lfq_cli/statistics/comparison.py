@@ -22,7 +22,7 @@ class UsageComparison:
     a: Usage
     b: Usage
     divergence_bits: float | None
-    """Jensen and Shannon's, 0 (the same shares) to 1 (no code in common); None where not every code was counted."""
+    """Jensen and Shannon's, 0 (the same shares) to 1 (no code in common); None if not every code was counted."""
     only_a: int | None
     """Codes that A uses and B does not; None as above."""
     only_b: int | None

@@ -127,7 +127,7 @@ class Counter:
         self._keep_to_memory()
 
     def exact_pairs(self) -> tuple[Codes, Counts] | None:
-        """(codes used, their counts), codes rising; None where not every code was counted."""
+        """(codes used, their counts), codes rising; None if not every code was counted."""
         return None if isinstance(self._state, Sketch) else self._state.pairs()
 
     def usage(self, order: BitOrder, min_count: int = 1) -> Usage:

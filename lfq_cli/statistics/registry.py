@@ -28,7 +28,7 @@ class Counted(Protocol):
 
 @dataclass(frozen=True)
 class Statistic:
-    """One number, or None where it is not defined, of a set of codes."""
+    """One number, or None if it is undefined, of a set of codes."""
 
     key: str
     """Its name in JSON, and the property of `Usage` that computes it."""

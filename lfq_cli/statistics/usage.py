@@ -24,7 +24,7 @@ class BitStatistics:
 
     @property
     def ones(self) -> NDArray[np.float64]:
-        """Share of ones of each bit [bits]; empty where nothing was counted."""
+        """Share of ones of each bit [bits]; empty if nothing was counted."""
         return np.asarray(np.diagonal(self.both) / self.count) if self.count else np.empty(0)
 
     @property
@@ -75,7 +75,7 @@ class Usage:
     least_used: tuple[tuple[int, int], ...] = ()
     """(code, count) of used codes, least used first."""
     estimated: dict[str, Estimate] = field(default_factory=dict)
-    """By statistic: `codes_used`, `entropy_bits`; empty where every count is exact."""
+    """By statistic: `codes_used`, `entropy_bits`; empty if every count is exact."""
     codes_used_estimate: float | None = None
     min_count: int = 1
     """The k of `codes_used_at_least`."""
@@ -147,7 +147,7 @@ class Usage:
 
     @property
     def ones(self) -> tuple[float, ...]:
-        """Share of ones per bit, in channel order; empty where nothing was counted."""
+        """Share of ones per bit, in channel order; empty if nothing was counted."""
         return () if self.bit_statistics is None else tuple(self.bit_statistics.ones.tolist())
 
     @property
@@ -225,7 +225,7 @@ class TokenUsage:
 
     codebooks: tuple[Usage, ...]
     joint: Usage | None
-    """None where there is one codebook, whose code is the token; or where it was not asked for."""
+    """None if there is one codebook, whose code is the token; or if it was not requested."""
     positions: tuple[PositionStatistics, ...] | None = None
     """One for each codebook, if asked for."""
     notes: tuple[str, ...] = ()

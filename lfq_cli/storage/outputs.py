@@ -36,7 +36,7 @@ def room_for(path: Path) -> Path:
 def upload(local: Path, path: UrlPath, *, overwrite: bool) -> None:
     """Renames or uploads a complete file to `path`; without `overwrite` only if the name is free.
 
-    Raises ExistsError where it is taken, OutputError for any other refusal.
+    Raises ExistsError if it is taken, OutputError for any other refusal.
     """
     store = path.store
     try:
@@ -50,7 +50,7 @@ def upload(local: Path, path: UrlPath, *, overwrite: bool) -> None:
 
 
 def refuse_existing_object(path: UrlPath, *, overwrite: bool) -> None:
-    """Raises OutputError where the output is impossible, or exists and may not be replaced."""
+    """Raises OutputError if the output is impossible, or exists and may not be replaced."""
     refuse_read_only(path)
     try:
         found = None if overwrite else path.store.find(str(path))

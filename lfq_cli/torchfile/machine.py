@@ -37,7 +37,7 @@ FindStorage = Callable[[Any], Any]
 def unpickle(stream: Stream, find_storage: FindStorage) -> Any:
     """The object of the pickle that begins at the stream's position; leaves the stream behind it.
 
-    find_storage: persistent id -> what it names. Raises BrokenError where it is not a whole pickle.
+    find_storage: persistent id -> what it names. Raises BrokenError if it is not a whole pickle.
     """
     return _Machine(stream, find_storage).run()
 

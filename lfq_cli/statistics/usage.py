@@ -17,7 +17,7 @@ MOST_SHOWN = 10
 
 @dataclass(frozen=True)
 class BitStatistics:
-    """Bits of one code, in channel order, over `count` indices. `both[i, j]`: how often bits i and j were both one."""
+    """Bits of one code, in channel order, over `count` indices. `both[i, j]`: how often bits i and j were both 1."""
 
     count: int
     both: NDArray[np.int64]
@@ -55,7 +55,7 @@ class BitStatistics:
 
 @dataclass(frozen=True)
 class Estimate:
-    """How a statistic was estimated where exact counting did not fit, and its standard error."""
+    """How a statistic was estimated if exact counts did not fit into memory, and its standard error."""
 
     method: str
     standard_error: float
@@ -81,7 +81,7 @@ class Usage:
     """The k of `codes_used_at_least`."""
 
     def of_hashes(self, bits: int) -> Usage:
-        """The same for tokens of so many bits that are distinguished by a hash: the codes themselves are unknown."""
+        """The same for tokens of `bits` bits that are distinguished by a hash: the codes themselves are unknown."""
         return replace(self, bits=bits, bit_statistics=None, most_used=(), least_used=())
 
     @property
@@ -139,7 +139,7 @@ class Usage:
     def unseen_probability(self) -> float:
         """The Good-Turing estimate of the probability that the next index is an unseen code: codes seen once / count.
 
-        0 where no code is left.
+        It is 0 if every code was seen.
         """
         if not self.count or self.codes_used == 1 << self.bits:
             return 1.0 - bool(self.count)
@@ -192,7 +192,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class PositionStatistics:
-    """One codebook's use at each position of a sequence or image: arrays over `axes`, the index axes but the batch."""
+    """One codebook's use at each position of a sequence or image: arrays over `axes`, the index axes except the batch."""
 
     axes: tuple[int, ...]
     count: int
@@ -227,9 +227,9 @@ class TokenUsage:
     joint: Usage | None
     """None if there is one codebook, whose code is the token; or if it was not requested."""
     positions: tuple[PositionStatistics, ...] | None = None
-    """One for each codebook, if asked for."""
+    """One for each codebook, if requested."""
     notes: tuple[str, ...] = ()
-    """What was asked for and is not here, and why."""
+    """What was requested but is not available, and why."""
 
     @property
     def token(self) -> Usage | None:

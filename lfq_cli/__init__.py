@@ -1,13 +1,13 @@
 """Binary tokens from saved Lookup-Free Quantization checkpoints.
 
-    load(checkpoint)                   a codec: encode(x) -> tokens, decode(tokens) -> x; its torch module in eval mode
-    create(path, codec)                a codes file that takes batches of samples, with keys and labels
-    encode_files(checkpoint, a, b)     what `lfq encode` does; decode_files
+    load(checkpoint)                   a codec: encode(x) -> tokens, decode(tokens) -> x, and its torch module
+    create(path, codec)                writes a codes file batch by batch, with keys and labels
+    encode_files(checkpoint, a, b)     the Python form of `lfq encode`; decode_files is that of `lfq decode`
     stats(codes)                       how the codebook is used
-    open_codes(codes)                  indices of a file by slicing; of a folder the data set of its samples
-    LFQ(...)                           the torch module, to train one; ResidualLFQ, GroupedResidualLFQ, StackedLFQ
+    open_codes(codes)                  slices of the indices in a file; for a folder, a data set of its samples
+    LFQ(...)                           the torch module to train; also ResidualLFQ, GroupedResidualLFQ, StackedLFQ
 
-Nothing is imported before it is asked for: torch takes a second or two.
+Names are imported on first use: importing torch takes a second or two.
 """
 
 from __future__ import annotations

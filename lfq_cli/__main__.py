@@ -1,4 +1,4 @@
-"""`lfq` and `python -m lfq_cli`: signals end the process quietly from here on, before anything else is imported."""
+"""`lfq` and `python -m lfq_cli`. Signals end the process quietly even while everything else is being imported."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from types import FrameType
 
 
 def main() -> None:
-    """Runs the command line. Until it takes signals over, nothing is written that would have to be cleaned up."""
+    """Runs the command line. Until that installs its own signal handlers there is nothing to clean up."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _end)
     from lfq_cli.cli import main as run

@@ -1,9 +1,11 @@
-"""Bits <-> packed bytes <-> indices. Arrays in memory only; nothing of files, floats or what a code means.
+"""Bits <-> packed bytes <-> indices. Arrays in memory only; knows nothing of files, floats or what a code means.
 
-The stream (docs/codes-file.md): the bits of vector 0, then vector 1, ...; within a vector codebook 0 first,
-within a codebook channel order; bit k is bit `7 - k % 8` of byte `k // 8`; the tail is zero. Every other form is made
-from it. `dims` lists the bits of each index of one vector; their sum is B. `order` says which end of a codebook's
-channels is the most significant bit of its index: "msb" channel 0, "lsb" the last channel.
+The stream (docs/codes-file.md) holds the bits of vector 0, then those of vector 1, and so on. Within a vector, codebook
+0 comes first; within a codebook, channel 0. Bit k of the stream is bit `7 - k % 8` of byte `k // 8`, and unused bits of
+the last byte are zero. Every other form is derived from it.
+
+`dims` lists the bits of each index of one vector; their sum is B. `order` says which channel of a codebook is the most
+significant bit of its index: channel 0 for "msb", the last one for "lsb".
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ _REVERSED = np.packbits(np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], a
 
 
 def stream_bytes(vectors: int, bits_per_vector: int) -> int:
-    """Bytes of the stream of so many vectors."""
+    """The size in bytes of the stream of `vectors` vectors."""
     return -(-vectors * bits_per_vector // 8)
 
 
@@ -38,7 +40,7 @@ def pack(bits: NDArray[np.bool_]) -> Packed:
 
 
 def to_rows(stream: Packed, vectors: int, bits_per_vector: int) -> Packed:
-    """The stream of so many vectors -> [vectors, ceil(B / 8)] uint8, each starting at a byte, with a zero tail."""
+    """stream -> [vectors, ceil(B / 8)] uint8: every vector starts at a byte and is padded with zero bits."""
     if bits_per_vector % 8 == 0:
         return stream.reshape(vectors, bits_per_vector // 8)
     return np.packbits(unpack(stream, vectors, bits_per_vector), axis=-1)
@@ -58,7 +60,7 @@ def unpack(stream: Packed, vectors: int, bits_per_vector: int) -> NDArray[np.boo
 
 
 def index_dtype(dims: tuple[int, ...]) -> np.dtype[Any]:
-    """The smallest of uint8, int16, int32, int64 (uint64 for 64 bits) that holds every index."""
+    """The smallest of uint8, int16, int32 and int64 (uint64 for 64 bits) that holds every index."""
     widest = max(dims)
     for bits, dtype in ((8, np.uint8), (15, np.int16), (31, np.int32), (63, np.int64)):
         if widest <= bits:
@@ -69,7 +71,7 @@ def index_dtype(dims: tuple[int, ...]) -> np.dtype[Any]:
 def stream_to_indices(
     stream: Packed, vectors: int, dims: tuple[int, ...], order: BitOrder, dtype: np.dtype[Any]
 ) -> Indices:
-    """stream (starting at a vector) -> indices [vectors, len(dims)] of `dtype`, which must hold them."""
+    """stream (starting at a vector) -> indices [vectors, len(dims)] of `dtype`, which must be wide enough."""
     found = kernels.unpack(np.ascontiguousarray(stream), 0, vectors, dims, order, dtype)
     return _periods_to_indices(stream, vectors, dims, order, dtype) if found is None else found
 
@@ -77,13 +79,14 @@ def stream_to_indices(
 def _periods_to_indices(
     stream: Packed, vectors: int, dims: tuple[int, ...], order: BitOrder, dtype: np.dtype[Any]
 ) -> Indices:
-    """As `stream_to_indices`, in numpy.
+    """`stream_to_indices` in numpy.
 
-    Works in whole periods: the smallest run of fields that ends at a byte. Field k of every period is one strided read
-    of words and two shifts; no pass touches single bits. Fastest in runs of 2^14 to 2^17 vectors, which stay in cache.
+    Works in whole periods: a period is the shortest run of fields that ends at a byte. Field k of all periods takes one
+    strided read of words and two shifts; single bits are never touched. Fastest for 2^14 to 2^17 vectors at a time,
+    which stay in cache.
     """
     fields_per_vector = len(dims)
-    if len(set(dims)) == 1:  # a run of equal fields has a shorter period than a run of vectors
+    if len(set(dims)) == 1:  # fields of equal width have a shorter period than whole vectors
         dims = dims[:1]
     count = vectors * fields_per_vector
     if not count:
@@ -106,7 +109,7 @@ def _periods_to_indices(
 
 
 def indices_to_bits(indices: Indices, dims: tuple[int, ...], order: BitOrder) -> NDArray[np.bool_]:
-    """indices [vectors, len(dims)] of any integer type -> bits [vectors, B] bool; undoes `stream_to_indices`."""
+    """indices [vectors, len(dims)] of any integer type -> bits [vectors, B] bool; inverts `stream_to_indices`."""
     big_endian = np.ascontiguousarray(indices).astype(np.uint64).astype(">u8")
     every = np.unpackbits(big_endian.view(np.uint8).reshape(*indices.shape, 8), axis=-1)
     step = 1 if order == "msb" else -1
@@ -115,7 +118,7 @@ def indices_to_bits(indices: Indices, dims: tuple[int, ...], order: BitOrder) ->
 
 
 def cut_stream(stream: Packed, skip: int, count: int) -> Packed:
-    """`count` bits from bit `skip` (0 to 7) of `stream` on, as a stream of its own with a zero tail."""
+    """`count` bits of `stream` from bit `skip` (0 to 7) on, as a new stream padded with zero bits."""
     size = -(-count // 8)
     if skip:
         ahead = _shifted_left(stream, skip)
@@ -128,7 +131,7 @@ def cut_stream(stream: Packed, skip: int, count: int) -> Packed:
 
 
 def join_streams(streams: Sequence[Packed], bits: NDArray[np.int64]) -> Packed:
-    """Streams of so many bits each -> one stream of all, one after the other. For many short ones, all in memory."""
+    """Concatenates streams, the k-th of which has bits[k] bits. Meant for many short streams in memory."""
     if len(streams) < 2:
         return streams[0] if streams else np.empty(0, np.uint8)
     every, tails = np.concatenate(streams), -bits % 8
@@ -139,29 +142,33 @@ def join_streams(streams: Sequence[Packed], bits: NDArray[np.int64]) -> Packed:
 
 
 def _shifted_left(stream: Packed, count: int, out: Packed | None = None) -> Packed:
-    """Every byte by itself shifted `count` (1 to 7) bits to the left.
+    """Shifts every byte `count` (1 to 7) bits to the left; bits that leave a byte are dropped.
 
-    As a product: 22 GB/s, where numpy's own shift of bytes to the left, not to the right, has 1 GB/s (numpy 2.4, EPYC).
+    Multiplies instead: 22 GB/s, against 1 GB/s for numpy's left shift of bytes (its right shift is fast; numpy 2.4,
+    AMD EPYC).
     """
     return np.multiply(stream, np.uint8(1 << count), out=out)
 
 
 class StreamJoiner:
-    """Joins runs of vectors, each packed from its own first bit, into one stream of whole bytes.
+    """Joins runs of vectors, each packed from bit 0 of its own first byte, into one stream of whole bytes.
 
-    A run whose bits are not a multiple of 8 leaves a rest, which the next run is shifted behind.
+    If the bits of a run are not a multiple of 8, the remaining bits are kept, and the next run is shifted to follow
+    them.
     """
 
     def __init__(self, scratch: Packed | None = None) -> None:
-        """scratch: memory for what `join` returns, which then is good until the memory is used again; twice as large as
-        a run, and a byte. Runs of 1 MiB: 6 GB/s with it, 0.3 without, of 64 KiB 6 and 5: large arrays are new pages.
+        """scratch: memory for what `join` returns, valid until the next call; needs 2 * (bytes of a run) + 1 bytes.
+
+        With runs of 1 MiB `join` does 6 GB/s with it and 0.3 GB/s without, where every call takes new pages from the
+        system; with runs of 64 KiB 6 and 5 GB/s.
         """
         self._scratch = scratch
         self._rest = np.uint8(0)
         self._rest_bits = 0
 
     def join(self, run: Packed, bits: int) -> Packed:
-        """The bytes complete after this run of `bits` bits; unpacked rest is kept for the next call."""
+        """Adds a run of `bits` bits and returns the bytes that are complete; the rest is kept for the next call."""
         if self._rest_bits == 0 and bits % 8 == 0:
             return run
         filled = self._rest_bits
@@ -177,7 +184,7 @@ class StreamJoiner:
         return shifted[:whole]
 
     def finish(self) -> Packed:
-        """The last byte, padded with zeros; empty where nothing is left."""
+        """The last byte, padded with zero bits; empty if no bits remain."""
         rest = np.array([self._rest] if self._rest_bits else [], np.uint8)
         self._rest, self._rest_bits = np.uint8(0), 0
         return rest
@@ -185,20 +192,20 @@ class StreamJoiner:
 
 @dataclass(frozen=True)
 class _Words:
-    """Packed bytes as words: one for every period, from any byte on."""
+    """Packed bytes read as words, one for each period, at any byte offset."""
 
     packed: Packed
     period_bytes: int
     periods: int
 
     def at(self, byte: int, dtype: str) -> Indices:
-        """The words that begin `byte` bytes into every period, in the machine's own byte order: [periods]."""
+        """The words that begin `byte` bytes into each period, in native byte order: [periods]."""
         words: Indices = np.ndarray((self.periods,), dtype, self.packed.data, byte, (self.period_bytes,))
         return words.astype(dtype[1:])
 
 
 def _read_msb(words: _Words, offset: int, width: int) -> Indices:
-    """The `width` bits at bit `offset` of every period as integers, first bit most significant: [periods]."""
+    """The `width` bits at bit `offset` of each period as integers, the first bit most significant: [periods]."""
     byte, skip = divmod(offset, 8)
     size, dtype = (32, ">u4") if skip + width <= 32 else (64, ">u8")
     value = words.at(byte, dtype)
@@ -210,7 +217,7 @@ def _read_msb(words: _Words, offset: int, width: int) -> Indices:
 
 
 def _read_lsb(words: _Words, offset: int, width: int) -> Indices:
-    """As `_read_msb`, first bit least significant; every byte of the words already has its bits reversed."""
+    """Like `_read_msb`, with the first bit least significant. The bits of every byte must have been reversed before."""
     byte, skip = divmod(offset, 8)
     dtype = "<u4" if skip + width <= 32 else "<u8"
     value = words.at(byte, dtype)

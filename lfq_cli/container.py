@@ -1,9 +1,9 @@
-"""The safetensors container: header bytes <-> entries. Nothing of what the tensors mean.
+"""The safetensors container: header bytes <-> entries. Knows nothing of what the tensors mean.
 
-Written by hand because the library can neither stream a file out nor read BF16 into numpy, and maps its input (a file
-that shrinks while it is mapped kills the process). What is read here is held to the same rules as the library's own:
-offsets without holes or overlaps, byte counts that match shapes. Source: github.com/huggingface/safetensors, README,
-section "Format".
+Not done with the safetensors library: it cannot write a file as a stream, cannot read BF16 into numpy, and maps its
+input (if a mapped file shrinks, the process is killed). Headers are validated as strictly as the library does: offsets
+without holes or overlaps, sizes that match the shapes. Source: github.com/huggingface/safetensors, README, section
+"Format".
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from lfq_cli.signatures import unreadable
 from lfq_cli.storage.remote import open_input
 
 MAX_HEADER_BYTES = 100_000_000
-"""The library's own limit."""
+"""The limit that the safetensors library sets."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor: `start` counts bytes from the beginning of the file."""
+    """One tensor; `start` is its offset in bytes from the beginning of the file."""
 
     name: str
     dtype: str
@@ -38,7 +38,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Header:
-    """Everything before the data. `entries` are in file order."""
+    """Everything that comes before the data; `entries` are in file order."""
 
     metadata: dict[str, str]
     entries: dict[str, Entry]
@@ -47,9 +47,9 @@ class Header:
 def read_header(
     file: InputFile, error: type[LfqError], expected: str = "a safetensors file", remedy: str | None = None
 ) -> Header:
-    """The validated header; raises `error` where this is not a whole safetensors file.
+    """The validated header; raises `error` if the file is not a complete safetensors file.
 
-    expected: what the tensors should be, for the message; remedy: what to do with tensors of another format.
+    expected: what the file should be, for the message. remedy: what to do with a file of another format.
     """
     try:
         if file.size < 8:
@@ -57,8 +57,8 @@ def read_header(
         length = int.from_bytes(file.read(0, 8), "little")
         if length > min(MAX_HEADER_BYTES, file.size - 8):
             if file.size > 8 and file.read(8, 1) != b"{":
-                raise ValueError("no safetensors header at its beginning")
-            raise ValueError(f"it announces a header of {length} bytes and has {file.size}")
+                raise ValueError("it does not begin with a safetensors header")
+            raise ValueError(f"its header should have {length} bytes, the file has {file.size}")
         parsed = json.loads(file.read(8, length).decode("utf-8"), object_pairs_hook=no_duplicates, parse_int=_natural)
         return _validated(parsed, start=8 + length, size=file.size)
     except (ValueError, RecursionError) as reason:
@@ -66,7 +66,7 @@ def read_header(
 
 
 def metadata_entry(path: Path, key: str) -> str | None:
-    """What the metadata of the file at `path` says under `key`; None where it says nothing or is no such file."""
+    """The metadata entry `key` of the file at `path`; None if it is missing or this is not a safetensors file."""
     try:
         file = open_input(path, LfqError, known=True)
     except LfqError:
@@ -84,8 +84,8 @@ def header_bytes(
 ) -> bytes:
     """The bytes before the data of a file with these tensors (name -> dtype, shape), in this order.
 
-    Padded with spaces to `nbytes`, and so that data starts at a multiple of 8. Raises OutputError for a name the format
-    reserves.
+    Padded with spaces to at least `nbytes` and to a multiple of 8 bytes. Raises OutputError for the one name that the
+    format reserves.
     """
     if "__metadata__" in tensors:
         raise OutputError("a tensor in a safetensors file cannot be called '__metadata__'")
@@ -102,7 +102,7 @@ def header_bytes(
 
 
 def tensor_bytes(dtype: str, shape: tuple[int, ...]) -> int:
-    """Bytes of a tensor; raises ValueError for an unknown dtype, or where they are not a whole and sane number."""
+    """The size of a tensor in bytes; raises ValueError for an unknown dtype, a huge shape or a fraction of a byte."""
     if dtype not in SAFETENSORS_BITS:
         raise ValueError(f"dtype {dtype!r} is unknown")
     if prod(size or 1 for size in shape) >= 2**63:
@@ -120,12 +120,15 @@ def _natural(digits: str) -> int:
 
 
 def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The object of a JSON text; raises ValueError for a key that stands twice, and for what is not text."""
+    """The pairs of a JSON object as a dict, for `json.loads`.
+
+    Raises ValueError for a repeated key and for strings that are not valid Unicode.
+    """
     found = dict(pairs)
     for key, value in pairs:
-        f"{key}{value if isinstance(value, str) else ''}".encode()  # half a surrogate pair is a ValueError
+        f"{key}{value if isinstance(value, str) else ''}".encode()  # raises ValueError for a lone surrogate
     if len(found) != len(pairs):
-        raise ValueError("the header names a key twice")
+        raise ValueError("the header has a repeated key")
     return found
 
 

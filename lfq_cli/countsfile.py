@@ -1,13 +1,13 @@
-"""The counts file, version 1: counts of tokens in a safetensors container, to be merged with those of other shards.
+"""The counts file, version 1: token counts in a safetensors container, which can be merged with those of other shards.
 
-`__metadata__["lfq"]` holds one JSON object: `format` "lfq-counts", `version` 1, `sets`, and `sha256` (`_digest_of`). A
-set has a `name`, `codebook_dims`, `bit_order`, `axes` of its positions (empty if they were not counted), whether there
-is a `joint` counter, and `counters` in this order: one a codebook, the joint one, then one a codebook by position.
-Tensors are named "SET.COUNTER.WHAT", by number:
+`__metadata__["lfq"]` holds one JSON object: `format` "lfq-counts", `version` 1, `sets`, and `sha256` (`_digest_of`).
+Each set has a `name`, `codebook_dims`, `bit_order`, the `axes` of its positions (empty if they were not counted),
+`joint` (whether there is a joint counter), and `counters`: first one per codebook, then the joint one, then one per
+codebook by position. Tensors are named "SET.COUNTER.WHAT", with the numbers of set and counter:
 
-    exact   `counts` I64 [2^bits]; or `codes` U64, rising, and their `counts` I64
-    sketch  `held_codes`, `held_counts`, `sampled_codes`, `sampled_counts`, `registers` U8, `both` I64 [bits, bits],
-            and in the JSON object of the counter `level` and `total`
+    exact   `counts` I64 [2^bits]; or `codes` U64, in ascending order, and their `counts` I64
+    sketch  `held_codes`, `held_counts`, `sampled_codes`, `sampled_counts`, `registers` U8, `both` I64 [bits, bits];
+            the counter's JSON object then has `level` and `total` as well
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from lfq_cli.storage.remote import open_input
 FORMAT = "lfq-counts"
 VERSION = 1
 SET_NAME = "all"
-"""What counts of all tensors are called."""
+"""The name of the set that counts all tensors."""
 
 _DTYPES = ("U8", "I64", "U64")
 _SKETCH = {
@@ -57,7 +57,7 @@ Arrays = dict[str, NDArray[Any]]
 
 
 def write(sets: Sequence[TokenCounts], path: Path, *, overwrite: bool = False) -> None:
-    """Saves counts, unless the same are there. Raises OutputError where it cannot be written."""
+    """Saves counts, unless the file already holds the same. Raises OutputError if it cannot be written."""
     description, arrays = _described(sets)
     if not overwrite and path.exists() and metadata_entry(path, "lfq") == description:
         return
@@ -70,7 +70,7 @@ def write(sets: Sequence[TokenCounts], path: Path, *, overwrite: bool = False) -
 
 
 def read(path: Path, options: CountOptions) -> list[tuple[str, TokenCounts]]:
-    """(name, counts) of every set. Raises CodesFileError where the file is damaged or something else."""
+    """(name, counts) of every set. Raises CodesFileError if the file is damaged or not a counts file."""
     file = open_input(path, CodesFileError, CodesUnreadableError)
     try:
         container = read_header(file, CodesFileError)
@@ -91,7 +91,7 @@ def read(path: Path, options: CountOptions) -> list[tuple[str, TokenCounts]]:
 
 
 def _described(sets: Sequence[TokenCounts]) -> tuple[str, Arrays]:
-    """(the JSON text in the metadata, all tensors)."""
+    """(the JSON text for the metadata, all tensors)."""
     described_sets: list[dict[str, Any]] = []
     arrays: Arrays = {}
     for number, counts in enumerate(sets):
@@ -106,8 +106,9 @@ def _described(sets: Sequence[TokenCounts]) -> tuple[str, Arrays]:
 
 
 def _digest_of(described: dict[str, Any], arrays: Arrays) -> str:
-    """Of the JSON object (sorted keys, no spaces), then of every tensor in the order of the file: `name dtype shape`
-    and a line feed, and its bytes.
+    """The sha256 of the JSON object (sorted keys, no spaces), followed by each tensor in file order.
+
+    A tensor is hashed as the line `name dtype shape`, a line feed, and its bytes.
     """
     digest = hashlib.sha256(canonical_json(described))
     for name, array in arrays.items():
@@ -127,7 +128,7 @@ def _set_facts(counts: TokenCounts) -> dict[str, Any]:
 
 
 def _parts_of(counter: Counter) -> tuple[dict[str, Any], Arrays]:
-    """(what the header says of it, its tensors)."""
+    """(the counter's JSON object, its tensors)."""
     sketch = counter.sketch
     if sketch is not None:
         parts = {
@@ -161,12 +162,12 @@ def _sets_of(described: Any, arrays: Arrays, options: CountOptions) -> list[tupl
     _need(type(version) is int and version == VERSION, f"it has version {version}, this lfq reads version {VERSION}")
     _need(
         described.get("sha256") == _digest_of({k: v for k, v in described.items() if k != "sha256"}, arrays),
-        "damaged: it has another sha256 than it says",
+        "damaged: its sha256 does not match its content",
     )
     sets = described.get("sets")
     _need(isinstance(sets, list) and set(described) == {"format", "version", "sha256", "sets"}, "'sets' must be a list")
     found = [_set_of(number, facts, arrays, options) for number, facts in enumerate(sets)]
-    _need(not arrays, f"it holds {', '.join(map(repr, arrays))}, which no counter needs")
+    _need(not arrays, f"it holds {', '.join(map(repr, arrays))}, which belong to no counter")
     return found
 
 
@@ -182,15 +183,15 @@ def _set_of(number: int, facts: Any, arrays: Arrays, options: CountOptions) -> t
     kept = CountOptions(joint, bool(axes), options.min_count, options.memory_bytes)
     counts = TokenCounts(tuple(dims), order, kept, axes=tuple(axes), vectors=0)
     described = facts.get("counters")
-    _need(isinstance(described, list) and len(described) == len(counts.counters()), "its counters are not all there")
+    _need(isinstance(described, list) and len(described) == len(counts.counters()), "some of its counters are missing")
     counts.replace(
         [
             _counter_of(counter.bits, value, _take(arrays, f"{number}.{place}."), options.memory_bytes)
             for place, (counter, value) in enumerate(zip(counts.counters(), described, strict=True))
         ]
     )
-    _need(len({c.total for c in counts.counters()}) == 1, f"{name!r}: its counters counted different numbers")
-    for positions in counts.positions:  # every position has a code: no memory for a number in a header
+    _need(len({c.total for c in counts.counters()}) == 1, f"{name!r}: the totals of its counters differ")
+    for positions in counts.positions:  # each position has a code, so memory is not taken for what a header claims
         pairs = positions.counter.exact_pairs()
         _need(pairs is None or pairs[0].size >= prod(axes), f"{name!r} has fewer codes than positions")
     counts.options = options
@@ -198,12 +199,12 @@ def _set_of(number: int, facts: Any, arrays: Arrays, options: CountOptions) -> t
 
 
 def _take(arrays: Arrays, prefix: str) -> Arrays:
-    """The arrays of one counter, no longer among those that belong to none."""
+    """Removes and returns the arrays of one counter; what is left in the end belongs to none."""
     return {name.removeprefix(prefix): arrays.pop(name) for name in list(arrays) if name.startswith(prefix)}
 
 
 def _counter_of(bits: int, facts: Any, parts: Arrays, memory_bytes: int) -> Counter:
-    _need(isinstance(facts, dict) and facts.get("bits") == bits, f"a counter of {bits} bits is said to have others")
+    _need(isinstance(facts, dict) and facts.get("bits") == bits, f"a counter of {bits} bits states another number")
     if "level" in facts:
         return Counter.of_sketch(_sketch_of(bits, facts, parts), memory_bytes)
     _need(set(parts) in ({"counts"}, {"codes", "counts"}), f"a counter holds {sorted(parts)}")
@@ -222,22 +223,22 @@ def _sketch_of(bits: int, facts: Mapping[str, Any], parts: Arrays) -> Sketch:
     level, total = facts["level"], facts.get("total", -1)
     _need(type(level) is int and 0 <= level < 64 - REGISTER_BITS + 1, f"level is {level!r}")
     _need(type(total) is int and 0 <= total < _MOST_INDICES, f"total is {total!r}")
-    _need(parts["registers"].shape == (1 << REGISTER_BITS,), "a sketch has another number of registers")
+    _need(parts["registers"].shape == (1 << REGISTER_BITS,), "a sketch has the wrong number of registers")
     _need(int(parts["registers"].max()) <= 64 - REGISTER_BITS + 1, "a register is out of range")
     both = parts["both"]
-    _need(both.shape == (bits, bits) and (both == both.T).all(), "pairs of bits are not those of the code")
-    _need(bool((both >= 0).all() and (both <= total).all()), "pairs of bits are more than there are indices")
+    _need(both.shape == (bits, bits) and (both == both.T).all(), "counts of bit pairs do not form a symmetric matrix")
+    _need(bool((both >= 0).all() and (both <= total).all()), "a count of a bit pair is not between 0 and the total")
     ones = np.diagonal(both)
-    _need(bool((both <= np.minimum.outer(ones, ones)).all()), "a pair of bits is more often one than its bits are")
+    _need(bool((both <= np.minimum.outer(ones, ones)).all()), "a pair of bits is 1 more often than one of its bits")
     held, sampled = parts["held_codes"], parts["sampled_codes"]
     _check_pairs(held, parts["held_counts"], bits, least=0)
     _check_pairs(sampled, parts["sampled_counts"], bits)
-    _need(not np.intersect1d(held, sampled).size, "a code is held and sampled")
-    _need(bool(begins_with_zeros(mixed(sampled), level).all()), f"a sampled code is none of level {level}")
+    _need(not np.intersect1d(held, sampled).size, "a code is both held and sampled")
+    _need(bool(begins_with_zeros(mixed(sampled), level).all()), f"a sampled code does not belong to level {level}")
     known = int(parts["held_counts"].sum()) + int(parts["sampled_counts"].sum())
-    _need(known <= total, f"it knows {known} indices of {total}")
+    _need(known <= total, f"its counts add up to {known}, more than the total of {total}")
     seen = registers_of(mixed(np.concatenate([held[parts["held_counts"] > 0], sampled])))
-    _need(bool((seen <= parts["registers"]).all()), "its registers do not know its codes")
+    _need(bool((seen <= parts["registers"]).all()), "its registers contradict its codes")
     return Sketch(
         bits=bits,
         capacity=max(1, parts["sampled_codes"].size),
@@ -253,7 +254,7 @@ def _sketch_of(bits: int, facts: Mapping[str, Any], parts: Arrays) -> Sketch:
 def _check_pairs(codes: NDArray[Any], counts: NDArray[Any], bits: int, least: int = 1) -> None:
     _need(codes.dtype == np.uint64 and counts.dtype == np.int64, "codes and counts must be 64-bit integers")
     _need(codes.ndim == 1 and codes.shape == counts.shape, f"{codes.shape} codes and {counts.shape} counts")
-    _need(bool((codes[1:] > codes[:-1]).all()), "codes are not rising")
+    _need(bool((codes[1:] > codes[:-1]).all()), "codes are not in ascending order")
     _need(not codes.size or int(codes[-1]) < 2**bits, f"a code has more than {bits} bits")
     _check_counts(counts, least)
 

@@ -1,4 +1,4 @@
-"""How many threads to work with: the cores that this process may use, or as many as were asked for."""
+"""How many threads to use: as many as requested, else one for each core that this process may use."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _asked_for: ContextVar[int | None] = ContextVar("threads", default=None)
 
 
 def threads() -> int:
-    """Threads to work with, at least 1."""
+    """The number of threads to use, at least 1."""
     return _asked_for.get() or _usable_cpus()
 
 
 @contextmanager
 def use_threads(count: int | None) -> Iterator[None]:
-    """Lets `threads()` be `count` within the block; None: as it was."""
+    """Makes `threads()` return `count` within the block; None changes nothing."""
     token = _asked_for.set(count or _asked_for.get())
     try:
         yield
@@ -36,10 +36,10 @@ def _usable_cpus() -> int:
 
 
 def cgroup_cpus(root: Path) -> float | None:
-    """The CPU time that this process's control groups leave it, in cores; None where nothing limits it.
+    """The CPU time that this process's control groups allow it, in cores; None if there is no limit.
 
-    Of groups within groups the tightest counts. root: where /proc and /sys are. Source: the Linux kernel's
-    cgroup-v2.rst ("cpu.max") and, of version 1, sched-bwc.rst ("cpu.cfs_quota_us").
+    The tightest limit of nested groups counts. root: the folder that has proc and sys. Source: the Linux kernel's
+    cgroup-v2.rst ("cpu.max") and, for version 1, sched-bwc.rst ("cpu.cfs_quota_us").
     """
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()

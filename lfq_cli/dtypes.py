@@ -1,6 +1,6 @@
-"""Every dtype that a file can hold, one a row: its bits, and its names in safetensors, numpy, torch and Arrow.
+"""Every dtype that a file can hold, one per row: its bits, and its names in safetensors, numpy, torch and Arrow.
 
-What the patterns of a float mean is in floats.py.
+What the bit patterns of floats mean is in floats.py.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Dtype:
-    """One dtype."""
+    """One dtype and its names."""
 
     name: str
-    """safetensors' name; where it has none torch's with the module: "torch.complex128"."""
+    """safetensors' name; if it has none, torch's with its module: "torch.complex128"."""
     bits: int
     numpy: str | None = None
-    """As numpy writes it, little-endian; None where numpy has no such dtype."""
+    """numpy's type string, little-endian; None if numpy has no such dtype."""
     torch: str | None = None
-    """Without the module. ml_dtypes, which adds dtypes to numpy, calls them the same."""
+    """torch's name without the module; ml_dtypes, which adds dtypes to numpy, uses the same names."""
     arrow: str | None = None
 
 

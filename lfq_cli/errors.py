@@ -1,10 +1,10 @@
-"""The errors a user can cause or meet. Each says what, where, found and expected; the hint says what to do next."""
+"""The errors that a user can meet. Messages say what, where, found and expected; the hint says what to do next."""
 
 from __future__ import annotations
 
 
 class LfqError(Exception):
-    """Something outside this program is not as it has to be: a file, an option, a device."""
+    """Something outside this program is not as it should be: a file, an option, a device."""
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)
@@ -25,28 +25,28 @@ class TensorError(LfqError):
 
 
 class CodesFileError(LfqError):
-    """A codes file that is damaged, of another version, or made by another checkpoint."""
+    """A codes file that is damaged, of another version, or made with another checkpoint."""
 
 
 class CodesUnreadableError(CodesFileError):
-    """A codes file that the system does not let us read, or without the tensor that was asked for."""
+    """A codes file that the system refuses to read, or that lacks the requested tensor."""
 
 
 class OtherCheckpointError(CodesFileError):
-    """A codes file that another checkpoint made."""
+    """A codes file that was made with another checkpoint."""
 
 
 class OutputError(LfqError):
-    """An output that cannot be written, or that stands in the way."""
+    """An output that cannot be written, or whose name is taken."""
 
 
 class ExistsError(OutputError):
-    """An output that is there already and may not be replaced."""
+    """An output that already exists and may not be replaced."""
 
 
 class DeviceError(LfqError):
-    """A device that is not there."""
+    """A device that does not exist or cannot be used."""
 
 
 class LfqNote(UserWarning):
-    """Something that people should know of a run that goes on: warned from the library, a line of the command's."""
+    """A note about a run that continues: a warning in Python, a line on stderr in the command line."""

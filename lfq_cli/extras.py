@@ -1,4 +1,4 @@
-"""Libraries that some files need and `lfq` does without: the extras of pyproject.toml."""
+"""Optional libraries, which only some files need: the extras of pyproject.toml."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from lfq_cli.errors import LfqError
 
 
 def require(module: str, extra: str, path: Path, error: type[LfqError]) -> ModuleType:
-    """The module that the file at `path` needs. Raises `error` with the extra's name where it is not installed, or is
-    there and cannot be imported: libraries that do not go together raise whatever they like.
+    """Imports the module that the file at `path` needs.
+
+    Raises `error`, whose hint names the extra, if it is not installed or cannot be imported for any reason:
+    incompatible libraries raise exceptions of every kind.
     """
     try:
         return import_module(module)

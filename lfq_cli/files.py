@@ -1,8 +1,8 @@
-"""Outputs that are whole or not there: a temporary name in the target folder, fsync, then the final name. What goes to
-an object store is made in the temporary folder and uploaded.
+"""Atomic outputs: written under a temporary name in the target folder, synced to disk, then renamed.
 
-Knows bytes and names, not formats. Nothing is ever written under a final name. Who writes a temporary file holds a lock
-on it, which ends with the process however it ends: one that is not locked is left over from a dead run.
+An output for an object store is written in the temporary folder and then uploaded. Knows bytes and names, not formats.
+Nothing is ever written under a final name. A process holds a lock on the temporary file that it writes; the lock goes
+away with the process, however that ends, so a temporary file without a lock is a leftover.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from lfq_cli.storage.urlpath import UrlPath
 PARTIAL_PREFIX = ".lfq-"
 PARTIAL_SUFFIX = ".partial"
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
-"""What a file system without locks answers."""
+"""Errors of a file system without locks."""
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What a file system answers that has less room than it is asked for."""
-_KEEP_SIZE = 1  # FALLOC_FL_KEEP_SIZE: the file is as long as what is written, not what was asked for
+"""Errors of a file system that is out of space."""
+_KEEP_SIZE = 1  # FALLOC_FL_KEEP_SIZE: reserving space does not change the file's length
 _RESERVED_BYTES = 4 << 20  # smaller files are written in one go
 
 
 @contextmanager
 def atomic_output(path: Path, *, overwrite: bool = False, durable: bool = True, nbytes: int = 0) -> Iterator[BinaryIO]:
-    """A file open for writing whose content appears at `path` when the block ends well, and never otherwise.
+    """A file open for writing, whose content appears at `path` if the block ends without an exception.
 
-    `durable` waits for the disk (fsync of file and folder). `nbytes`: how much will be written at least, for which room
-    is set aside. Raises ExistsError where something is at `path` at the end and may not be replaced, OutputError for
-    whatever the system refuses.
+    durable: wait for the disk (fsync of the file and its folder). nbytes: the least that will be written; space for it
+    is reserved. Raises ExistsError if `path` exists at the end and may not be replaced, OutputError for anything that
+    the system refuses.
     """
     folder = work_folder(path)
     partial = folder / f"{PARTIAL_PREFIX}{secrets.token_hex(8)}{PARTIAL_SUFFIX}"
@@ -64,13 +64,13 @@ def atomic_output(path: Path, *, overwrite: bool = False, durable: bool = True, 
         if durable:
             _sync_folder(folder)
     except BaseException as error:
-        with suppress(OSError):  # whatever signal came wherever, the name is known
+        with suppress(OSError):  # the name is known whenever a signal arrives
             partial.unlink(missing_ok=True)
-        with suppress(OSError):  # another run may have come to use them
+        with suppress(OSError):  # another run may use them by now
             for each in made:
                 each.rmdir()
         if isinstance(error, FileExistsError | NotADirectoryError):
-            raise OutputError(f"{path}: cannot be written: {folder} is, or lies in, a file") from error
+            raise OutputError(f"{path}: cannot be written: {folder} is a file, or inside one") from error
         if isinstance(error, OSError) and isinstance(path, UrlPath) and error.errno in _NO_ROOM:
             raise _no_room(path, folder, error) from error
         if isinstance(error, OSError):
@@ -79,7 +79,7 @@ def atomic_output(path: Path, *, overwrite: bool = False, durable: bool = True, 
 
 
 def remove_leftovers(folders: Iterable[Path]) -> int:
-    """Removes what runs that were killed left in these folders, and nothing of a run that lives. How many it were."""
+    """Removes the temporary files of killed runs from these folders, keeps those of running processes; -> how many."""
     count = 0
     for folder in folders:
         for name in _names(folder):
@@ -91,7 +91,7 @@ def remove_leftovers(folders: Iterable[Path]) -> int:
 def _names(folder: Path) -> list[str]:
     try:
         return os.listdir(folder)  # noqa: PTH208 - names are enough
-    except OSError:  # not there yet, or not to be read: what is done there will say so
+    except OSError:  # missing or unreadable: writing there will report it
         return []
 
 
@@ -104,7 +104,7 @@ def _remove_if_dead(partial: Path) -> bool:
         if not _lock(descriptor):
             return False
         partial.unlink()
-    except OSError:  # without locks it is unknown which processes still run
+    except OSError:  # without locks nobody knows whether its process still runs
         return False
     finally:
         os.close(descriptor)
@@ -112,8 +112,8 @@ def _remove_if_dead(partial: Path) -> bool:
 
 
 def _make_folders(folder: Path) -> list[Path]:
-    """Makes a folder and what is missing above it; those that were made, lowest first."""
-    if os.path.isdir(folder):  # noqa: PTH112 - for each of many files
+    """Makes a folder and its missing parents; returns those that were made, the innermost first."""
+    if os.path.isdir(folder):  # noqa: PTH112 - faster than Path, and called for each of many files
         return []
     missing = []
     while not folder.exists():
@@ -127,7 +127,7 @@ def _make_folders(folder: Path) -> list[Path]:
 
 
 def _create_locked(partial: Path) -> BinaryIO:
-    """A new temporary file, locked: of this run as long as it lives."""
+    """A new temporary file, locked for as long as this process runs."""
     while True:
         file = partial.open("x+b", buffering=0)
         try:
@@ -138,16 +138,17 @@ def _create_locked(partial: Path) -> BinaryIO:
                 return file
             file.close()
             raise
-        file.close()  # another run took it for a leftover before it was locked
+        file.close()  # another run removed it as a leftover before it was locked
         partial.unlink(missing_ok=True)
 
 
 def _set_aside(file: BinaryIO, nbytes: int) -> None:
-    """Room for `nbytes` on the disk, where the file system can: a full disk is found before any work.
+    """Reserves `nbytes` on the disk if the file system supports it, so a full disk is reported before any work is done.
 
-    Blocks that several threads write side by side then need no new room each: `benchmarks --only "decode ?n, 18?"` has
-    1.1 to 1.2 of the write loop, 0.8 without (ext4, two cores of an AMD EPYC). Not by os.posix_fallocate, which writes
-    to every page where the file system cannot. Raises OSError where there is no room.
+    It also helps threads that write blocks side by side, since no block has to be allocated on the way:
+    `benchmarks --only "decode ?n, 18?"` is at 1.1 to 1.2 of the write loop, against 0.8 without (ext4, two cores of an
+    AMD EPYC). os.posix_fallocate will not do: where the file system cannot reserve, it writes to every page. Raises
+    OSError if there is not enough space.
     """
     if nbytes < _RESERVED_BYTES or sys.platform != "linux":
         return
@@ -160,7 +161,7 @@ def _set_aside(file: BinaryIO, nbytes: int) -> None:
 
 
 def _lock(descriptor: int) -> bool:
-    """Takes the lock that marks a file as being written; False where another process holds it."""
+    """Takes the lock that marks a file as being written; False if another process holds it."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -169,7 +170,7 @@ def _lock(descriptor: int) -> bool:
 
 
 def _give_name(partial: Path, path: Path, *, overwrite: bool) -> None:
-    """The final name; without `overwrite` only if nothing has it, whatever another run does at the same moment."""
+    """Gives the file its final name; without `overwrite` atomically, and only if the name is free."""
     if overwrite:
         refuse_existing(path, overwrite=True)
         partial.replace(path)
@@ -182,21 +183,21 @@ def _give_name(partial: Path, path: Path, *, overwrite: bool) -> None:
 
 
 def write_all(file: BinaryIO, data: bytes | memoryview) -> None:
-    """Writes all of `data` (bytes), however little the system takes at a time."""
+    """Writes all of `data` (bytes), in as many calls as the system needs."""
     view = memoryview(data)
     while view:
         view = view[file.write(view) :]
 
 
 def write_at(file: BinaryIO, position: int, data: memoryview) -> None:
-    """Writes all of `data` (bytes) from byte `position` of the file on; from any thread."""
+    """Writes all of `data` (bytes) at byte `position` of the file; may be called from any thread."""
     while data:
         count = os.pwrite(file.fileno(), data, position)
         data, position = data[count:], position + count
 
 
 def refuse_existing(path: Path, *, overwrite: bool) -> None:
-    """Raises OutputError where something stands at `path` and may not be replaced; OSError for an impossible name."""
+    """Raises OutputError if `path` exists and may not be replaced, OSError for a name that cannot exist."""
     if isinstance(path, UrlPath):
         refuse_existing_object(path, overwrite=overwrite)
         return
@@ -211,14 +212,14 @@ def refuse_existing(path: Path, *, overwrite: bool) -> None:
 
 
 def output_error(path: Path, error: OSError) -> OutputError:
-    """The system's refusal in one line."""
+    """An error of the system in one line."""
     return OutputError(f"{path}: cannot be written: {error.strerror or error}")
 
 
 def _no_room(path: Path, folder: Path, error: OSError) -> OutputError:
     return OutputError(
-        f"{path}: cannot be made in {folder}, from where it is uploaded: {error.strerror}",
-        "TMPDIR names another temporary folder",
+        f"{path}: cannot be written to {folder} before it is uploaded: {error.strerror}",
+        "set TMPDIR to a folder with more space",
     )
 
 

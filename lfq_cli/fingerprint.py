@@ -1,4 +1,4 @@
-"""What identifies a file's content at the cost of reading 1 MiB: all of a small file, samples of a large one."""
+"""A fingerprint of a file's content, for at most 1 MiB of reading: all of a small file, samples of a large one."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from lfq_cli.storage.remote import open_input, origin_of
 RUNS = 16
 RUN_BYTES = 1 << 16
 WHOLE_BYTES = RUNS * RUN_BYTES
-"""Up to this size the whole file is read: no change of it goes unseen."""
+"""Files up to this size are read completely, so no change goes unnoticed."""
 
 
 def fingerprint(path: Path, error: type[LfqError]) -> tuple[int, str]:
     """(size in bytes, sha256 of the size and of up to 16 runs of 64 KiB at even distances, first and last included).
 
-    The size is hashed as 8 bytes, little-endian. Of an object in a store its tag stands for what it holds, and nothing
-    is read. Raises `error` where the file cannot be read.
+    The size is hashed as 8 bytes, little-endian. For an object in a store its tag is used instead, and nothing is read.
+    Raises `error` if the file cannot be read.
     """
     origin = origin_of(path, error)
     if origin is not None:
@@ -34,7 +34,7 @@ def fingerprint(path: Path, error: type[LfqError]) -> tuple[int, str]:
 
 
 def whole_fingerprint(data: bytes) -> str:
-    """The fingerprint of a file of at most WHOLE_BYTES, whose bytes are in memory."""
+    """The fingerprint of a file of at most WHOLE_BYTES whose bytes are in memory."""
     return hashlib.sha256(len(data).to_bytes(8, "little") + data).hexdigest()
 
 

@@ -1,8 +1,8 @@
-"""Float formats as they are stored, and the two questions asked of them: is it above zero, is it a number.
+"""Float formats as stored, and two questions about them: is a value above zero, is it NaN.
 
-Knows bytes, not tensors or files. Answers are those of the value as float32: `x > 0`, so 0, -0.0 and NaN are False and
-the smallest subnormal is True. Formats of 16 and 8 bits are held as unsigned integers; no value is converted to answer
-either question, since the sign and order of floats are those of their bit patterns.
+Knows bytes, not tensors or files. Answers are those for the value as float32: `x > 0` is False for 0, -0.0 and NaN and
+True for the smallest subnormal. Formats of 16 and 8 bits are held as unsigned integers. Neither question needs a
+conversion, since sign and order of floats follow from their bit patterns.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ Floats: TypeAlias = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class FloatFormat:
-    """One stored format. `storage` is how numpy holds it; the rest says which patterns are NaN.
+    """One stored format. `storage` is how numpy holds it; the other fields say which bit patterns are NaN.
 
-    Above `largest` all are, of either sign; where `nan_is_minus_zero` the pattern of -0.0 is the only one.
+    All patterns whose magnitude is above `largest` are NaN; with `nan_is_minus_zero` only the pattern of -0.0 is.
     """
 
     name: str
     storage: np.dtype[Any]
     largest: int = 0
-    """The pattern of the largest positive value, infinity included. 0: numpy has the format."""
+    """The bit pattern of the largest positive value, including infinity; 0 if numpy itself has the format."""
     has_infinity: bool = True
     nan_is_minus_zero: bool = False
 
@@ -52,16 +52,16 @@ FORMATS = {
     )
 }
 
-_MINUS_ZERO = 0x80  # of eight bits
+_MINUS_ZERO = 0x80  # in a format of 8 bits
 
-# float64 inputs are rounded to float32 first: 2^-150 and below become 0 (round half to even)
+# float64 inputs are rounded to float32 first: 2^-150 and smaller become 0 (round half to even)
 _LARGEST_FLOAT64_ROUNDED_TO_ZERO = 2.0**-150
 
 
 def positive(raw: Raw, spec: FloatFormat, *, has_nan: bool = True) -> Bools:
     """raw (any shape) -> bool of the same shape: value > 0 as float32; NaN gives False.
 
-    `has_nan` False promises that there is none, which saves a pass.
+    has_nan: False promises that no value is NaN, which saves a pass.
     """
     if spec.name == "F64":
         return np.greater(raw, _LARGEST_FLOAT64_ROUNDED_TO_ZERO)
@@ -74,7 +74,7 @@ def positive(raw: Raw, spec: FloatFormat, *, has_nan: bool = True) -> Bools:
 
 
 def has_nan(raw: Raw, spec: FloatFormat) -> bool:
-    """Whether any value is NaN; one pass over data in cache (a maximum: NaN wins it)."""
+    """Whether any value is NaN; one pass over data in cache (a maximum is NaN if any value is)."""
     if raw.size == 0:
         return False
     if spec.nan_is_minus_zero:
@@ -87,7 +87,7 @@ def has_nan(raw: Raw, spec: FloatFormat) -> bool:
 
 
 def is_nan(raw: Raw, spec: FloatFormat) -> Bools:
-    """raw (any shape) -> bool of the same shape."""
+    """raw (any shape) -> bool of the same shape: whether each value is NaN."""
     if not spec.largest:
         return np.isnan(raw)
     if spec.nan_is_minus_zero:
@@ -97,16 +97,16 @@ def is_nan(raw: Raw, spec: FloatFormat) -> Bools:
 
 
 def has_extremes(raw: Raw, spec: FloatFormat, low: float, high: float) -> bool:
-    """Whether any value is NaN, or in (0, low), or of magnitude `high` and more."""
+    """Whether any value is NaN, lies in (0, low), or has a magnitude of `high` or more."""
     if raw.size == 0:
         return False
     if spec.nan_is_minus_zero:
-        return has_nan(raw, spec)  # all others are far from both ends
+        return has_nan(raw, spec)  # other values are far from both limits
     if not spec.largest:
         with np.errstate(invalid="ignore"):
             largest = np.maximum(raw.max(), -raw.min())
         return not largest < high or not np.array_equal(raw > 0, raw >= low)
-    low_pattern, high_pattern = 1, spec.largest + (not spec.has_infinity)  # narrow: finite values all lie between
+    low_pattern, high_pattern = 1, spec.largest + (not spec.has_infinity)  # F8, F16: all finite values lie between
     if spec.name == "BF16":
         low_pattern, high_pattern = (np.array([low, high], np.float32).view(np.uint32) >> 16).tolist()
     signed = raw.view(_signed(spec))
@@ -116,7 +116,7 @@ def has_extremes(raw: Raw, spec: FloatFormat, low: float, high: float) -> bool:
 
 
 def to_float32(raw: Raw, spec: FloatFormat) -> Floats:
-    """raw (any shape) -> float32 of the same shape; exact but for F64, which is rounded."""
+    """raw (any shape) -> float32 of the same shape; exact except for F64, which is rounded."""
     if spec.name == "F32":
         return raw
     if spec.name == "F64":
@@ -130,7 +130,10 @@ def to_float32(raw: Raw, spec: FloatFormat) -> Floats:
 
 
 def from_float32(values: Floats, spec: FloatFormat) -> Raw:
-    """float32 (any shape) -> the stored form, rounded to nearest even; for the formats decode can write."""
+    """float32 (any shape) -> the stored form, rounded to nearest even.
+
+    Raises ValueError for formats that decode cannot write.
+    """
     if spec.name == "F32":
         return values
     if spec.name == "F64":
@@ -148,7 +151,7 @@ def _signed(spec: FloatFormat) -> np.dtype[Any]:
 
 
 def _has_nan_pattern(raw: Raw, spec: FloatFormat) -> bool:
-    """Whether a NaN with the sign bit clear is there: the only patterns that `> 0` gets wrong as integers."""
+    """Whether there is a NaN without a sign bit: the only patterns for which `> 0` on integers is wrong."""
     return raw.size > 0 and bool(raw.view(_signed(spec)).max() > spec.largest)
 
 
@@ -159,9 +162,9 @@ def _round_to_bfloat16(values: Floats) -> Raw:
 
 
 def _float8_values(spec: FloatFormat) -> Floats:
-    """The value of each of the 256 patterns, float32 [256].
+    """The values of all 256 bit patterns, float32 [256].
 
-    Sources: OCP 8-bit floating point, revision 1.0; for FNUZ Noune et al., 8-bit numerical formats (arXiv 2206.02915).
+    Sources: OCP 8-bit floating point, revision 1.0; for FNUZ, Noune et al., 8-bit numerical formats (arXiv 2206.02915).
     """
     exponent_bits, mantissa_bits, bias = _FLOAT8[spec.name]
     patterns = np.arange(256)
@@ -176,4 +179,4 @@ def _float8_values(spec: FloatFormat) -> Floats:
 
 
 _FLOAT8 = {"F8_E5M2": (5, 2, 15), "F8_E4M3": (4, 3, 7), "F8_E5M2FNUZ": (5, 2, 16), "F8_E4M3FNUZ": (4, 3, 8)}
-"""Format -> bits of the exponent, bits of the mantissa, bias."""
+"""Format -> exponent bits, mantissa bits, exponent bias."""

@@ -12,7 +12,7 @@ Layout: TypeAlias = Literal["channel-first", "channel-last"]
 
 @dataclass(frozen=True)
 class Block:
-    """A run of positions: some whole outer items, or a part of the inner positions of one."""
+    """A run of positions: some whole outer items, or some of the inner positions of one."""
 
     outer: slice
     inner: slice
@@ -26,7 +26,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Geometry:
-    """A tensor seen as [outer, channels, inner]: what lies before its channel axis, the features, and what lies behind.
+    """A tensor viewed as [outer, channels, inner]: the axes before the channel axis, that axis, and those after it.
 
     Its vectors, in C order of the index shape, are outer-major.
     """
@@ -37,13 +37,13 @@ class Geometry:
 
     @property
     def vectors(self) -> int:
-        """Positions of the tensor."""
+        """Positions in the tensor."""
         return self.outer * self.inner
 
     def runs(self, block: Block) -> Iterator[tuple[tuple[int, ...], int]]:
-        """(index into the block's array [outer, channels, inner], position in the flat tensor) of each contiguous run.
+        """(index in the block [outer, channels, inner], offset in the flat tensor) of each contiguous run.
 
-        Whole items are one run; a part of the positions is one for every channel.
+        Whole items are one run; part of an item's positions is one run per channel.
         """
         first = block.outer.start * self.channels * self.inner
         if block.inner == slice(0, self.inner):
@@ -53,7 +53,7 @@ class Geometry:
             yield (0, channel), first + channel * self.inner + block.inner.start
 
     def blocks(self, block_values: int, *, whole_items: bool = False) -> Iterator[Block]:
-        """Blocks of about `block_values` in order; `whole_items` never cuts an outer item (for compressed sources)."""
+        """Blocks of about `block_values` values in order; `whole_items` never cuts an item (for compressed sources)."""
         if not self.vectors:
             return
         item_values = self.channels * self.inner
@@ -70,9 +70,10 @@ class Geometry:
 
 
 def usual_axis(ndim: int, channel_first: bool | None) -> int:
-    """The reference's rule: axis 1 if requested, or from 4 axes on; else the last. With 1 or 2 axes features are last.
+    """The channel axis by the reference's rule; -1 for a tensor without axes.
 
-    Without any axis -1.
+    It is axis 1 if `channel_first` is set, or if it is None and there are at least 4 axes. Otherwise, and always with 1
+    or 2 axes, it is the last axis.
     """
     if not ndim:
         return -1
@@ -81,7 +82,7 @@ def usual_axis(ndim: int, channel_first: bool | None) -> int:
 
 
 def axis_of(ndim: int, where: Layout | int) -> int:
-    """The axis that a layout, or a number that may be negative, means. Raises IndexError where there is none."""
+    """The axis that a layout or a (possibly negative) number means. Raises IndexError if there is no such axis."""
     axis = {"channel-first": 1, "channel-last": -1}[where] if isinstance(where, str) else where
     return range(ndim)[axis]
 
@@ -92,7 +93,7 @@ def positions_shape(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
 
 
 def position_of(number: int, shape: tuple[int, ...]) -> list[int]:
-    """The index on each axis of an element, from its number in C order; numpy's own function stops at 64 axes."""
+    """The index on each axis of element `number` in C order; numpy's own function is limited to 64 axes."""
     position: list[int] = []
     for size in reversed(shape):
         number, index = divmod(number, size)

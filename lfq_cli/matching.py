@@ -1,4 +1,4 @@
-"""Which tensors of a file a quantizer takes, and on which axis their features are."""
+"""Which tensors of a file a quantizer encodes, and on which axis their features are."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from lfq_cli.floats import FORMATS
 from lfq_cli.layout import Layout, axis_of, usual_axis
 from lfq_cli.quantizer import Quantizer
 from lfq_cli.tensors import Source, StoredTensor
+from lfq_cli.wording import counted
 
 MAX_VALUES = 1 << 59
 
 
 @dataclass(frozen=True)
 class ChannelAxis:
-    """The axis on which a tensor's features are.
+    """The axis of a tensor's features.
 
-    It `is_assumed` where nothing states it, and other axes have as many `entries`: the `others`.
+    others: axes that have as many `entries`, if nothing states which axis is meant.
     """
 
     number: int
@@ -29,12 +30,12 @@ class ChannelAxis:
 
     @property
     def is_assumed(self) -> bool:
-        """Whether it may be another one."""
+        """Whether another axis may be meant."""
         return bool(self.others)
 
     @property
     def assumption(self) -> str:
-        """What is assumed, for people."""
+        """The assumption as a message."""
         return (
             f"the features are taken to be on axis {self.number}; {_axes(self.others)} {self.entries} entries too"
             " (--channel-axis says where they are)"
@@ -43,13 +44,13 @@ class ChannelAxis:
 
 @dataclass(frozen=True)
 class Selection:
-    """The tensors to encode and where their features are, in file order; what is left alone: name -> what it is."""
+    """The tensors to encode with the axes of their features, in file order; and the others: name -> reason."""
 
     chosen: list[tuple[StoredTensor, ChannelAxis]]
     left_alone: dict[str, str]
 
     def assumptions(self) -> list[str]:
-        """A sentence for every way in which an axis was taken that may be another one."""
+        """A sentence for each assumption about an axis, without duplicates."""
         return list(dict.fromkeys(axis.assumption for _, axis in self.chosen if axis.is_assumed))
 
 
@@ -58,15 +59,15 @@ def select_tensors(
 ) -> Selection:
     """The float tensors (those that match one of `patterns`, if there are any) with `quantizer.dim` features.
 
-    layout: where the features are, by name or number of the axis; None: as the checkpoint says, or the reference's
-    rule. Integers, labels for instance, are left alone. Raises TensorError for a float tensor that does not fit, and
-    where nothing is left to encode.
+    layout: where the features are, by name or number of the axis; None: as the checkpoint says, else by the reference's
+    rule. Integers (labels, for instance) are left alone. Raises TensorError for a float tensor that does not fit, and
+    if there is nothing to encode.
     """
     chosen: list[tuple[StoredTensor, ChannelAxis]] = []
     left_alone = dict(source.left_alone)
     for name, tensor in source.tensors.items():
         if patterns and not any(fnmatchcase(name, pattern) for pattern in patterns):
-            left_alone[name] = "not asked for"
+            left_alone[name] = "not selected"
         elif tensor.dtype not in FORMATS:
             left_alone[name] = f"{tensor.dtype}, not float"
         else:
@@ -77,21 +78,21 @@ def select_tensors(
 
 
 def fitting_axis(where: str, shape: tuple[int, ...], quantizer: Quantizer, layout: Layout | int | None) -> ChannelAxis:
-    """Where the features of a tensor of this shape are; raises TensorError where there are not `quantizer.dim` of them.
+    """The axis of the features of a tensor of this shape; raises TensorError unless it has `quantizer.dim` entries.
 
-    where: file and name of the tensor, for messages.
+    where: the tensor's file and name, for messages.
     """
     dim = quantizer.dim
     if not shape:
-        raise TensorError(f"{where} is a single number, expected {dim} features", "--tensor chooses others")
+        raise TensorError(f"{where} is a single number, expected {dim} features", "--tensor chooses other tensors")
     if prod(max(size, 1) for size in shape) >= MAX_VALUES:
-        raise TensorError(f"{where} has sizes that no memory holds", "--tensor chooses others")
+        raise TensorError(f"{where} has a shape too large for any memory", "--tensor chooses other tensors")
     axis = _axis(where, shape, quantizer, layout)
     if shape[axis] != dim:
         place = "its last axis" if axis == len(shape) - 1 else f"axis {axis}"
         raise TensorError(
-            f"{where} has {shape[axis]} features on {place} (shape {'×'.join(map(str, shape))}), the checkpoint"
-            f" expects {dim}",
+            f"{where} has {counted(shape[axis], 'feature')} on {place} (shape {'×'.join(map(str, shape))}), the"
+            f" checkpoint expects {dim}",
             _hint(shape, axis, quantizer),
         )
     is_stated = layout is not None or (quantizer.channel_first is not None and len(shape) > 2)
@@ -106,9 +107,9 @@ def _axis(where: str, shape: tuple[int, ...], quantizer: Quantizer, layout: Layo
         return axis_of(len(shape), layout)
     except IndexError:
         option = f"--layout {layout}" if isinstance(layout, str) else f"--channel-axis {layout}"
-        axes = "1 axis" if len(shape) == 1 else f"{len(shape)} axes"
         raise TensorError(
-            f"{where} has {axes} (shape {'×'.join(map(str, shape))}), which {option} does not fit",
+            f"{where} has {counted(len(shape), 'axis')} (shape {'×'.join(map(str, shape))}), which {option} does not"
+            " fit",
             "--channel-axis N says where the features are; --tensor GLOB chooses which tensors are encoded",
         ) from None
 
@@ -127,7 +128,7 @@ def _hint(shape: tuple[int, ...], axis: int, quantizer: Quantizer) -> str:
 
 
 def _option(shape: tuple[int, ...], axis: int) -> str:
-    """The option that says that the features are on this axis."""
+    """The option that states that the features are on this axis."""
     last = axis == len(shape) - 1
     if last and len(shape) > 1:
         return "--layout channel-last: the features are on the last axis"

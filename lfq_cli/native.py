@@ -1,9 +1,9 @@
 """The native checkpoint, version 1: a safetensors file, or a folder with config.json and model.safetensors.
 
 The file's metadata entry "lfq" is `{"format": "lfq-checkpoint", "version": 1, "config": {...}}`; a folder's config.json
-is that same object. Beside them may stand `assumed`, the keys of config that are not certain, and `sha256`, the
-quantizer's digest; and `training`, how `lfq train` made it and the held-out metrics. The tensors are the quantizer's
-weights under the reference's state-dict names.
+holds the same object. Optional entries are `assumed`, the config keys whose values are not certain; `sha256`, the
+quantizer's digest; and `training`, how `lfq train` made the checkpoint, with the held-out metrics. The tensors are the
+quantizer's weights under the reference's state-dict names.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ VERSION = 1
 CONFIG_NAME = "config.json"
 MODEL_NAME = "model.safetensors"
 _TRAINING_DEPTH = 4
-"""Lists and objects within each other in what `lfq train` records: training, tries, a try, its shape."""
+"""Nesting of what `lfq train` records: training, tries, one try, its shape."""
 
 
 def write(
     quantizer: Quantizer, path: Path, *, overwrite: bool = False, training: Mapping[str, Any] | None = None
 ) -> None:
-    """Writes `quantizer` to the file at `path` (a .safetensors name), or else to a folder of that name.
+    """Writes `quantizer` to the file `path` if its name ends in .safetensors, else to a folder of that name.
 
-    Facts that are only assumed are written with their values and named as such. `training` says how it was made. Raises
-    OutputError where something is in the way.
+    Facts that are only assumed are written with their values and listed as assumed. training: how it was made, for the
+    record. Raises OutputError if something is in the way.
     """
     described = describe(quantizer) | ({} if training is None else {"training": dict(training)})
     refuse_existing_checkpoint(path, overwrite=overwrite)
@@ -50,7 +50,7 @@ def write(
 
 
 def refuse_existing_checkpoint(path: Path, *, overwrite: bool = False) -> None:
-    """Raises OutputError where `write` would replace something without `overwrite`."""
+    """Raises OutputError if `write` would have to replace something and `overwrite` is not set."""
     for file in written_files(path):
         refuse_existing(file, overwrite=overwrite)
 
@@ -61,19 +61,22 @@ def written_files(path: Path) -> list[Path]:
 
 
 def describe(quantizer: Quantizer) -> dict[str, Any]:
-    """The JSON object that makes a checkpoint a native one."""
+    """The JSON object that identifies and describes a native checkpoint."""
     described = {"format": FORMAT, "version": VERSION, "config": quantizer.full_config()}
     described |= {"assumed": sorted(quantizer.assumed)} if quantizer.assumed else {}
     return described | {"sha256": quantizer.digest}
 
 
 def is_native(description: Any) -> bool:
-    """Whether a parsed JSON value calls itself a native checkpoint."""
+    """Whether a parsed JSON value claims to describe a native checkpoint."""
     return isinstance(description, dict) and description.get("format") == FORMAT
 
 
 def parse(description: dict[str, Any], tensors: Mapping[str, NDArray[np.float32]]) -> Quantizer:
-    """The quantizer of a native description and its tensors (a `mask` buffer among them is allowed and not needed)."""
+    """The quantizer of a native description and its tensors; a `mask` buffer among these is ignored.
+
+    Raises CheckpointError for another version, a malformed description, and a sha256 that does not match.
+    """
     version, config = description.get("version"), description.get("config")
     if version != VERSION or type(version) is not int:
         raise CheckpointError(
@@ -83,25 +86,25 @@ def parse(description: dict[str, Any], tensors: Mapping[str, NDArray[np.float32]
         raise CheckpointError("native checkpoint without a config object")
     assumed = description.get("assumed", [])
     if not isinstance(assumed, list) or not all(isinstance(fact, str) for fact in assumed):
-        raise CheckpointError("native checkpoint whose 'assumed' must be a list of names")
+        raise CheckpointError("native checkpoint: 'assumed' must be a list of names")
     quantizer = from_config(config, tensors, assumed)
     if description.get("sha256", quantizer.digest) != quantizer.digest:
         raise CheckpointError(
-            "damaged: its config and tensors have another sha256 than it says",
-            "restore it from a copy; whoever changed it on purpose leaves the entry 'sha256' out",
+            "damaged: the sha256 of its config and tensors is not the one it states",
+            "restore it from a copy; if it was changed on purpose, remove the entry 'sha256'",
         )
     return quantizer
 
 
 def training_of(description: dict[str, Any]) -> dict[str, Any] | None:
-    """What a native description says of how `lfq train` made it; None where it says nothing.
+    """The record of `lfq train` in a native description; None if it has none.
 
-    Raises CheckpointError where that is not an object, or nested more deeply than what is ever written.
+    Raises CheckpointError if that is not an object, or nested more deeply than `lfq train` writes.
     """
     training = description.get("training")
     if training is not None and not (isinstance(training, dict) and _is_flat(training, _TRAINING_DEPTH)):
         raise CheckpointError(
-            f"native checkpoint whose 'training' must be an object with at most {_TRAINING_DEPTH} levels of nesting"
+            f"native checkpoint: 'training' must be an object with at most {_TRAINING_DEPTH} levels of nesting"
         )
     return training
 

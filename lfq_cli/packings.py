@@ -1,7 +1,7 @@
-"""How a codes file stores the indices of vectors: the stream of all bits, a row of bytes each, or plain integers.
+"""How a codes file stores the indices of vectors: one stream of bits, a row of bytes per vector, or plain integers.
 
-A packing is a record of what it can do: no other module compares names of packings. `dims` lists the bits of each index
-of one vector; their sum is B. Layouts are permanent.
+A packing is a record of its properties, so that no other module compares names of packings. `dims` lists the bits of
+each index of one vector; their sum is B. Layouts never change.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ from lfq_cli.dtypes import NUMPY
 
 @dataclass(frozen=True)
 class Packing:
-    """One way to store a run of vectors of the stream."""
+    """One way to store a run of vectors."""
 
     pack: Callable[[Packed, int, tuple[int, ...], BitOrder, np.dtype[Any]], NDArray[Any]]
-    """(stream, vectors, dims, order, dtype) -> what is stored."""
+    """(stream, vectors, dims, order, dtype) -> the stored array."""
     unpack: Callable[[NDArray[Any], int, tuple[int, ...], BitOrder], Packed]
-    """(stored, vectors, dims, order) -> stream."""
+    """(stored array, vectors, dims, order) -> stream."""
     shape: Callable[[int, tuple[int, ...], tuple[int, ...], tuple[int, ...]], tuple[int, ...]]
-    """(vectors, axes of the positions, shape of the index tensor, dims) -> the shape of what is stored."""
+    """(vectors, axes of the positions, shape of the index tensor, dims) -> the shape of the stored array."""
     row_bits: Callable[[tuple[int, ...], str], int]
-    """(dims, dtype) -> bits that one vector takes."""
+    """(dims, dtype) -> stored bits per vector."""
     fault: Callable[[NDArray[Any], tuple[int, ...]], str | None]
-    """(stored [vectors, row], dims) -> what no encoder writes; None where there is nothing of the kind."""
+    """(stored array [vectors, row], dims) -> what is wrong with it, since no encoder writes it; None if nothing is."""
     dtypes: tuple[str, ...] = ("U8",)
-    """What may hold it in a safetensors file; of several the smallest that holds the indices, or a wider one."""
+    """Its possible dtypes in a safetensors file; if several, the smallest that holds the indices, or a wider one."""
     is_stream: bool = False
-    """Whether vectors follow each other without padding, so that one may begin within a byte."""
+    """Whether vectors follow each other without padding, so that one may begin in the middle of a byte."""
     holds_indices: bool = False
-    """Whether what is stored are the indices themselves."""
+    """Whether the indices themselves are stored."""
 
 
 def _to_rows(
@@ -64,7 +64,7 @@ def _row_bytes(dims: tuple[int, ...]) -> int:
 
 def _row_tail(rows: NDArray[Any], dims: tuple[int, ...]) -> str | None:
     unused = (1 << -sum(dims) % 8) - 1
-    return "the bits behind the end of a row are not zero" if (rows[:, -1] & unused).any() else None
+    return "the unused bits at the end of a row are not zero" if (rows[:, -1] & unused).any() else None
 
 
 def _from_indices(indices: NDArray[Any], vectors: int, dims: tuple[int, ...], order: BitOrder) -> Packed:

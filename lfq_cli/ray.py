@@ -1,7 +1,7 @@
 """Stages for Ray Data: `dataset.map_batches(Encoder, fn_constructor_args=("lfq.safetensors",), ...)`.
 
-Callable classes, which `map_batches` makes once in each of its actors: a batch is a dict of arrays, a row for each
-sample. Columns of tensors are arrays [n, ...], or objects [n] of arrays that differ in shape. Nothing here imports Ray.
+`map_batches` constructs these callable classes once in each of its actors. A batch is a dict of arrays with a row per
+sample; a column of tensors is an array [n, ...], or an object array [n] if shapes differ. Nothing here imports Ray.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Batch: TypeAlias = dict[str, Array]
 
 
 class Encoder:
-    """Adds a column of tokens to a batch, in place of the column of floats that they are made from."""
+    """Replaces the column of floats in a batch by a column of their tokens."""
 
     def __init__(
         self,
@@ -40,10 +40,11 @@ class Encoder:
         keep: bool = False,
         **options: Any,
     ) -> None:
-        """channel_axis: of one sample's features; unset: by the rule for a batch, [n, D, ...] or [n, ..., D].
+        """channel_axis: the features' axis in one sample; unset: by the rule for a batch, [n, D, ...] or [n, ..., D].
 
-        packing: "ints", indices [n, ...] in the smallest integers that hold them; "rows", uint8 [n, ..., bytes], each
-        vector from a byte on. keep: whether the column of floats stays. options: as `lfq_cli.load` takes them.
+        packing: "ints" gives indices [n, ...] in the smallest integers that hold them; "rows" gives uint8
+        [n, ..., bytes], every vector starting at a byte. keep: keep the column of floats. options: those of
+        `lfq_cli.load`.
         """
         self._codec = load(checkpoint, **options)
         self._column, self._into, self._keep = column, into, keep
@@ -66,7 +67,7 @@ class Encoder:
 
 
 class Decoder:
-    """Adds a column of floats to a batch, in place of the column of tokens that they are decoded from."""
+    """Replaces the column of tokens in a batch by a column of the floats that they decode to."""
 
     def __init__(
         self,
@@ -80,7 +81,7 @@ class Decoder:
         keep: bool = False,
         **options: Any,
     ) -> None:
-        """channel_axis: of one sample's features. packing: as Encoder made the tokens. options: as `lfq_cli.load`."""
+        """channel_axis: the features' axis in one sample. packing: as for `Encoder`. options: of `lfq_cli.load`."""
         self._codec = load(checkpoint, **options)
         self._column, self._into, self._keep = column, into, keep
         self._axis = channel_axis
@@ -109,7 +110,7 @@ class Decoder:
 
 
 def _replaced(batch: Batch, column: str, into: str, work: Callable[[Array], Array], *, keep: bool) -> Batch:
-    """The batch with work(column) as the column `into`; without the column itself, unless it is kept."""
+    """The batch with work(column) as the column `into`, and without the original column unless `keep` is set."""
     with use_threads(_threads()):
         made = _mapped(work, _column(batch, column))
     rest = {name: each for name, each in batch.items() if keep or name != column}
@@ -123,7 +124,7 @@ def _column(batch: Batch, name: str) -> Array:
 
 
 def _mapped(work: Callable[[Array], Array], column: Array) -> Array:
-    """work(column), or of one sample after the other where their shapes differ."""
+    """work(column); if shapes differ, sample by sample."""
     if column.dtype != object:
         return work(column)
     done = np.empty(len(column), object)
@@ -133,7 +134,7 @@ def _mapped(work: Callable[[Array], Array], column: Array) -> Array:
 
 
 def _threads() -> int | None:
-    """The CPUs that Ray gave this actor; None outside of Ray."""
+    """The number of CPUs that Ray gave this actor; None outside Ray."""
     ray: Any = sys.modules.get("ray")
     if ray is None or not ray.is_initialized():
         return None

@@ -1,4 +1,4 @@
-"""A file's final name, taken only if nothing else has it, whatever another process does at the same moment."""
+"""Renames a file only if the new name is free, without a race against other processes."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from typing import Any
 _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
 _UNABLE = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EINVAL)
-"""What a system or file system answers that knows no such call, or no hard links."""
+"""Errors of a system or file system that does not support the call, or hard links."""
 
 
 def rename_new(source: Path, target: Path) -> None:
-    """Gives the file `source` the name `target`. Raises FileExistsError where something has it, OSError for the rest.
+    """Renames the file `source` to `target`. Raises FileExistsError if the name is taken, OSError for other failures.
 
-    The first way that the file system supports is used. Only the last is not a single step: a process killed within it
-    leaves an empty file under the name.
+    Uses the first method that the file system supports. Only the last of them is not atomic: a process killed in the
+    middle of it leaves an empty file under the name.
     """
     for way in (_rename_without_replacing, _link, _claim):
         try:
@@ -34,7 +34,7 @@ def rename_new(source: Path, target: Path) -> None:
 
 
 def _rename_without_replacing(source: Path, target: Path) -> None:
-    """Linux's renameat2, of kernel 3.15 and newer; ENOSYS elsewhere. Not of every file system (NFS, some FUSE)."""
+    """renameat2 of Linux 3.15 and newer; ENOSYS elsewhere. Some file systems do not support it (NFS, some FUSE)."""
     rename = _renameat2()
     if rename is None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
@@ -59,7 +59,7 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _claim(source: Path, target: Path) -> None:
-    """Makes the name exclusively, empty, and replaces what is then ours."""
+    """Creates an empty file exclusively, which claims the name, and replaces it."""
     os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
         source.replace(target)

@@ -1,6 +1,6 @@
-"""What a file that cannot be read is instead, by its first bytes; for error messages only.
+"""What a file that cannot be read really is, by its first bytes; for error messages only.
 
-What a file is read as follows from its name. Knows how other formats begin, and nothing else of them.
+The reader of a file is chosen by its name. This module knows how other formats begin, and nothing else about them.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from lfq_cli.regions import InputFile
 
 AGAIN = "copy or download it again; it may be cut off"
 LOOKED_AT = 512
-_MOST_HEADER_BYTES = 1 << 27  # of a safetensors file, which allows 10^8
-_LEAST_TEXT = 16  # bytes: fewer could be anything
+_MOST_HEADER_BYTES = 1 << 27  # for a safetensors file, whose limit is 10^8
+_LEAST_TEXT = 16  # bytes; fewer could be anything
 _WRITTEN = frozenset(b"\t\n\f\r") | frozenset(range(0x20, 0x7F)) | frozenset(range(0x80, 0x100))
 
 
 class _Kind(NamedTuple):
     shown: str
     suffix: str = ""
-    """By which lfq would read it."""
+    """The suffix with which lfq would read it."""
     remedy: str = ""
 
 
@@ -41,7 +41,7 @@ _OTHERS = (
 )
 _SAFETENSORS = _Kind("a safetensors file", ".safetensors")
 _TAR = _Kind("a tar archive", ".tar")
-_TEXT = _Kind("text", remedy="lfq reads no text: save tensors with numpy, safetensors or torch, or download it again")
+_TEXT = _Kind("text", remedy="lfq reads tensors, not text: save them with numpy, safetensors or torch")
 
 _SAME = {
     "a codes file": {"a safetensors file"},
@@ -49,13 +49,13 @@ _SAME = {
     "a torch file": {"a zip archive", "a pickle"},
     "a tar archive": {"gzip data"},
 }
-"""What is expected -> how a damaged one may begin, beside its own name."""
+"""Expected format -> what else a damaged file of it may look like."""
 
 
 def unreadable(
     file: InputFile, expected: str, reason: object, error: type[LfqError], remedy: str | None = None
 ) -> LfqError:
-    """The error for a file that cannot be read as what is `expected` ("an npy array"), as `unlike` has it."""
+    """The error for a file that cannot be read as `expected` ("an npy array"); see `unlike`."""
     return unlike(str(file.path), file.read(0, min(file.size, LOOKED_AT)), expected, reason, error, remedy)
 
 
@@ -64,20 +64,20 @@ def unlike(
 ) -> LfqError:
     """The error for a file called `where`, from its first LOOKED_AT bytes.
 
-    It says what the file is, if its beginning shows that it is something else, and otherwise `reason`. remedy: what to
-    do with a file of tensors.
+    If its beginning shows that the file is something else, the error says so; otherwise it gives `reason`. remedy: what
+    to do with tensors of another format.
     """
     kind = _kind_of(head)
     if kind is None or kind.shown in {expected, *_SAME.get(expected, ())}:
         why, hint = (reason, AGAIN) if head else ("it is empty", "make, copy or download it again")
         return error(f"{where}: not a whole {expected.partition(' ')[2]}: {why}", hint)
     if kind.suffix:
-        remedy = remedy or f"a file is read as what its name says: rename it to end in {kind.suffix}"
+        remedy = remedy or f"the suffix decides how a file is read: rename it to end in {kind.suffix}"
     return error(f"{where}: is {kind.shown}, expected {expected}", (kind.suffix and remedy) or kind.remedy)
 
 
 def _kind_of(head: bytes) -> _Kind | None:
-    """What begins so; None where it shows nothing."""
+    """The format that begins like this; None if it is not known."""
     for beginning, kind in (*_TENSORS, *_OTHERS):
         if head.startswith(beginning):
             return kind
@@ -89,7 +89,7 @@ def _kind_of(head: bytes) -> _Kind | None:
 
 
 def _is_text(head: bytes) -> bool:
-    """Whether bytes are UTF-8 without control characters; the last character may be cut."""
+    """Whether bytes are UTF-8 without control characters; the last character may be incomplete."""
     try:
         getincrementaldecoder("utf-8")().decode(head)
     except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""Where the members of a zip archive (.npz, .pt) lie in the file."""
+"""Where the data of a member of a zip archive (.npz, .pt) begins in the file."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ BROKEN = (
     RuntimeError,
     ValueError,  # names that are not text, positions before the file
 )
-"""What zipfile raises for a damaged archive; it documents the first only."""
+"""What zipfile raises for a damaged archive; only the first is documented."""
 
 
 def member_start(file: InputFile, info: zipfile.ZipInfo) -> int:
-    """Where a stored member's bytes begin: behind the local header, whose name and extra field have their own lengths.
+    """The offset of a stored member's data: after the local header, whose name and extra field have their own lengths.
 
     Source: PKWARE APPNOTE 6.3, section 4.3.7.
     """

@@ -196,7 +196,7 @@ def test_create_appears_whole_or_not_at_all(folder: Path) -> None:
         (lambda out: out.append(floats(4, 3, 5), labels=[1, 2]), "labels: 2 for 4 samples"),
         (lambda out: out.append(floats(4, 3, 5), labels=7), "labels is a single value, expected one for each sample"),
         (lambda out: out.append(floats(4, 3, 5), labels=[[1], [2, 3], [4], [5]]), "labels: .*expected numbers"),
-        (lambda out: out.append(floats(4, 2, 5), keys=list("wxyz")), "is not like the samples before it"),
+        (lambda out: out.append(floats(4, 2, 5), keys=list("wxyz")), "differs from the samples before it"),
         (lambda out: out.append(floats(4, 3, 4), keys=list("wxyz")), "has 4 features"),
     ):
         with pytest.raises(LfqError, match=message), lfq.create("o.codes.safetensors", codec) as out:  # noqa: PT012

@@ -66,7 +66,7 @@ def test_a_folder_with_a_config_and_one_file_of_tensors(name: str, tmp_path: Pat
     """Show-o's and MMaDA's are called pytorch_model.safetensors."""
     save_file(STATE, tmp_path / name) if name.endswith("safetensors") else torch.save(STATE, tmp_path / name)
     (tmp_path / "README.md").write_text("a model")
-    with pytest.raises(CheckpointError, match="no checkpoint folder"):
+    with pytest.raises(CheckpointError, match="not a checkpoint folder"):
         checkpoints.load(tmp_path)
     (tmp_path / "config.json").write_text('{"_class_name": "MAGVITv2"}')
     assert checkpoints.load(tmp_path).digest == expected()

@@ -360,7 +360,7 @@ def test_wrong_options_and_inputs(tokens: Tokens, tmp_path: Path) -> None:
         ("bin", {"labels": LABEL}, "no place for labels"),
         ("bin", {"label_offset": 9}, "--label-offset belongs to --labels"),
         ("parquet", {"labels": "nope"}, "carry no such column"),
-        ("bin", {"samples_per_file": 3}, "all samples of a split in one place"),
+        ("bin", {"samples_per_file": 3}, "all samples of a split together"),
         ("parquet", {"dtype": "uint16"}, "parquet holds int32, int64"),
         ("megatron", {"style": "1x"}, "not a style of megatron"),
         ("bin", {"tensor": "y"}, "has no tensor of 'y'"),
@@ -416,7 +416,7 @@ def test_damage_is_seen_and_mended_and_another_export_refused(tokens: Tokens, tm
     outcomes = run("bin", paths, tmp_path / "out", splits=SPLITS)
     assert [outcome.status for outcome in outcomes] == ["up to date", "written"]
     assert contents(tmp_path / "out") == before
-    with pytest.raises(ExistsError, match="is of another export"):
+    with pytest.raises(ExistsError, match="belongs to another export"):
         run("bin", paths, tmp_path / "out", splits=SPLITS, eos=4096)
     run("bin", paths, tmp_path / "out", splits=SPLITS, eos=4096, overwrite=True)
     assert described(tmp_path / "out")["vocabulary"]["eos"] == 4096

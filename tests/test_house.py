@@ -16,7 +16,7 @@ import lfq_cli
 PACKAGE = Path(lfq_cli.__file__).parent
 
 LAYERS = (
-    ("cpus", "dtypes", "errors", "rename", "version"),
+    ("cpus", "dtypes", "errors", "rename", "version", "wording"),
     ("kernels",),
     ("bits", "extras", "floats", "layout", "regions"),
     ("packings", "signatures", "storage"),

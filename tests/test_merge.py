@@ -249,7 +249,7 @@ def test_what_stands_in_the_way(tmp_path: Path) -> None:
     split_into(tmp_path / "parts", paths, Limits(1))
     outcomes = list(merge(paths, Outputs(tmp_path / "new"), MergeOptions(Limits(2))))
     assert [outcome.status for outcome in outcomes] == ["written"] * 3
-    with pytest.raises(ExistsError, match=r"00003.codes.safetensors \(and 1 more\): lies where this run writes"):
+    with pytest.raises(ExistsError, match=r"00003.codes.safetensors \(and 1 more\): is in the output folder"):
         list(merge(paths, Outputs(tmp_path / "parts"), MergeOptions(Limits(2), overwrite=True)))
     with pytest.raises(OptionError, match="is an input of this command"):
         merge_into(paths[0], paths, overwrite=True)
@@ -313,7 +313,7 @@ def test_two_samples_of_one_key(tmp_path: Path) -> None:
     a, b, c = write_pieces(tmp_path / "in", [numbered(5), numbered(5, first=5), numbered(5, first=8)])
     with pytest.raises(CodesFileError) as raised:
         merge_into(tmp_path / "out.codes.safetensors", [a, b, c])
-    assert raised.value.message == (f"{b} and {c} both hold a sample with the key '0008' (and 1 more keys stand twice)")
+    assert raised.value.message == (f"{b} and {c} both hold a sample with the key '0008' (and 1 more repeated key)")
     twice = write(tmp_path / "twice.codes.safetensors", [*numbered(3), *numbered(1, first=2)], PLAIN)
     with pytest.raises(CodesFileError, match=r"twice.codes.safetensors holds two samples with the key '0002'$"):
         merge_into(tmp_path / "out.codes.safetensors", [twice])
@@ -389,7 +389,7 @@ def test_whole_tensors_are_no_samples(tmp_path: Path) -> None:
         header = CodesHeader({"dim": 5}, "ab" * 32, "float32", {"z": tensor}, made_from=made_from)
         with create(path, header, overwrite=True) as writer, writer.tensor("z") as out:
             out.append(np.zeros(5, np.uint8))
-        with pytest.raises(CodesFileError, match=r"x.codes.safetensors: holds 1 tensor\(s\) and no samples"):
+        with pytest.raises(CodesFileError, match=r"x.codes.safetensors: holds 1 tensor and no samples"):
             merge_into(tmp_path / "out.codes.safetensors", [path])
 
 
@@ -402,7 +402,7 @@ def test_a_file_that_does_not_say_what_it_was_made_from(tmp_path: Path) -> None:
         for name in header.stored:
             with writer.tensor(name) as out:
                 out.append(stored[name])
-    with pytest.raises(CodesFileError, match="no word of what they were made from"):
+    with pytest.raises(CodesFileError, match="no record of what they were made from"):
         merge_into(tmp_path / "out.codes.safetensors", [path])
 
 

@@ -271,7 +271,7 @@ BAD = {
     "another dtype": (lambda path: np.save(path, np.ones((5, 3, 2), np.float64)), "is F64 [5, 3, 2], of the samples"),
     "nan": (lambda path: np.save(path, np.full((5, 3, 2), np.nan, np.float32)), "holds 30 NaN, the first at [0, 0, 0]"),
     "other features": (lambda path: np.save(path, np.ones((4, 3, 2), np.float32)), "has 4 features on axis 0"),
-    "cut off": (lambda path: path.write_bytes(path.read_bytes()[:-1]), "it is not whole"),
+    "cut off": (lambda path: path.write_bytes(path.read_bytes()[:-1]), "it is incomplete"),
     "integers": (lambda path: np.save(path, np.ones((5, 3, 2), np.int32)), "no float tensor to encode"),
 }
 

@@ -124,7 +124,7 @@ def test_a_job_that_kills_its_worker_fails_alone_by_name(folder: Path, monkeypat
     out, err = run("encode", "c.safetensors", "in", "-o", "there", "--ray", "local", "--json", code=3)
     failed = [each for each in json.loads(out)["outputs"] if each["status"] == "failed"]
     assert [each["input"] for each in failed] == ["in/1/07.npy", "in/2/08.npy"]
-    assert "in/1/07.npy: the actor that worked on it was killed, twice" in err
+    assert "in/1/07.npy: the actor that worked on it was killed twice" in err
     expected = contents("plain")
     del expected["1/07.codes.safetensors"], expected["2/08.codes.safetensors"]
     assert contents("there") == expected
@@ -228,9 +228,9 @@ def test_a_cluster_that_runs(cluster: Callable[..., str]) -> None:
     run("encode", "c.safetensors", "in", "-o", "there", "--ray", address)
     assert contents("there") == contents("plain")
     _, err = run("encode", "c.safetensors", "in", "-o", "x", "--ray", address, "--ray-num-cpus", "3", code=1)
-    assert "the cluster has 2 CPUs, each actor asks for 3" in err
+    assert "the cluster has 2 CPUs, but each actor needs 3" in err
     _, err = run("encode", "c.safetensors", "in", "-o", "x", "--ray", address, "--ray-num-gpus", "1", code=1)
-    assert "the cluster has 0 GPUs, each actor asks for 1" in err
+    assert "the cluster has 0 GPUs, but each actor needs 1" in err
 
 
 def test_a_cluster_that_goes_away(cluster: Callable[..., str], folder: Path) -> None:
@@ -270,7 +270,7 @@ def test_an_actor_without_torch(cluster: Callable[..., str], folder: Path) -> No
 def test_a_cluster_that_is_not_there() -> None:
     started = time.monotonic()
     for address, message in (
-        ("127.0.0.1:1", "no cluster is there"),
+        ("127.0.0.1:1", "there is no cluster"),
         ("auto", "Could not find any running Ray instance"),
         ("ray://127.0.0.1:1", "Ray Client is not used"),
         ("somewhere", "expected local, auto or HOST:PORT"),

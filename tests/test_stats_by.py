@@ -103,4 +103,4 @@ def test_what_carries_no_such_value_is_named_and_the_rest_counted(tmp_path: Path
     assert f"b{SUFFIX}: carries no 'label'" in result.stderr
     assert [item["by"] for item in json.loads(result.stdout)["tensors"]] == [LABEL]
     result = CliRunner().invoke(app_for([]), ["stats", str(tmp_path / f"a{SUFFIX}"), "--by", "pairs"])
-    assert "'pairs' is [1, 2], expected one value for each of 1 samples" in str(result.exception)
+    assert "'pairs' is [1, 2], expected one value per sample, [1]" in str(result.exception)

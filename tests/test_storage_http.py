@@ -97,7 +97,7 @@ def test_hugging_face_is_for_reading(lfq):
     np.save("a.npy", np.ones((5, 16), np.float32))
     code, _, err = lfq("encode", "c.safetensors", "a.npy", "-o", "hf://datasets/user/name/out")
     assert code == 1
-    assert "hf:// is for reading" in err
+    assert "hf:// is read-only" in err
 
 
 def test_a_file_that_changes_while_it_is_read(web, lfq):
@@ -120,7 +120,7 @@ def test_a_file_that_changes_while_it_is_read(web, lfq):
 
 def test_what_a_web_server_does_not_do(web, lfq):
     code, _, err = lfq("encode", "www/c.safetensors", "www/a.npy", "-o", f"{web.url}/out")
-    assert (code, "http:// is for reading" in err) == (1, True)
+    assert (code, "http:// is read-only" in err) == (1, True)
     code, _, err = lfq("encode", "www/c.safetensors", f"{web.url}/nothing.npy", "-o", "there")
     assert (code, f"{web.url}/nothing.npy: no such file or folder" in err) == (1, True)
     web.shutdown()

@@ -146,7 +146,7 @@ def test_every_registered_suffix_is_tested_here_in_any_case(tmp_path: Path) -> N
     (tmp_path / "x.npy").rename(tmp_path / "X.NPY")
     with open_source(tmp_path / "X.NPY") as source:
         assert source.tensors["data"].shape == (2, 3)
-    with pytest.raises(TensorError, match="not a tensor file lfq knows"):
+    with pytest.raises(TensorError, match="not a tensor format that lfq knows"):
         open_source(tmp_path / "x.csv")
 
 

@@ -107,7 +107,7 @@ class Codec:
     ) -> Tokens:
         """Floats of numpy or torch, [..., D] or [b, D, ...] or as `layout` or `channel_axis` say -> tokens.
 
-        Any float dtype; torch tensors on any device. Raises TensorError where there are not D features, and for NaN and
+        Any float dtype; torch tensors on any device. Raises TensorError if there are not D features, and for NaN and
         infinite values that a projection turns into NaN, unless `nan="zero"`, which encodes NaN as bit 0.
         """
         if layout is not None and channel_axis is not None:

@@ -42,7 +42,7 @@ def create(
 
     The file appears when the block ends without error, and only then. channel_axis: of one sample's features; a sample
     [D, 16, 16] has them on axis 0. By default the rule for a batch decides: [n, D, ...] or [n, ..., D]. ragged: whether
-    samples may differ in length on their first axis without features. Raises ExistsError where something exists at the
+    samples may differ in length on their first axis without features. Raises ExistsError if something exists at the
     path and `overwrite` is false.
     """
     options = SampleOptions(layout=channel_axis, carry=("*",), ragged=ragged, zero_nan=nan == "zero")
@@ -127,7 +127,7 @@ class Creator:
                 raise OptionError(f"the key {name!r} {wrong}")
         twice = self._keys.add(names)
         if any(twice):
-            raise OptionError(f"the key {names[twice.index(True)]!r} came before", "a key names one sample")
+            raise OptionError(f"the key {names[twice.index(True)]!r} came before", "keys must be unique")
 
     def _samples(
         self,
@@ -152,7 +152,7 @@ class Creator:
             self._builder = SamplesBuilder(self._coding, sources, batch.plan.carried, batch.plan.texts, folder)
         elif not batch.plan.is_like(self._plan):
             raise TensorError(
-                f"{batch.wheres[0]} is not like the samples before it: {_described(batch.plan)}, "
+                f"{batch.wheres[0]} differs from the samples before it: {_described(batch.plan)}, "
                 f"not {_described(self._plan)}",
                 "ragged=True lets samples differ in their first axis",
             )
@@ -162,7 +162,7 @@ class Creator:
         self._zeroed += sum(batch.nan_values)
 
     def close(self) -> None:
-        """Writes the file, once. Raises OptionError where there are no samples."""
+        """Writes the file, once. Raises OptionError if there are no samples."""
         if self._closed:
             return
         if self._builder is None:

@@ -66,7 +66,7 @@ def stats(
 ) -> Statistics:
     """How the codebook is used in codes files, folders, globs or tokens: see docs/statistics.md.
 
-    dims: regroups bits into other indices. Raises LfqError where a file cannot be counted.
+    dims: regroups bits into other indices. Raises LfqError if a file cannot be counted.
     """
     options = CountOptions(joint=joint, by_position=by_position, dims=dims)
     if isinstance(codes, Tokens):

@@ -16,6 +16,7 @@ from lfq_cli.bits import MAX_INDEX_BITS, BitOrder, Indices, Packed, indices_to_b
 from lfq_cli.codesfile import CodesHeader, CodesTensor, MadeFrom, SourceInfo, TensorCodes, check_cut, create
 from lfq_cli.errors import OptionError
 from lfq_cli.storage.urlpath import path_of
+from lfq_cli.wording import counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -90,10 +91,10 @@ class Tokens:
         return torch.from_numpy(self.indices.astype(np.int64, copy=False))
 
     def save(self, path: str | Path, *, name: str = "data", overwrite: bool = False) -> None:
-        """Writes a codes file with these tokens as tensor `name`. Raises OutputError where it cannot be written."""
+        """Writes a codes file with these tokens as tensor `name`. Raises OutputError if it cannot be written."""
         if self.checkpoint is None:
             raise OptionError(
-                "these tokens do not say which checkpoint made them", "save those that Codec.encode gives"
+                "these tokens do not say which checkpoint made them", "save tokens that Codec.encode returned"
             )
         axis = self.channel_axis % (len(self.positions) + 1)
         features = self.checkpoint.quantizer["dim"]
@@ -124,7 +125,9 @@ class Tokens:
 
     def __repr__(self) -> str:
         cut = "+".join(map(str, self.dims))
-        return f"<Tokens: {list(self.positions)} of {cut} bits, {self.order} first, {self.packed.nbytes:,} bytes>"
+        return (
+            f"<Tokens: {list(self.positions)} of {cut} bits, {self.order} first, {counted(self.packed.nbytes, 'byte')}>"
+        )
 
 
 def stream_of(indices: Any, dims: tuple[int, ...], order: BitOrder) -> Packed:

@@ -42,7 +42,7 @@ def select(device: str, quantizer: Quantizer, compute_dtype: str, *, decoding: b
     """The backend for `device` ("auto", "cpu", "cuda", "cuda:N", "mps").
 
     compute_dtype: of products, and of everything a residual quantizer computes; unused where bits are signs and codes
-    are constants, on any device. Raises DeviceError where the device does not exist, CheckpointError where values would
+    are constants, on any device. Raises DeviceError if the device does not exist, CheckpointError if values would
     depend on an invalid scale.
     """
     if compute_dtype not in COMPUTE_DTYPES:

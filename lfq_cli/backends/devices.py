@@ -18,7 +18,7 @@ def _local_rank() -> int:
 
 
 def torch_device(name: str) -> torch.device:
-    """The device that `--device` names. Raises DeviceError where it does not exist."""
+    """The device that `--device` names. Raises DeviceError if it does not exist."""
     import torch
 
     if name == "auto":
@@ -39,5 +39,5 @@ def torch_device(name: str) -> torch.device:
         "mps": torch.backends.mps.is_available(),
     }
     if not there.get(device.type, False):
-        raise DeviceError(f"--device {name} is not there", "--device auto takes what is")
+        raise DeviceError(f"--device {name} does not exist", "--device auto uses what is available")
     return device

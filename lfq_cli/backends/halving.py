@@ -29,7 +29,7 @@ class Halving:
     def compute(self, work: Callable[[Block], T], block: Block) -> Iterator[T]:
         """work(piece) for each piece of the block, in the order of its vectors: a single piece, if there is room.
 
-        Warns of each halving. Raises DeviceError where not even FEWEST_VECTORS fit.
+        Warns of each halving. Raises DeviceError if not even FEWEST_VECTORS fit.
         """
         import torch
 

@@ -181,7 +181,7 @@ class Ring:
                 self._free.put(lane)
 
     def _take(self, *, wait: bool) -> Lane | None:
-        """A free lane; None where there is none and the caller does not wait."""
+        """A free lane; None if there is none and the caller does not wait."""
         try:
             lane = self._free.get(block=wait)
         except queue.Empty:

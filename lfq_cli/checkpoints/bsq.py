@@ -46,7 +46,7 @@ def build(state: StateFile, module: str, facts: Facts) -> Quantizer:
 
 
 def _groups(state: StateFile, module: str, bits: int) -> dict[str, Any]:
-    """The cut of a code into the model's group indices; nothing where its tokens are whole codes."""
+    """The cut of a code into the model's group indices; nothing if its tokens are whole codes."""
     group = state.tensors[joined(module, "group_basis")].shape[0]
     if bits % group:
         raise CheckpointError(

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from lfq_cli.bits import MAX_INDEX_BITS, BitOrder
 from lfq_cli.errors import OptionError
+from lfq_cli.wording import counted
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def _bits_of_indices(dims: Any) -> tuple[int, ...]:
 
 
 def check_agreement(config: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-    """Raises OptionError where one of `facts` (by config key) contradicts what the checkpoint says."""
+    """Raises OptionError if one of `facts` (by config key) contradicts what the checkpoint says."""
     for key, value in facts.items():
         if config.get(key) != value:
             raise OptionError(
@@ -98,7 +99,7 @@ def settle(
 def cut_codes(codebook_dims: tuple[int, ...] | None, codebook_dim: int, num_codebooks: int | None) -> dict[str, Any]:
     """What `--codebook-dims` says of a quantizer with codebooks of D bits: how many there are, or how bits are cut.
 
-    Raises OptionError where it says neither.
+    Raises OptionError if it says neither.
     """
     if codebook_dims is None:
         return {} if num_codebooks is None else {"num_codebooks": num_codebooks}
@@ -106,7 +107,7 @@ def cut_codes(codebook_dims: tuple[int, ...] | None, codebook_dim: int, num_code
         return {"num_codebooks": len(codebook_dims)}
     whole = (codebook_dim,) * (num_codebooks or 1)
     if sum(codebook_dims) != sum(whole):
-        codebooks = "" if num_codebooks is None else f" in {num_codebooks} codebook(s)"
+        codebooks = "" if num_codebooks is None else f" in {counted(num_codebooks, 'codebook')}"
         raise OptionError(
             f"--codebook-dims {','.join(map(str, codebook_dims))} make {sum(codebook_dims)} bits, the checkpoint has"
             f" {sum(whole)}{codebooks}",

@@ -46,5 +46,5 @@ class BuildRule(Protocol):
     """What `build` is."""
 
     def __call__(self, state: StateFile, module: str, facts: Facts, /) -> Quantizer:
-        """Raises CheckpointError where tensors and facts do not make one."""
+        """Raises CheckpointError if tensors and facts do not make one."""
         ...

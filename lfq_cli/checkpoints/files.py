@@ -14,6 +14,7 @@ from lfq_cli.checkpoints.statefile import StateFile, StateTensor, open_state
 from lfq_cli.errors import CheckpointError
 from lfq_cli.storage.places import exists, is_file, is_folder
 from lfq_cli.storage.remote import open_input
+from lfq_cli.wording import counted
 
 INDEX_SUFFIX = ".index.json"
 FOLDER_NAMES = (
@@ -39,7 +40,7 @@ class CheckpointFiles:
 
 
 def checkpoint_files(path: Path) -> CheckpointFiles:
-    """The files of the checkpoint at `path`, a file or a folder. Raises CheckpointError where there is none."""
+    """The files of the checkpoint at `path`, a file or a folder. Raises CheckpointError if there is none."""
     if not exists(path):
         raise CheckpointError(f"{path}: no such file or folder")
     if not is_folder(path):
@@ -62,7 +63,7 @@ def _only_tensors(folder: Path, config: Path) -> Path:
         return folder / names[0]
     if not names or not config.is_file():
         raise CheckpointError(
-            f"{folder}: no checkpoint folder: it has no {native.MODEL_NAME} or pytorch_model.bin, nor a"
+            f"{folder}: not a checkpoint folder: it has no {native.MODEL_NAME} or pytorch_model.bin, nor a"
             f" {native.CONFIG_NAME} with one .safetensors or .bin file",
             "name the file itself",
         )
@@ -71,7 +72,7 @@ def _only_tensors(folder: Path, config: Path) -> Path:
 
 
 def _listed(folder: Path) -> list[str]:
-    """The names in a folder. Raises CheckpointError where the system does not tell them."""
+    """The names in a folder. Raises CheckpointError if the system refuses to list them."""
     try:
         return [path.name for path in folder.iterdir()]
     except OSError as reason:
@@ -110,19 +111,19 @@ def _shards(index: Path) -> list[str]:
     value = read_json(index)
     weight_map = value.get("weight_map") if isinstance(value, dict) else None
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-        raise CheckpointError(f"{index}: no index of shards: it has no weight_map of tensors to files")
+        raise CheckpointError(f"{index}: not an index of shards: it has no weight_map from tensors to files")
     names = sorted(set(weight_map.values()))
     outside = [name for name in names if Path(name).name != name or name in ("", ".", "..")]
     if outside:
         raise CheckpointError(f"{index}: names the shard {outside[0]!r}, expected a file beside it")
     missing = [name for name in names if not is_file(index.with_name(name))]
     if missing:
-        raise CheckpointError(f"{index}: {len(missing)} shard(s) are missing, the first is {missing[0]!r}")
+        raise CheckpointError(f"{index}: {counted(len(missing), 'shard')} missing, the first is {missing[0]!r}")
     return names
 
 
 def read_json(path: Path) -> Any:
-    """The JSON value in a file. Raises CheckpointError where there is none."""
+    """The JSON value in a file. Raises CheckpointError if there is none."""
     file = open_input(path, CheckpointError)
     try:
         if file.size > MAX_JSON_BYTES:
@@ -135,7 +136,7 @@ def read_json(path: Path) -> Any:
 
 
 def parse_json(path: Path, text: str) -> Any:
-    """The JSON value of a text found in `path`. Raises CheckpointError where it is none."""
+    """The JSON value of a text found in `path`. Raises CheckpointError if it is not one."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as reason:

@@ -33,7 +33,7 @@ class Found:
 def load(path: Path, facts: Facts = Facts()) -> Quantizer:  # noqa: B008 - frozen
     """The quantizer saved at `path`: a native file or folder, or a state dict completed by `facts`.
 
-    Raises CheckpointError where there is none, or several different ones and `facts.module` does not choose.
+    Raises CheckpointError if there is none, or several different ones and `facts.module` does not choose.
     """
     with open_checkpoint(path) as (state, description):
         found = _matching(path, find(state, description, facts.family), facts.module)
@@ -49,7 +49,7 @@ def load_found(path: Path, found: Found, facts: Facts) -> Quantizer:
 
 
 def training_record(path: Path) -> dict[str, Any] | None:
-    """How `lfq train` made the native checkpoint at `path`, and its held-out metrics; None where it says nothing."""
+    """How `lfq train` made the native checkpoint at `path`, and its held-out metrics; None if it says nothing."""
     with open_checkpoint(path) as (state, description), _naming(state.path):
         return None if description is None else native.training_of(description)
 
@@ -152,7 +152,7 @@ def _load_native(state: StateFile, description: dict[str, Any], facts: Facts) ->
 
 
 def _cut(quantizer: Quantizer, dims: tuple[int, ...]) -> Quantizer:
-    """The quantizer with indices of so many bits. Raises OptionError where it has other bits, or levels."""
+    """The quantizer with indices of so many bits. Raises OptionError if it has other bits, or levels."""
     quantizer = replace(quantizer, assumed=quantizer.assumed - {"factorized_bits"})
     if dims == quantizer.codebook_dims:
         return quantizer

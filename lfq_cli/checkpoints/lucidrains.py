@@ -39,7 +39,7 @@ def build(state: StateFile, module: str, facts: Facts) -> Quantizer:
     mask = state.tensors[joined(module, "mask")]
     if order_of(mask) == "lsb" and facts.bit_order is None:
         raise CheckpointError(
-            "its mask ascends, the reference's descends: a fork, whose bit order is not sure",
+            "its mask ascends, the reference's descends: a fork whose bit order is unknown",
             "--bit-order lsb if channel 0 is the lowest bit of an index, as in the mask",
         )
     codebook_dim = mask.shape[0]
@@ -60,7 +60,7 @@ def build(state: StateFile, module: str, facts: Facts) -> Quantizer:
 
 
 def _fixed(shapes: dict[str, tuple[int, ...]], codebook_dim: int, facts: Facts) -> tuple[dict[str, Any], int | None]:
-    """(what the weights say, dim or None where there are no projections)."""
+    """(what the weights say, dim or None if there are no projections)."""
     if "project_out.weight" not in shapes:
         return {"cosine_sim_project_in": False}, None
     if len(shapes["project_out.weight"]) != 2:

@@ -13,6 +13,7 @@ from lfq_cli.checkpoints.powers import joined, owner_of
 from lfq_cli.checkpoints.statefile import StateFile
 from lfq_cli.errors import CheckpointError
 from lfq_cli.quantizer import Quantizer
+from lfq_cli.wording import counted
 
 DESCRIPTION = "Open-MAGVIT2, WeTok, UniWeTok, BitDance, 1xgpt"
 ONLY_IF_NAMED = False
@@ -40,7 +41,8 @@ def build(state: StateFile, module: str, facts: Facts) -> Quantizer:
     codebooks = facts.num_codebooks or (len(dims) if dims is not None and len(set(dims)) == 1 else 1)
     if channels % codebooks or channels // codebooks > MAX_INDEX_BITS:
         raise CheckpointError(
-            f"the encoder gives {channels} channels, which {codebooks} codebook(s) do not share in 1 to 64 bits each",
+            f"the encoder gives {channels} channels, which cannot be split into {counted(codebooks, 'codebook')} of 1"
+            " to 64 bits",
             "--codebook-dims gives the bits of each index",
         )
     bits = channels // codebooks

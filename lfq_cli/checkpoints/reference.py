@@ -32,7 +32,7 @@ def read_weights(state: StateFile, module: str, names: tuple[str, ...]) -> dict[
 
 
 def refuse_other_projections(state: StateFile, module: str, names: tuple[str, ...]) -> None:
-    """Raises CheckpointError where the module has project_... tensors that are none of `names`: it is another kind."""
+    """Raises CheckpointError if the module has project_... tensors that are none of `names`: it is another kind."""
     prefix = joined(module, "project_")
     other = [name for name in state.tensors if name.startswith(prefix) and name.removeprefix(f"{module}.") not in names]
     if other:

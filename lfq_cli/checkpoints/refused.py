@@ -136,7 +136,7 @@ SIGNS = (
 
 
 def explain(state: StateFile) -> Reason | None:
-    """What the file looks like; None where nothing in it says."""
+    """What the file looks like; None if nothing shows it."""
     for sign in SIGNS:
         pattern = re.compile(rf"(.*\.)?{sign.name}")
         if any(pattern.fullmatch(name) and sign.fits(tensor) for name, tensor in state.tensors.items()):

@@ -82,12 +82,12 @@ def _lists(modules: Iterable[str], attribute: str) -> dict[str, list[str]]:
 
 
 def _count(owner: str, found: list[str], attribute: str) -> int:
-    """How many there are; raises CheckpointError where one in between is missing."""
+    """How many there are; raises CheckpointError if one in between is missing."""
     expected = [joined(owner, f"{attribute}.{k}") for k in range(len(found))]
     if found != expected:
         missing = sorted(set(expected) - set(found))
         raise CheckpointError(
-            f"{joined(owner, attribute)} has a gap: {', '.join(missing)} is not there", "a level cannot be left out"
+            f"{joined(owner, attribute)} has a gap: {', '.join(missing)} is missing", "a level cannot be left out"
         )
     return len(found)
 

@@ -70,7 +70,8 @@ def open_state(path: Path) -> StateFile:
     if suffix in FORMATS:
         raise CheckpointError(f"{path}: is a file of tensors, expected a checkpoint", FIRST)
     raise CheckpointError(
-        f"{path}: not a checkpoint lfq knows", "expected .safetensors, .pt, .pth, .ckpt, .bin, or a native folder"
+        f"{path}: not a checkpoint format that lfq knows",
+        "expected .safetensors, .pt, .pth, .ckpt, .bin, or a native folder",
     )
 
 

@@ -74,7 +74,7 @@ class Projected:
             whole = Unstored(self.DESCRIPTION, on_sphere=False, bit_order=self.bit_order)
             return whole.build(state, module, facts)
         if weights["project_in.weight"].ndim != 2:
-            raise CheckpointError("project_in.weight has no two axes")
+            raise CheckpointError("project_in.weight must have two axes")
         rows, dim = weights["project_in.weight"].shape
         bits, rest = divmod(rows, facts.num_codebooks or 1)
         if rest or not bits:

@@ -71,9 +71,9 @@ def decode(
 ) -> None:
     """Decode codes files to float tensors.
 
-    They are what the model's quantizer returns for the inputs that were encoded. The checkpoint must be the one that
-    encoded; codes of another are refused. A folder's tree is mirrored under OUT. Samples come out stacked, or with
-    --split one file each, OUT/KEY.safetensors, in the layout that they had.
+    The tensors are what the model's quantizer returns for the encoded inputs. The checkpoint must be the one they were
+    encoded with; codes of another are refused. A folder's tree is mirrored under OUT. Samples come out stacked, or with
+    --split in one file each, OUT/KEY.safetensors, in their original layout.
     """
     from lfq_cli import checkpoints
     from lfq_cli.cli.render.checkpoints import once, tell_assumptions
@@ -113,7 +113,7 @@ def decode(
     )
     tell = once(tell_assumptions)
     if split and cluster is not None:
-        raise OptionError("--split with --ray", "leave one of them out: --split is the work of one process")
+        raise OptionError("--split with --ray", "leave one of them out: --split runs in a single process")
     if split:
         from lfq_cli.jobs.decode_samples import decode_samples
 

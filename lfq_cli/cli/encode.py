@@ -74,14 +74,14 @@ CarryText = Annotated[
     ),
 ]
 Ragged = Annotated[
-    bool, typer.Option("--ragged", help="Samples may differ in length, their first axis without features.")
+    bool, typer.Option("--ragged", help="Samples may differ in length (their first axis without features).")
 ]
 Append = Annotated[
     bool,
-    typer.Option("--append", help="Keep existing files, and add files for samples that are in none."),
+    typer.Option("--append", help="Keep existing files, and add files for samples that are in none of them."),
 ]
 SkipBad = Annotated[
-    bool, typer.Option("--skip-bad", help="Leave out samples that cannot be encoded; they are named and counted.")
+    bool, typer.Option("--skip-bad", help="Leave out samples that cannot be encoded; they are reported and counted.")
 ]
 
 PartRows = Annotated[
@@ -144,8 +144,8 @@ def encode(
     Inputs are .safetensors, .npy, .npz, .pt, .pth and .h5 files, and tar shards and .parquet files of samples. Every
     input becomes a codes file. A folder's tree is mirrored under OUT: `lfq encode CHECKPOINT latents -o OUT` makes
     OUT/a/b.codes.safetensors from latents/a/b.npy. `lfq encode CHECKPOINT latents -o OUT --samples-per-file 10000`
-    packs all of them into OUT/00000.codes.safetensors and so on, each with its key "a/b". --part-rows cuts inputs that
-    are too large for one process: with --shard several processes share the parts of one file.
+    packs all inputs into OUT/00000.codes.safetensors and so on, each with its key "a/b". --part-rows cuts inputs that
+    are too large for one process; with --shard several processes share the parts of a file.
     """
     from lfq_cli import checkpoints
     from lfq_cli.cli.exits import exit_if_work_is_left
@@ -248,11 +248,11 @@ def _refuse_contradictions(
     if append and not together:
         raise OptionError("--append belongs to --samples-per-file or --file-size", "add one of them")
     if status and together:
-        raise OptionError("--status tells of a codes file an input", "--dry-run tells of files of samples")
+        raise OptionError("--status needs one codes file for each input", "--dry-run shows files of samples")
     if parts and (together or stacked):
         raise OptionError("--part-rows cuts tensors, not samples", "leave it out, or --samples-per-file and --stacked")
     if elsewhere and (together or status):
-        raise OptionError("--ray makes a codes file of every input", "leave it out: this is the work of one process")
+        raise OptionError("--ray makes a codes file of every input", "leave it out: this runs in a single process")
 
 
 def _encoding(

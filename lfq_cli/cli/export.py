@@ -35,7 +35,9 @@ Flatten = Annotated[
 CodebookOffset = Annotated[
     str,
     typer.Option(
-        "--codebook-offset", metavar="auto|N", help="Ids of the next codebook are N higher; auto: by its own size."
+        "--codebook-offset",
+        metavar="auto|N",
+        help="Distance between the ids of one codebook and the next; auto: its number of codes.",
     ),
 ]
 Offset = Annotated[int, typer.Option("--offset", metavar="N", min=0, help="Added to the id of every code.")]
@@ -50,7 +52,10 @@ Labels = Annotated[
 LabelOffset = Annotated[
     int | None,
     typer.Option(
-        "--label-offset", metavar="N", min=0, help="Put label + N in front of a sample's codes, instead of beside them."
+        "--label-offset",
+        metavar="N",
+        min=0,
+        help="Put label + N in front of a sample's codes, instead of storing it separately.",
     ),
 ]
 Dtype = Annotated[
@@ -60,12 +65,19 @@ Dtype = Annotated[
 PerFile = Annotated[
     int | None,
     typer.Option(
-        "--samples-per-file", metavar="N", min=1, help="webdataset (10,000 if unset) and parquet (100,000): a part."
+        "--samples-per-file",
+        metavar="N",
+        min=1,
+        help="Samples in each part of webdataset (default: 10,000) and parquet (100,000).",
     ),
 ]
 Split = Annotated[
     str,
-    typer.Option("--split", metavar="NAME=SHARE,…", help="Parts of the data set, by a hash of the key that stays."),
+    typer.Option(
+        "--split",
+        metavar="NAME=SHARE,…",
+        help="Splits of the data set, by a hash of the key, which never changes.",
+    ),
 ]
 
 
@@ -98,8 +110,8 @@ def export(
     """Write the samples of codes files in a trainer's format.
 
     bin for nanoGPT (and 1xgpt), megatron for Megatron-Core, webdataset, parquet for datasets, polars and Spark, mds for
-    mosaicml-streaming, npy for LlamaGen. OUT/lfq.json says what each id is. What is whole is left alone, so that a run
-    that was interrupted can be repeated. docs/export.md shows how each is read.
+    mosaicml-streaming, npy for LlamaGen. OUT/lfq.json describes the ids. Complete parts are kept, so an interrupted run
+    can be repeated. docs/export.md shows how to read each format.
     """
     from lfq_cli.cli.run import run_packing
     from lfq_cli.errors import CodesFileError, OptionError

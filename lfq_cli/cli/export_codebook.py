@@ -44,13 +44,13 @@ def export_codebook(
 ) -> None:
     """Write every code as a table.
 
-    Row i is what index i stands for. Without projection one table, `codebook` [2^D, D], which is that of every
-    codebook. With it a table [2^D, dim] for every codebook (`codebook.0`, ...) and `bias` [dim]: their sum is the
-    decoded vector, so they can initialise token embeddings. Levels of a residual quantizer have a table each, and add
-    up likewise.
+    Row i is what index i decodes to. Without a projection there is one table, `codebook` [2^D, D], for all codebooks.
+    With a projection there is a table [2^D, dim] for every codebook (`codebook.0`, ...), and `bias` [dim]; their sum is
+    the decoded vector, so they can initialise token embeddings. Each level of a residual quantizer has its own table,
+    and they add up in the same way.
 
-    Where bits are cut into several indices (Kronos, --codebook-dims 4,8) every index has a table: [16, 4] and [256, 8],
-    whose rows are parts of the vector; or [16, dim] and [256, dim], which add up, with a projection or rotation.
+    If bits are cut into several indices (Kronos, --codebook-dims 4,8), every index has a table: [16, 4] and [256, 8],
+    whose rows are parts of the vector; or, with a projection or rotation, [16, dim] and [256, dim], which add up.
     """
     from lfq_cli import checkpoints
     from lfq_cli.cli.render.checkpoints import tell_assumptions

@@ -21,7 +21,7 @@ Foreign = Annotated[
 
 Layout = Annotated[
     Literal["auto", "channel-first", "channel-last"],
-    typer.Option("--layout", help="Where inputs have their features; kept in the checkpoint. auto: not said."),
+    typer.Option("--layout", help="Where inputs have their features, recorded in the checkpoint; auto: not recorded."),
 ]
 
 
@@ -40,9 +40,9 @@ def import_checkpoint(
 ) -> None:
     """Write any model's quantizer as a native checkpoint.
 
-    It has the quantizer's few tensors and every fact, nothing else of the model. Facts that the file does not state are
-    given by options, or assumed, reported and marked as assumed in the native checkpoint. Codes made with either
-    checkpoint are decoded with the other.
+    It has the quantizer's few tensors and all facts about it, but nothing else of the model. Facts that the file does
+    not state are given by options, or assumed, reported, and marked as assumed in the native checkpoint. Codes made
+    with one of the two checkpoints can be decoded with the other.
     """
     from dataclasses import replace
 

@@ -19,7 +19,7 @@ Against = Annotated[
         "--checkpoint",
         metavar="CHECKPOINT",
         parser=options.path,
-        help="Say which tensors this checkpoint would encode.",
+        help="Show which tensors this checkpoint would encode.",
     ),
 ]
 
@@ -29,7 +29,7 @@ Against = Annotated[
 def inspect(paths: Paths, checkpoint: Against = None, *, display: Display, facts: Any) -> None:
     """Show what checkpoints, tensor files and codes files hold.
 
-    Only headers are read. Of a folder that is not a checkpoint's, the codes files in it are shown, or else the tensor
+    Only headers are read. For a folder that is not a checkpoint, the codes files in it are shown, or else the tensor
     files.
     """
     from lfq_cli import checkpoints

@@ -41,13 +41,13 @@ def merge(
 ) -> None:
     """Merge codes files, without encoding again.
 
-    They hold samples, or the parts of a file. `lfq merge tokens -o all.codes.safetensors` puts the samples of all files
-    below tokens into one file, in the order of the files, with their keys and what they carry; `lfq merge tokens -o
+    They hold samples, or parts of a file. `lfq merge tokens -o all.codes.safetensors` puts the samples of all files
+    below tokens into one file, in the order of the files, with their keys, labels and captions; `lfq merge tokens -o
     packed --samples-per-file 100000` makes packed/00000.codes.safetensors and so on. The files must have the same
     encoding, and keys must be unique.
 
-    The parts that `lfq encode --part-rows` made become the file that one run would have made, bit for bit: `lfq merge
-    parts -o whole` makes whole/a.codes.safetensors of parts/a.00000.codes.safetensors and its like.
+    The parts that `lfq encode --part-rows` made become the file that a single run would have made, bit for bit: `lfq
+    merge parts -o whole` makes whole/a.codes.safetensors from parts/a.00000.codes.safetensors and so on.
     """
     run_merge("merge", inputs, output, samples_per_file, file_size, overwrite, fsync, dry_run, fail_fast, display)
 

@@ -21,7 +21,7 @@ def error_lines(error: LfqError) -> str:
 
 
 def assumption_lines(quantizer: Quantizer) -> list[str]:
-    """What the quantizer assumes, why, and how to override it; nothing where every fact was stated."""
+    """What the quantizer assumes, why, and how to override it; nothing if every fact was stated."""
     if not quantizer.assumed:
         return []
     text, hint = quantizer.assumption_text()

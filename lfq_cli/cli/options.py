@@ -67,7 +67,9 @@ Tensors: TypeAlias = Annotated[
 ]
 LayoutOption: TypeAlias = Annotated[
     Literal["auto", "channel-first", "channel-last"],
-    typer.Option("--layout", help="Where the features are; auto: as the checkpoint says, else axis 1 from rank 4 on."),
+    typer.Option(
+        "--layout", help="Where the features are; auto: as the checkpoint says, else axis 1 if there are 4 or more."
+    ),
 ]
 ChannelAxis: TypeAlias = Annotated[
     int | None,
@@ -93,15 +95,17 @@ SamplesPerFile: TypeAlias = Annotated[
 FileSize: TypeAlias = Annotated[
     str | None,
     typer.Option(
-        "--file-size", metavar="SIZE", help="As many samples as fit in a file of this size, such as 256MiB or 2GB."
+        "--file-size",
+        metavar="SIZE",
+        help="Put as many samples into each file as fit in this size, such as 256MiB or 2GB.",
     ),
 ]
-Overwrite: TypeAlias = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
+Overwrite: TypeAlias = Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")]
 Fsync: TypeAlias = Annotated[
     bool,
     typer.Option(
         "--fsync/--no-fsync",
-        help="Wait for the disk after each output; without, a power cut may lose outputs of the last seconds.",
+        help="Wait for the disk after each output; without it, a power cut may lose the latest outputs.",
     ),
 ]
 FailFast: TypeAlias = Annotated[
@@ -141,7 +145,7 @@ _FACT_OPTIONS: dict[str, Any] = {
     ],
     "soft_clamp": Annotated[
         str | None,
-        typer.Option("--soft-clamp", metavar="V|none", help="Inputs pass tanh(z / V) * V."),
+        typer.Option("--soft-clamp", metavar="V|none", help="Soft clamp of the inputs: tanh(z / V) * V."),
     ],
     "num_codebooks": Annotated[
         int | None,
@@ -178,7 +182,7 @@ Native = Annotated[
         "-o",
         metavar="NATIVE",
         parser=path,
-        help="A name in .safetensors, or a folder that is made.",
+        help="A name in .safetensors, or a folder, which is created.",
     ),
 ]
 ShardOption = Annotated[
@@ -194,7 +198,7 @@ Cut = Annotated[
     typer.Option(
         "--codebook-dims",
         metavar="D,D,…",
-        help="Cut each vector's bits into other indices, such as 9,9; default: as written.",
+        help="Cut each vector's bits into other indices, such as 9,9; default: as in the file.",
         rich_help_panel="Input",
     ),
 ]
@@ -202,7 +206,7 @@ Order = Annotated[
     Literal["msb", "lsb"] | None,
     typer.Option(
         "--bit-order",
-        help="Which bit of an index comes first in a vector; default: as written.",
+        help="Which bit of an index comes first in a vector; default: as in the file.",
         rich_help_panel="Input",
     ),
 ]
@@ -220,12 +224,12 @@ _CLUSTER_OPTIONS: dict[str, Any] = {
         typer.Option(
             "--ray",
             metavar="local|auto|HOST:PORT",
-            help="Work on a Ray cluster: one of this machine, for this run; the one that runs here; one elsewhere.",
+            help="Use a Ray cluster: a new one on this machine, one that already runs here, or one at an address.",
         ),
     ],
     "ray_num_cpus": Annotated[
         float | None,
-        typer.Option("--ray-num-cpus", metavar="N", min=0, help="CPUs of each actor, and its threads; default: 1."),
+        typer.Option("--ray-num-cpus", metavar="N", min=0, help="CPUs (and threads) of each actor; default: 1."),
     ],
     "ray_num_gpus": Annotated[
         float | None, typer.Option("--ray-num-gpus", metavar="N", min=0, help="GPUs of each actor; default: 0.")
@@ -237,7 +241,11 @@ _THREAD_OPTIONS: dict[str, Any] = {
     "threads": Annotated[
         int | None,
         typer.Option(
-            "--threads", metavar="N", min=1, max=1024, help="Number of threads; default: the cores that may be used."
+            "--threads",
+            metavar="N",
+            min=1,
+            max=1024,
+            help="Number of threads; default: one for each core that may be used.",
         ),
     ],
 }
@@ -344,7 +352,7 @@ def _expand(
 
 
 def where_features_are(layout: str, channel_axis: int | None) -> Any:
-    """The channel axis that --layout and --channel-axis specify. Raises OptionError where both are given."""
+    """The channel axis that --layout and --channel-axis specify. Raises OptionError if both are given."""
     if channel_axis is None:
         return None if layout == "auto" else layout
     if layout != "auto":
@@ -355,7 +363,7 @@ def where_features_are(layout: str, channel_axis: int | None) -> Any:
 
 
 def file_limits(samples_per_file: int | None, file_size: str | None) -> tuple[int | None, int | None]:
-    """(samples, bytes) of a full file. Raises OptionError where both are given, BadParameter for an invalid size."""
+    """(samples, bytes) of a full file. Raises OptionError if both are given, BadParameter for an invalid size."""
     if samples_per_file is not None and file_size is not None:
         from lfq_cli.errors import OptionError
 

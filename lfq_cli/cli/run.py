@@ -19,6 +19,7 @@ from lfq_cli.cli.render.progress import progress_bar
 from lfq_cli.jobs.outcome import Outcome
 from lfq_cli.jobs.plan import Job
 from lfq_cli.jobs.shards import sizes_of
+from lfq_cli.wording import counted
 
 Run: TypeAlias = Callable[[Callable[[int], None]], Generator[Outcome]]
 
@@ -46,7 +47,7 @@ def _run(title: str, total: Callable[[], int], run: Run, display: Display, *, ex
     if not failed or display.json or len(outcomes) > 1:
         show_outcomes(outcomes, time.perf_counter() - started, display)
     if expected is not None and len(outcomes) < expected:
-        note(f"lfq: stopped at the first that failed: {expected - len(outcomes)} inputs were not tried")
+        note(f"lfq: stopped at the first failure: {counted(expected - len(outcomes), 'input')} not tried")
         raise typer.Exit(ExitCode.FAILED)
     if failed and len(outcomes) == 1 and expected is None:
         raise typer.Exit(ExitCode.FAILED)

@@ -35,8 +35,8 @@ def split(
     """Split codes files of samples, without encoding again.
 
     `lfq split all.codes.safetensors -o parts --samples-per-file 1000` makes parts/00000.codes.safetensors and so on, of
-    1000 samples each, with their keys and what they carry. Several files are one data set: only the last part holds
-    fewer. `lfq merge parts -o all.codes.safetensors` joins them again.
+    1000 samples each, with their keys, labels and captions. Several inputs are one data set, so only the last file has
+    fewer samples. `lfq merge parts -o all.codes.safetensors` joins them again.
     """
     from lfq_cli.errors import OptionError
 

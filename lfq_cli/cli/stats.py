@@ -22,21 +22,21 @@ Inputs = Annotated[
     ),
 ]
 MinCount = Annotated[
-    int, typer.Option("--min-count", metavar="K", min=1, help="Report also the codes used at least K times.")
+    int, typer.Option("--min-count", metavar="K", min=1, help="Also report the codes used at least K times.")
 ]
 Joint = Annotated[
     bool, typer.Option("--joint/--no-joint", help="Count whole tokens too, where vectors have several codebooks.")
 ]
 ByPosition = Annotated[
     bool,
-    typer.Option("--by-position", help="Report also each position of the sequence or image: all axes but the first."),
+    typer.Option("--by-position", help="Also report each position of the sequence or image: all axes but the first."),
 ]
 By = Annotated[
     str | None,
     typer.Option(
         "--by",
         metavar="NAME",
-        help="Count samples separately by what they carry, over all files: a label, a flag, a text.",
+        help="Count samples separately by a value that they carry: a label, a flag, a text.",
     ),
 ]
 Memory = Annotated[
@@ -147,7 +147,7 @@ def stats(
     refused = _write_outputs(reports[0], save, csv, plot, html, overwrite=overwrite)
     if compare:
         if any((save, csv, plot, html)):
-            note("lfq: note: the files that were written are of CODES, without those of --compare")
+            note("lfq: note: the written files are those of CODES only, without --compare")
         show_comparison(compare_stats(*reports), display)
     else:
         show_stats(reports[0], display)
@@ -167,7 +167,7 @@ def _check_outputs(
     given = [output for output in (save, csv, plot, html) if output is not None]
     for output in given:
         if given.count(output) > 1:
-            raise OptionError(f"{output}: is to be written twice", "give every output a name of its own")
+            raise OptionError(f"{output}: is named twice as an output", "give every output a name of its own")
     for other, suffix in ((save, ".safetensors"), (csv, ".csv"), (html, ".html")):
         if other is not None and other.suffix != suffix:
             raise OptionError(f"{other}: expected a name that ends in {suffix}")

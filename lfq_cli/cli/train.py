@@ -26,7 +26,7 @@ Bits = Annotated[
         metavar="N",
         min=1,
         max=4096,
-        help="Bits of a vector. Alone: several shapes are tried, the best taken.",
+        help="Bits per vector. If given alone, several shapes are tried, and the best is used.",
     ),
 ]
 CodebookSize = Annotated[
@@ -44,7 +44,7 @@ NumQuantizers = Annotated[
         "--num-quantizers",
         metavar="Q",
         min=1,
-        help="Levels: each codes what the levels before left.",
+        help="Levels: each encodes the residual of the levels before it.",
         rich_help_panel="Quantizer",
     ),
 ]
@@ -96,7 +96,13 @@ BatchSize = Annotated[
 ]
 Rate = Annotated[
     float,
-    typer.Option("--lr", metavar="R", min=1e-6, max=10, help="Size of a step, as a share of each array's own size."),
+    typer.Option(
+        "--lr",
+        metavar="R",
+        min=1e-6,
+        max=10,
+        help="Learning rate: size of a step relative to the size of each array.",
+    ),
 ]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, max=2**32 - 1, help="Same seed, same bytes (CPU).")]
 Holdout = Annotated[
@@ -158,10 +164,11 @@ def train(
 ) -> None:
     """Train a quantizer on your own vectors, in minutes.
 
-    It becomes a checkpoint that every command takes. `lfq train embeddings.npy --bits 32 -o my.safetensors` tries
-    levels and bits, trains the best, and says what share of the variance of held-out vectors it leaves, beside PCA +
-    sign and ITQ. An interrupted run leaves the best so far at NATIVE; the same command goes on. --json prints an object
-    a line: each try, each evaluation, the result. docs/training.md says what to do about collapse.
+    The result is a checkpoint for all other commands. `lfq train embeddings.npy --bits 32 -o my.safetensors` tries
+    several shapes (levels × bits), trains the best, and reports which share of the variance of held-out vectors it
+    leaves unexplained, compared with PCA + sign and ITQ. An interrupted run leaves the best result so far at NATIVE,
+    and the same command resumes it. --json prints one object per line: each try, each evaluation, the result.
+    docs/training.md says what to do about collapse.
     """
     from lfq_cli.cli.render.training import train_and_show
     from lfq_cli.jobs.train import TrainOptions
@@ -211,16 +218,16 @@ def _shape(
     plain: bool,
     objective: str,
 ) -> tuple[Shape | None, int]:
-    """(bits of each level, or None where the best are to be found; codebooks per level) from the options.
+    """(bits of each level, or None if the best are to be found; codebooks per level) from the options.
 
-    Raises OptionError where they do not determine the bits, or contradict each other.
+    Raises OptionError if they do not determine the bits, or contradict each other.
     """
     from lfq_cli.errors import OptionError
     from lfq_cli.quantizer.config import bits_of_size
     from lfq_cli.training.levels import Shape
 
     if bits is None and codebook_size is None:
-        raise OptionError("how many bits has a vector?", "--bits N, or --codebook-size K")
+        raise OptionError("how many bits should a vector have?", "--bits N, or --codebook-size K")
     parts = (num_codebooks or 1) * (num_quantizers or 1)
     each = None if codebook_size is None else bits_of_size(codebook_size)
     if each is None and bits is not None:

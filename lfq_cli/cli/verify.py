@@ -34,7 +34,12 @@ Sources = Annotated[
 ]
 Sample = Annotated[
     int | None,
-    typer.Option("--sample", metavar="N", min=1, help="Vectors of each tensor to encode again, spread; default: all."),
+    typer.Option(
+        "--sample",
+        metavar="N",
+        min=1,
+        help="How many vectors of each tensor to encode again, evenly spread; default: all.",
+    ),
 ]
 ComputeDtype = Annotated[
     Literal["float32", "bfloat16", "float16"] | None,
@@ -57,13 +62,14 @@ def verify(
     display: Display,
     facts: Any,
 ) -> None:
-    """Check that codes files are whole and match their source.
+    """Check that codes files are intact and match their source.
 
-    With --checkpoint and --source it encodes again. Shows the share of indices and bits that differ, and the margin:
-    the share of |z| below 1e-6 to 1e-2, which tells how far tokens depend on hardware and precision. One source belongs
-    to one codes file; folders are paired as `lfq encode SOURCES -o CODES` pairs them; samples of many inputs are found
-    by key. Exit code 4 where something is damaged or differs; a file that cannot be read, or that another checkpoint
-    made, is an error. The folder of an `lfq export` is checked too: every part by the digest in its lfq.json.
+    With --checkpoint and --source the source is encoded again. This shows the share of indices and bits that differ,
+    and the margin: the share of |z| below 1e-6 to 1e-2, which tells how far tokens depend on hardware and precision.
+    One source belongs to one codes file; folders are paired as by `lfq encode SOURCES -o CODES`; samples of many inputs
+    are found by key. The exit code is 4 if something is damaged or differs; a file that cannot be read, or that was
+    made with another checkpoint, is an error. The folder of an `lfq export` can be checked too: every part by the
+    digest in its lfq.json.
     """
     from lfq_cli import checkpoints
     from lfq_cli.cli.exits import exit_if_different

@@ -1,12 +1,12 @@
 """Encoding and decoding on a Ray cluster (extra `[ray]`).
 
-Actors hold the quantizer and do ten jobs a call; outputs are written by the actors, on a file system that all machines
-see. Ray itself lives in a process of its own (driver.py): its core ends the process where a cluster goes away, prints
-to stdout, and takes the signal handlers. This side reads what became of each job from a pipe.
+Actors hold the quantizer and do ten jobs per call. They write the outputs themselves, to a file system that all
+machines share. Ray runs in a separate process (driver.py), because its core kills the process when a cluster goes away,
+prints to stdout, and replaces signal handlers. The command reads the outcome of each job from a pipe.
 
-run.py      this side: starts the driver, gives outcomes in the order of the jobs
-driver.py   connects, and hands batches of jobs to actors (schedule.py)
-work.py     what an actor does with jobs
+run.py      in the command's process: starts the driver, yields outcomes in the order of the jobs
+driver.py   connects to the cluster and gives batches of jobs to actors (schedule.py)
+work.py     what an actor does with its jobs
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What runs on the cluster's machines: an actor that holds the work and does some jobs a call."""
+"""What runs on the cluster's machines: an actor that holds the work and does some jobs per call."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Report = tuple[list[Outcome], list[str], list[Quantizer]]
 
 
 class Actor:
-    """Holds the work. threads: to work with."""
+    """Holds the work. threads: how many to use. folder: where relative paths begin."""
 
     def __init__(self, work: Work, threads: int, folder: str) -> None:
         self._work = work
@@ -30,7 +30,7 @@ class Actor:
         self._reported: list[dict[str, Any]] = []
 
     def ready(self) -> LfqError | None:
-        """Why nothing can be done here; None where all is well."""
+        """Why this machine cannot do the work; None if it can."""
         try:
             os.chdir(self._folder)
         except OSError as reason:
@@ -48,8 +48,8 @@ class Actor:
         return None
 
     def run(self, jobs: Sequence[Job]) -> Report:
-        """Does the jobs."""
-        os.chdir(self._folder)  # an actor that was started again begins elsewhere
+        """Does the jobs and reports on them."""
+        os.chdir(self._folder)  # a restarted actor begins elsewhere
         decoded_with: list[Quantizer] = []
 
         def tell(quantizer: Quantizer) -> None:

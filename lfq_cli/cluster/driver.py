@@ -1,6 +1,7 @@
-"""The process in which Ray lives: `python -m lfq_cli.cluster.driver`, a request on stdin, reports on stdout.
+"""The process that runs Ray: `python -m lfq_cli.cluster.driver`, with a request on stdin and reports on stdout.
 
-It ends when its stdin does. It watches the cluster itself: Ray would end the process after a minute without it.
+It ends when its stdin is closed. It watches the cluster itself, since Ray would kill the process after a minute without
+one.
 """
 
 from __future__ import annotations
@@ -30,14 +31,14 @@ _CONNECT_SECONDS = 5.0
 
 
 class _UnwantedError(Exception):
-    """Nobody reads our reports any more."""
+    """Nobody reads the reports any more."""
 
 
 def main() -> None:
-    """Does what the request on stdin asks for."""
+    """Carries out the request on stdin."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with os.fdopen(os.dup(1), "wb") as reports:
-        os.dup2(2, 1)  # Ray prints
+        os.dup2(2, 1)  # Ray prints to stdout
         request: Request = pickle.load(sys.stdin.buffer)  # our own process wrote it
         try:
             _Driver(request, reports).run()
@@ -70,7 +71,7 @@ class _Driver:
         self._is_unwanted.set()
 
     def run(self) -> None:
-        """Connects, does the jobs, and ends what was started."""
+        """Connects, does the jobs, and ends everything that was started."""
         cluster = self._request.cluster
         with _connected(cluster) as ray:
             count = _actors_for(ray, cluster, len(self._request.jobs))
@@ -111,11 +112,11 @@ class _Driver:
         self._worked_until = time.monotonic()
 
     def _add(self, ray: Any, schedule: Schedule, starting: dict[Any, Any], reference: Any, watch: _Watch) -> None:
-        """Lets an actor work that is up. Raises LfqError where it says that it cannot, or did not start."""
+        """Adds an actor that is up. Raises LfqError if it did not start, or reports that it cannot work."""
         actor = starting.pop(reference)
         try:
             error = ray.get(reference)
-        except ray.exceptions.ActorUnavailableError:  # killed again, or its machine is away: it is asked once more
+        except ray.exceptions.ActorUnavailableError:  # killed again, or its machine is unreachable: try again
             watch.require_cluster()
             time.sleep(_TURN_SECONDS)
             starting[actor.ready.remote()] = actor
@@ -129,7 +130,7 @@ class _Driver:
         self._most_actors = max(self._most_actors, schedule.actors)
 
     def _take(self, ray: Any, schedule: Schedule, starting: dict[Any, Any], reference: Any) -> None:
-        """Reports what a call came to."""
+        """Reports the result of a call."""
         try:
             outcomes, notes, decoded_with = ray.get(reference)
         except ray.exceptions.RayActorError:
@@ -146,8 +147,8 @@ class _Driver:
     def _killed(self, place: int) -> Outcome:
         job = self._request.jobs[place]
         error = LfqError(
-            f"{job.source}: the actor that worked on it was killed, twice",
-            "where it was short of memory, --ray-num-cpus gives each actor a larger share of a machine",
+            f"{job.source}: the actor that worked on it was killed twice",
+            "if it ran out of memory, --ray-num-cpus gives each actor a larger share of a machine",
         )
         return Outcome(job.source, job.output, "failed", part=job.part, error=error)
 
@@ -163,7 +164,7 @@ def _connected(cluster: Cluster) -> Iterator[Any]:
     if cluster.address not in ("local", "auto"):
         _require_listener(cluster.address)
     os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "3")  # a minute instead of 16
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what later versions do; else it warns
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # as later versions do; avoids a warning
     if cluster.address == "local":
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
@@ -183,7 +184,7 @@ def _connected(cluster: Cluster) -> Iterator[Any]:
 
 
 def _require_listener(address: str) -> None:
-    """Raises LfqError where nobody listens there: Ray itself would try for a quarter of an hour."""
+    """Raises LfqError if nothing listens at the address: Ray itself would keep trying for a quarter of an hour."""
     host, colon, port = address.rpartition(":")
     if not colon or not port.isdecimal() or not host:
         raise LfqError(f"--ray {address!r}: expected local, auto or HOST:PORT", "ray status shows the address")
@@ -191,12 +192,12 @@ def _require_listener(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
     except (OSError, OverflowError) as reason:
         raise LfqError(
-            f"--ray {address}: no cluster is there: {reason}", "ray start --head starts one; ray status shows it"
+            f"--ray {address}: there is no cluster: {reason}", "ray start --head starts one; ray status shows it"
         ) from reason
 
 
 def _actors_for(ray: Any, cluster: Cluster, jobs: int) -> int:
-    """As many as the cluster has room for, and no more than there are jobs. Raises LfqError where it is none."""
+    """The number of actors: as many as the cluster has room for, but no more than jobs. Raises LfqError if it is 0."""
     resources = ray.cluster_resources()
     rooms = []
     for name, each in (("CPU", cluster.num_cpus), ("GPU", cluster.num_gpus)):
@@ -204,14 +205,14 @@ def _actors_for(ray: Any, cluster: Cluster, jobs: int) -> int:
             rooms.append(int(resources.get(name, 0) / each))
             if not rooms[-1]:
                 raise LfqError(
-                    f"--ray: the cluster has {resources.get(name, 0):g} {name}s, each actor asks for {each:g}",
-                    f"--ray-num-{name.lower()}s says how many",
+                    f"--ray: the cluster has {resources.get(name, 0):g} {name}s, but each actor needs {each:g}",
+                    f"--ray-num-{name.lower()}s sets how many",
                 )
     return max(1, min(jobs, *rooms) if rooms else min(jobs, int(resources.get("CPU", 1))))
 
 
 class _Watch:
-    """Sees that a cluster is gone: nobody listens where it was, or no machine of it is alive."""
+    """Detects that a cluster is gone: nothing listens at its address, or none of its machines is alive."""
 
     def __init__(self, ray: Any) -> None:
         self._ray = ray
@@ -219,14 +220,14 @@ class _Watch:
         self._away_since: float | None = None
 
     def require_cluster(self) -> None:
-        """Raises LfqError where the cluster has been away for a while."""
+        """Raises LfqError if the cluster has been gone for a while."""
         if self._is_there():
             self._away_since = None
             return
         self._away_since = self._away_since or time.monotonic()
         if time.monotonic() - self._away_since > _LOST_AFTER_SECONDS:
             raise LfqError(
-                f"--ray: the cluster at {self._address} went away", "the same command goes on when it is there again"
+                f"--ray: the cluster at {self._address} went away", "the same command continues when it is back"
             )
 
     def _is_there(self) -> bool:
@@ -238,7 +239,7 @@ class _Watch:
 
 
 def _one_line(reason: BaseException) -> str:
-    """The last line that says something."""
+    """The last non-empty line of an error."""
     lines = [line.strip() for line in str(reason).splitlines() if line.strip()]
     return lines[-1][:300] if lines else type(reason).__name__
 

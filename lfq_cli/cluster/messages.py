@@ -1,4 +1,4 @@
-"""What the driver reports, and how it goes through a pipe."""
+"""The messages between the command and the driver, and how they pass through a pipe."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from lfq_cli.quantizer import Quantizer
 
 @dataclass(frozen=True)
 class Cluster:
-    """address: "local" for a cluster of this machine that ends with the run, "auto" for the one that is running here,
-    or HOST:PORT. num_cpus and num_gpus: of each actor.
+    """Which cluster to use, and how much of it per actor.
+
+    address: "local" for a cluster on this machine that ends with the run, "auto" for one that is already running here,
+    or HOST:PORT. num_cpus, num_gpus: for each actor.
     """
 
     address: str
@@ -26,13 +28,13 @@ class Cluster:
 
     @property
     def threads(self) -> int:
-        """Threads of each actor."""
+        """Threads per actor."""
         return max(1, int(self.num_cpus))
 
 
 @dataclass(frozen=True)
 class Request:
-    """The driver's task. folder: where relative paths begin."""
+    """What the driver is to do. folder: where relative paths begin."""
 
     cluster: Cluster
     work: Work
@@ -42,7 +44,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Done:
-    """The outcomes of some jobs, by their positions in the list."""
+    """The outcomes of some jobs; places: their positions in the list of all."""
 
     places: Sequence[int]
     outcomes: Sequence[Outcome]
@@ -52,12 +54,12 @@ class Done:
 
 @dataclass(frozen=True)
 class Lost:
-    """An actor was killed while it worked: what it was writing may lie around."""
+    """An actor was killed while it worked, and may have left a temporary file."""
 
 
 @dataclass(frozen=True)
 class Failed:
-    """Nothing more can be done. bug: a traceback, where the cause is a bug."""
+    """The run cannot continue. bug: a traceback, if the cause is a bug."""
 
     error: LfqError | None = None
     bug: str | None = None
@@ -65,7 +67,7 @@ class Failed:
 
 @dataclass(frozen=True)
 class Ended:
-    """All jobs were reported, by so many actors. Seconds: until the first of them was up, and from then on."""
+    """All jobs are done. starting: seconds until the first actor was up; working: seconds from then on."""
 
     actors: int
     starting: float
@@ -76,29 +78,29 @@ Message = Done | Lost | Failed | Ended
 
 
 def send(pipe: IO[bytes], message: Message | Request) -> None:
-    """Writes a message. Raises BrokenPipeError where nobody reads."""
+    """Writes a message. Raises BrokenPipeError if nobody reads any more."""
     pickle.dump(message, pipe, pickle.HIGHEST_PROTOCOL)
     pipe.flush()
 
 
 def receive(pipe: IO[bytes]) -> Iterator[Message | Request]:
-    """The messages up to the end of the pipe, which may come early."""
+    """Yields messages up to the end of the pipe, which may come early."""
     while True:
         try:
-            yield pickle.load(pipe)  # our own process wrote it
+            yield pickle.load(pipe)  # written by our own process
         except (EOFError, pickle.UnpicklingError):
             return
 
 
 @dataclass
 class InOrder:
-    """Outcomes that come in any order, given out in the order of the jobs."""
+    """Puts outcomes that arrive in any order into the order of the jobs."""
 
     _next: int = 0
     _waiting: dict[int, Outcome] = field(default_factory=dict)
 
     def add(self, done: Done) -> Iterator[Outcome]:
-        """What can be given out now."""
+        """Yields the outcomes whose turn it is now."""
         self._waiting.update(zip(done.places, done.outcomes, strict=True))
         while self._next in self._waiting:
             yield self._waiting.pop(self._next)

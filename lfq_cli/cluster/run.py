@@ -1,4 +1,4 @@
-"""This side of a run on Ray: starts the driver, reads its reports, and ends it, however the run ends."""
+"""The command's side of a run on Ray: starts the driver, reads its reports, and ends it however the run ends."""
 
 from __future__ import annotations
 
@@ -31,10 +31,11 @@ from lfq_cli.files import PARTIAL_PREFIX, PARTIAL_SUFFIX, remove_leftovers
 from lfq_cli.jobs.outcome import Outcome, clear_leftovers, until_failure
 from lfq_cli.jobs.plan import Job
 from lfq_cli.storage.outputs import work_folder
+from lfq_cli.wording import counted
 
 _SECONDS_TO_END = 20
 _SECONDS_TO_DIE = 3
-"""How long an actor that was killed may hold the lock on what it was writing."""
+"""How long a killed actor may still hold the lock on the file that it was writing."""
 
 
 def run_on(
@@ -47,9 +48,9 @@ def run_on(
     tell: Tell = lambda _: None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Generator[Outcome]:
-    """The outcome of every job, in order, from the cluster's actors. say: takes progress messages.
+    """Runs the jobs on the cluster's actors and yields the outcome of each, in order. say: receives progress messages.
 
-    Raises LfqError where Ray is not installed, the cluster is not there or goes away, or its actors cannot start.
+    Raises LfqError if Ray is not installed, if the cluster cannot be reached or goes away, or if actors cannot start.
     """
     require_ray()
     clear_leftovers(jobs)
@@ -57,7 +58,7 @@ def run_on(
 
 
 def require_ray() -> None:
-    """Raises LfqError where Ray is not installed; does not import it, which takes a second."""
+    """Raises LfqError if Ray is not installed. Does not import it, which takes a second."""
     if find_spec("ray") is None:
         raise LfqError("--ray: needs ray: No module named 'ray'", "pip install 'lfq-cli[ray]'")
 
@@ -75,13 +76,13 @@ class _Run:
         self._actors_were_killed = False
 
     def outcomes(self, cluster: Cluster, work: Work) -> Generator[Outcome]:
-        """The outcomes in order; the driver and its actors have ended when this has."""
+        """Yields the outcomes in order; when this ends, the driver and its actors have ended too."""
         with TemporaryFile() as complaints:
             driver = _start(complaints)
             assert driver.stdin is not None
             assert driver.stdout is not None
             try:
-                with suppress(BrokenPipeError):  # the driver's end says why
+                with suppress(BrokenPipeError):  # the reason is reported when the driver ends
                     send(driver.stdin, Request(cluster, work, self._jobs, str(Path.cwd())))
                 for message in receive(driver.stdout):
                     yield from self._take(cast(Message, message))
@@ -94,7 +95,7 @@ class _Run:
                     _clear(self._jobs)
 
     def _take(self, message: Message) -> Generator[Outcome]:
-        """What a report lets us give out. Raises its error."""
+        """Handles a message and yields the outcomes whose turn it is. Raises the error of a message that has one."""
         if isinstance(message, Done):
             for note in message.notes:
                 warnings.warn(note, LfqNote, stacklevel=2)
@@ -109,34 +110,34 @@ class _Run:
         else:
             self._is_clean = not self._actors_were_killed
             self._say(
-                f"Ray: {message.actors} actor(s), up after {message.starting:.2f} s,"
+                f"Ray: {counted(message.actors, 'actor')}, up after {message.starting:.2f} s,"
                 f" at work for {message.working:.2f} s"
             )
 
 
 def _start(complaints: IO[bytes]) -> subprocess.Popen[bytes]:
-    """The driver, in its own session so the terminal's ^C does not reach it; `_end` stops it."""
+    """Starts the driver in its own session, so that ^C in the terminal does not reach it; `_end` stops it."""
     command = [sys.executable, "-m", "lfq_cli.cluster.driver"]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=complaints, start_new_session=True)
 
 
 def _gone(driver: subprocess.Popen[bytes], complaints: IO[bytes]) -> LfqError:
-    """Why the driver ended without a word: Ray's core ends a process that has lost its cluster."""
+    """Why the driver ended without a report: Ray's core kills a process that has lost its cluster."""
     with suppress(subprocess.TimeoutExpired):
         driver.wait(_SECONDS_TO_END)
     complaints.seek(0)
     lines = [line.strip() for line in complaints.read().decode(errors="replace").splitlines()]
     last = next((line for line in reversed(lines) if line), f"exit code {driver.returncode}")
-    return LfqError(f"Ray ended the run: {last[:300]}", "the same command goes on when the cluster is there again")
+    return LfqError(f"Ray ended the run: {last[:300]}", "the same command continues when the cluster is back")
 
 
 def _end(driver: subprocess.Popen[bytes]) -> None:
-    """Asks the driver to end, which ends its actors, and waits for it."""
+    """Makes the driver end, which ends its actors, and waits for it."""
     for pipe in (driver.stdin, driver.stdout):
         if pipe is not None:
             with suppress(OSError):
-                pipe.close()  # at the end of its stdin the driver ends
+                pipe.close()  # the driver ends when its stdin is closed
     try:
         driver.wait(_SECONDS_TO_END)
     except subprocess.TimeoutExpired:
@@ -145,7 +146,7 @@ def _end(driver: subprocess.Popen[bytes]) -> None:
 
 
 def _clear(jobs: Sequence[Job]) -> None:
-    """Removes what actors that were killed left; one that is just dying still holds its lock."""
+    """Removes the temporary files of killed actors; an actor that is still dying holds its lock."""
     folders = sorted({work_folder(job.output) for job in jobs})
     deadline = time.monotonic() + _SECONDS_TO_DIE
     remove_leftovers(folders)

@@ -1,8 +1,8 @@
-"""Which actor gets which jobs. Each has a call in flight and one waiting, so that it never waits for the driver.
+"""Which actor gets which jobs. Each has one call running and one waiting, so it never waits for the driver.
 
-An actor that is killed is started again by Ray, which repeats its call once. Where that is killed too the call fails,
-and so does the one that waited behind it, whose jobs did nothing. The jobs of both then come alone, with nothing else
-on their actor: one that is killed twice again fails by its name.
+Ray restarts an actor that was killed and repeats its call once. If the actor is killed again, that call fails, and so
+does the one waiting behind it, whose jobs have done no harm. The jobs of both are then done one at a time, with nothing
+else on their actor: a job whose actor is killed twice again fails under its own name.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ BATCH_JOBS = 10
 _CALLS_AT_ONCE = 2
 
 Batch: TypeAlias = Sequence[int]
-"""Places of jobs in the list of all."""
+"""Positions of jobs in the list of all."""
 Submit: TypeAlias = Callable[[Any, Batch], Any]
-"""Hands a batch to an actor; a reference to what will come of it."""
+"""(actor, batch) -> a reference to the future result."""
 
 
 def batches_of(count: int, actors: int) -> list[Batch]:
-    """Runs of at most ten jobs, or fewer where each actor would not have two."""
+    """Runs of at most ten jobs; of fewer, if there would not be two batches for each actor."""
     size = min(BATCH_JOBS, max(1, count // (_CALLS_AT_ONCE * actors)))
     return [range(first, min(first + size, count)) for first in range(0, count, size)]
 
 
 @dataclass(frozen=True)
 class Call:
-    """A batch that an actor has; `alone`: its only job has killed an actor before, maybe."""
+    """A batch that an actor has. alone: its only job may have killed an actor before."""
 
     actor: Any
     batch: Batch
@@ -37,37 +37,37 @@ class Call:
 
 
 class Schedule:
-    """What is left to do, and who has what."""
+    """The jobs that are left, and which actor has which."""
 
     def __init__(self, batches: Iterable[Batch], submit: Submit) -> None:
         self._left = deque(batches)
         self._suspects: deque[Batch] = deque()
         self._submit = submit
         self._idle: list[Any] = []
-        """Actors that are up, by how many calls they have."""
+        """Actors that are up."""
         self.calls: dict[Any, Call] = {}
-        """What was handed out: reference -> call."""
+        """Reference -> the call that was handed out."""
 
     @property
     def is_done(self) -> bool:
-        """Whether nothing is left, and nobody has anything."""
+        """Whether no job is left and no actor has a call."""
         return not (self._left or self._suspects or self.calls)
 
     def add(self, actor: Any) -> None:
-        """An actor that is up."""
+        """Adds an actor that is up."""
         self._idle.append(actor)
 
     def remove(self, actor: Any) -> None:
-        """An actor that is not up any more, or not for now."""
+        """Removes an actor that is no longer up, or not for now."""
         self._idle = [each for each in self._idle if each is not actor]
 
     @property
     def actors(self) -> int:
-        """How many are up."""
+        """The number of actors that are up."""
         return len(self._idle)
 
     def hand_out(self) -> None:
-        """Gives every actor that has room what comes next; suspects when all else is done."""
+        """Gives the next batches to actors with room for them; suspects come last."""
         for _ in range(_CALLS_AT_ONCE):
             for actor in self._idle:
                 if self._left and self._load(actor) < _CALLS_AT_ONCE:
@@ -79,11 +79,11 @@ class Schedule:
                 self._give(actor, self._suspects.popleft(), alone=True)
 
     def finished(self, reference: Any) -> Call:
-        """The call, which has come back."""
+        """Removes and returns a call that has come back."""
         return self.calls.pop(reference)
 
     def killed(self, reference: Any) -> Call:
-        """The call, whose actor was killed. Its jobs come again, each alone, unless it was alone already."""
+        """Removes and returns a call whose actor was killed. Its jobs are repeated one by one, unless it was alone."""
         call = self.calls.pop(reference)
         if not call.alone:
             self._suspects.extend([place] for place in call.batch)

@@ -1,4 +1,4 @@
-"""What an actor does with jobs: the same calls that the commands make in one process."""
+"""What an actor does with its jobs: the same calls that the commands make in a single process."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from lfq_cli.jobs.plan import Job
 from lfq_cli.quantizer import Quantizer
 
 Tell = Callable[[Quantizer], None]
-"""Called with the quantizer that codes are decoded with."""
+"""Called with the quantizer that decodes the codes."""
 
 
 class Work(Protocol):
-    """Something to do with jobs that can be sent to another machine."""
+    """Something to do with jobs; can be sent to another machine."""
 
     def check(self) -> None:
-        """Raises LfqError or ImportError where it cannot be done on this machine, whatever the jobs."""
+        """Raises LfqError or ImportError if this machine cannot do the work at all."""
         ...
 
     def run(self, jobs: Sequence[Job], tell: Tell) -> Generator[Outcome]:
-        """An outcome for every job."""
+        """Does the jobs and yields an outcome for each."""
         ...
 
 
 @dataclass(frozen=True)
 class EncodeWork:
-    """As `encode_each` takes it."""
+    """Encoding, with the arguments of `encode_each`."""
 
     quantizer: Quantizer
     alone: EncodeOptions
@@ -50,7 +50,7 @@ class EncodeWork:
 
 @dataclass(frozen=True)
 class DecodeWork:
-    """As `decode` takes it."""
+    """Decoding, with the arguments of `decode`."""
 
     quantizer: Quantizer
     options: DecodeOptions

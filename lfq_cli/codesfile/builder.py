@@ -145,7 +145,7 @@ class SamplesBuilder:
         codes.file.write(np.ascontiguousarray(stored).data)
 
     def write(self, path: Path, made_from: MadeFrom | None, *, overwrite: bool, durable: bool) -> CodesHeader:
-        """Writes the file. Raises OutputError where it cannot be."""
+        """Writes the file. Raises OutputError if it cannot be written."""
         columns, data = self._columns()
         samples = Samples(len(self), columns.keys_name, columns.described, tuple(self._carried), tuple(self._texts))
         coding = self._coding

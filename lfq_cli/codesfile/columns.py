@@ -23,11 +23,11 @@ def offsets_of(lengths: Sequence[int] | array[int]) -> Offsets:
 def check_offsets(offsets: Offsets, end: int, where: str) -> None:
     """Raises CodesFileError unless offsets start at 0, never decrease, and end at `end`."""
     if offsets[0] != 0 or offsets[-1] != end or (np.diff(offsets) < 0).any():
-        raise CodesFileError(f"{where}: its offsets do not divide what they belong to", "encode the samples again")
+        raise CodesFileError(f"{where}: its offsets do not match its data", "encode the samples again")
 
 
 def texts_of(data: bytes, offsets: Offsets, where: str) -> list[str]:
-    """The texts concatenated in `data`. Raises CodesFileError where they are not UTF-8."""
+    """The texts concatenated in `data`. Raises CodesFileError if they are not UTF-8."""
     check_offsets(offsets, len(data), where)
     try:
         return [data[a:b].decode("utf-8") for a, b in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)]

@@ -42,7 +42,7 @@ class SourceInfo:
 
     @property
     def layout(self) -> str | None:
-        """The `layout` entry of version 1; None where it cannot express the axis."""
+        """The `layout` entry of version 1; None if it cannot express the axis."""
         if self.axis_is_assumed:
             return None
         if self.channel_axis == len(self.shape) - 1:

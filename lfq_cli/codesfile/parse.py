@@ -43,7 +43,7 @@ _OTHERS = {
 
 
 def parse_header(container: Header, path: Path) -> CodesHeader:
-    """The codes header in a container's; raises CodesFileError where it is missing, invalid or of an unknown
+    """The codes header in a container's; raises CodesFileError if it is missing, invalid or of an unknown
     version.
     """
     try:
@@ -87,8 +87,8 @@ def _header_of(value: Any, container: Header) -> CodesHeader:
     _need(isinstance(tensors, dict), "tensors is not an object")
     samples = _samples_of(value, container) if _KEYS_OF_SAMPLES & set(value) else None
     columns = {} if samples is None else samples.columns
-    _need(not set(tensors) & set(columns), "a name stands for two things")
-    _need({*tensors, *columns} == set(container.entries), "its tensors are not those of the container")
+    _need(not set(tensors) & set(columns), "a tensor and a column have the same name")
+    _need({*tensors, *columns} == set(container.entries), "its tensors and columns are not those in the container")
     parsed = {
         name: _tensor_of(name, tensors[name], container, version) for name in container.entries if name in tensors
     }
@@ -101,12 +101,14 @@ def _header_of(value: Any, container: Header) -> CodesHeader:
 
 def _made_from_of(value: Any) -> MadeFrom:
     required, known = {"bytes", "fingerprint", "nan"}, set(MADE_FROM_USUALLY)
-    _need(isinstance(value, dict) and required <= set(value) <= required | known, "made_from has other keys")
+    _need(
+        isinstance(value, dict) and required <= set(value) <= required | known, "made_from has missing or unknown keys"
+    )
     nan = value["nan"]
     _need(isinstance(nan, dict) and set(nan) == {"policy", "zeroed"}, "made_from: nan has no policy and zeroed")
     _need(nan["policy"] in ("error", "zero"), f"made_from: the policy for NaN is {nan['policy']!r}")
     _need(_is_shape([value["bytes"], nan["zeroed"]]), "made_from: bytes and zeroed are not natural numbers")
-    _need(nan["zeroed"] == 0 or nan["policy"] == "zero", "made_from: NaN were zeroed, and its policy says error")
+    _need(nan["zeroed"] == 0 or nan["policy"] == "zero", "made_from: NaN values were zeroed, but the policy is error")
     _need(_is_digest(value["fingerprint"]), "made_from: fingerprint is not a sha256")
     more = {name: value.get(name, usual) for name, usual in MADE_FROM_USUALLY.items()}
     counts = [more["inputs"], more["begin"], more["skipped"], *([] if more["end"] is None else [more["end"]])]
@@ -125,7 +127,7 @@ def _tensor_of(name: str, value: Any, container: Header, version: int) -> CodesT
     known = [size for size in sizes if size is not None]
     _need(len(sizes) - len(known) == ragged, f"{name!r}: its source has {len(sizes) - len(known)} unknown sizes")
     _need(_is_shape(shape) and _is_shape(known), f"{name!r}: shape is not a list of sizes")
-    _need(prod(max(size, 1) for size in (*known, *shape)) < 2**59, f"{name!r}: sizes that no memory holds")
+    _need(prod(max(size, 1) for size in (*known, *shape)) < 2**59, f"{name!r}: its shape is too large for any memory")
     _need(isinstance(source.get("dtype"), str), f"{name!r}: the source's dtype is not a string")
     dims = value.get("codebook_dims")
     _need(
@@ -187,34 +189,39 @@ def _check_part(tensor: CodesTensor) -> None:
     if part is None:
         return
     _need(tensor.samples is None, f"{name!r}: samples are not part of a larger tensor")
-    _need(tensor.source.channel_axis != 0, f"{name!r}: a part has its features on axis 0, which is cut")
+    _need(tensor.source.channel_axis != 0, f"{name!r}: a part cannot have its features on axis 0, which is cut")
     rows = part.last - part.first
-    _need(tensor.source.shape[0] == rows, f"{name!r}: its source has {tensor.source.shape[0]} rows, as a part {rows}")
+    _need(
+        tensor.source.shape[0] == rows, f"{name!r}: its source has {tensor.source.shape[0]} rows, its part has {rows}"
+    )
     sizes = (part.of, *tensor.source.shape[1:])
-    _need(prod(max(size or 0, 1) for size in sizes) < 2**59, f"{name!r}: sizes that no memory holds")
+    _need(prod(max(size or 0, 1) for size in sizes) < 2**59, f"{name!r}: its shape is too large for any memory")
 
 
 def _check_parts(tensors: dict[str, CodesTensor], made_from: MadeFrom | None) -> None:
     """Raises unless all tensors are parts, or none, and parts name their file."""
     parts = [tensor.part is not None for tensor in tensors.values()]
     _need(all(parts) or not any(parts), "some of its tensors are parts of larger ones, and some are not")
-    _need(made_from is not None or not any(parts), "it holds parts and does not say what they were made from")
+    _need(made_from is not None or not any(parts), "it holds parts but not what they were made from")
 
 
 def _samples_of(value: dict[str, Any], container: Header) -> Samples:
     """The samples of a header that has some; the content of keys and offsets is checked when they are read."""
-    _need(set(value) >= _KEYS_OF_SAMPLES, "it says something of samples, and not all")
+    _need(set(value) >= _KEYS_OF_SAMPLES, "some of the entries about samples are missing")
     count, keys = value["samples"], value["keys"]
     carried, texts, columns = value["carried"], value["carried_text"], value["columns"]
     _need(_is_shape([count]), "samples is not a natural number")
     _need(isinstance(columns, dict), "columns is not an object")
     parsed = {name: _column_of(name, columns[name], container) for name in columns if name in container.entries}
-    _need(len(parsed) == len(columns), "its columns are not those of the container")
+    _need(len(parsed) == len(columns), "its columns are not those in the container")
     _need(isinstance(keys, str) and _are_names(carried) and _are_names(texts), "keys or carried are not names")
     for name in (keys, *texts):
         text, offsets = parsed.get(name), parsed.get(name + OFFSETS)
         _need(text is not None and (text.dtype, len(text.shape)) == ("U8", 1), f"{name!r} is not text")
-        _need(offsets is not None and (offsets.dtype, offsets.shape) == ("I64", (count + 1,)), f"{name!r}: offsets")
+        _need(
+            offsets is not None and (offsets.dtype, offsets.shape) == ("I64", (count + 1,)),
+            f"{name!r}: its offsets are not I64 [samples + 1]",
+        )
     for name in carried:
         _need(name in parsed and parsed[name].shape[:1] == (count,), f"{name!r} has no row for each sample")
     return Samples(count, keys, parsed, tuple(carried), tuple(texts))
@@ -222,8 +229,11 @@ def _samples_of(value: dict[str, Any], container: Header) -> Samples:
 
 def _column_of(name: str, value: Any, container: Header) -> Column:
     entry = container.entries[name]
-    _need(isinstance(value, dict) and set(value) == {"dtype", "shape", "sha256"}, f"{name!r}: is not a column")
-    _need((value["dtype"], value["shape"]) == (entry.dtype, list(entry.shape)), f"{name!r}: is stored otherwise")
+    _need(isinstance(value, dict) and set(value) == {"dtype", "shape", "sha256"}, f"{name!r}: not a column")
+    _need(
+        (value["dtype"], value["shape"]) == (entry.dtype, list(entry.shape)),
+        f"{name!r}: its dtype or shape is not that of the stored tensor",
+    )
     _need(_is_digest(value["sha256"]), f"{name!r}: sha256 is not a digest")
     return Column(entry.dtype, entry.shape, value["sha256"])
 
@@ -231,11 +241,14 @@ def _column_of(name: str, value: Any, container: Header) -> Column:
 def _check_samples_of(tensor: CodesTensor, samples: Samples | None) -> None:
     """Raises unless the tensor has as many samples as the file, and offsets where it needs them."""
     count = None if samples is None else samples.count
-    _need(tensor.samples == count, f"{tensor.name!r} has {tensor.samples} samples, the file {count}")
+    _need(tensor.samples == count, f"{tensor.name!r} has {tensor.samples} samples, the file has {count}")
     if tensor.offsets is not None:
         column = None if samples is None else samples.columns.get(tensor.offsets)
         stored = None if column is None else (column.dtype, column.shape)
-        _need(stored == ("I64", ((count or 0) + 1,)), f"{tensor.name!r}: its sample_offsets are no such column")
+        _need(
+            stored == ("I64", ((count or 0) + 1,)),
+            f"{tensor.name!r}: sample_offsets is not a column of I64 [samples + 1]",
+        )
 
 
 def _source_of(name: str, value: dict[str, Any], version: int) -> SourceInfo:

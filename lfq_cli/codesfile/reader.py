@@ -118,7 +118,7 @@ class CodesFile(Mapping[str, "TensorCodes"]):
         return keys
 
     def texts(self, name: str) -> list[str]:
-        """One text for each sample. Raises CodesFileError where they are damaged."""
+        """One text for each sample. Raises CodesFileError if they are damaged."""
         where = f"{self.path}: {name!r}"
         return texts_of(self.column(name).tobytes(), self.column(name + OFFSETS), where)
 
@@ -156,7 +156,7 @@ class CodesFile(Mapping[str, "TensorCodes"]):
         return offsets
 
     def matching(self, patterns: Sequence[str]) -> list[str]:
-        """The names that match one of the globs; all if there are none. Raises CodesFileError where nothing matches."""
+        """The names that match one of the globs; all if there are none. Raises CodesFileError if nothing matches."""
         names = [name for name in self if not patterns or any(fnmatchcase(name, pattern) for pattern in patterns)]
         if not names and patterns:
             raise CodesUnreadableError(f"{self.path}: no tensor matches", f"it holds {', '.join(map(repr, self))}")
@@ -179,7 +179,7 @@ class CodesFile(Mapping[str, "TensorCodes"]):
 
 
 def open_codes(path: str | Path) -> CodesFile:
-    """The codes file at `path`, open for reading. Raises CodesFileError where it is damaged or something else."""
+    """The codes file at `path`, open for reading. Raises CodesFileError if it is damaged or something else."""
     return CodesFile(path_of(path))
 
 
@@ -364,7 +364,7 @@ class TensorCodes:
         return stream_to_indices(self.stream(start, stop), stop - start, info.codebook_dims, info.bit_order, dtype)
 
     def _short_run(self, start: int, stop: int, dtype: np.dtype[Any]) -> Indices | None:
-        """As `indices`, for a few vectors of a stream, by the kernel that starts at any bit; None where there is no
+        """As `indices`, for a few vectors of a stream, by the kernel that starts at any bit; None if there is no
         kernel.
         """
         reading = self._reading
@@ -437,7 +437,7 @@ def _opened_again(path: Path, state: tuple[int, ...], name: str, dims: tuple[int
 
 
 def _file_again(path: Path, state: tuple[int, ...]) -> CodesFile:
-    """The open file. Raises CodesFileError where it has changed."""
+    """The open file. Raises CodesFileError if it has changed."""
     codes = open_codes(path)
     if codes.state != state:
         codes.close()

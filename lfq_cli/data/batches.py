@@ -49,7 +49,7 @@ class CodesBatches(_Base):
     ) -> None:
         """dataset: a CodesDataset, or what to make one of, with `options`. rank, world_size: which batches to take.
 
-        Raises OptionError where there is no batch for every rank.
+        Raises OptionError if there is no batch for every rank.
         """
         super().__init__()
         self.dataset = dataset if isinstance(dataset, CodesDataset) else CodesDataset(dataset, **options)
@@ -92,7 +92,7 @@ class CodesBatches(_Base):
         step: batches used so far in this epoch. Required where a DataLoader's workers read, since they are ahead of
         training. In a worker the state is that worker's own, and resumes in one of as many workers.
 
-        Raises OptionError where workers read and step is missing.
+        Raises OptionError if workers read and step is missing.
         """
         worker = _worker()
         place = self._at or self._resume
@@ -167,7 +167,7 @@ class _Place(NamedTuple):
 
 
 def _worker() -> Any:
-    """torch's information on this worker process; None where it is not one."""
+    """torch's information on this worker process; None if it is not one."""
     try:
         from torch.utils.data import get_worker_info
     except ImportError:

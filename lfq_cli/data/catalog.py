@@ -25,7 +25,7 @@ Bounds = NDArray[np.int64]
 class TensorSpec:
     """What every file says of a tensor.
 
-    positions: of a sample; None where samples differ in length on their first axis.
+    positions: of a sample; None if samples differ in length on their first axis.
     """
 
     name: str
@@ -40,7 +40,7 @@ class TensorSpec:
 
     @property
     def vectors(self) -> int | None:
-        """Vectors of a sample; None where samples differ."""
+        """Vectors of a sample; None if samples differ."""
         return None if self.positions is None else prod(self.positions)
 
 
@@ -90,7 +90,7 @@ def catalog_of(shelf: Shelf, tensors: Sequence[str]) -> Catalog:
             if codes.header.tensors[name].offsets is not None:
                 bounds.setdefault(name, []).append(codes.bounds(name))
     if not facts:
-        raise CodesUnreadableError("a data set of no files")
+        raise CodesUnreadableError("a data set needs at least one file")
     first = facts[0][1]
     if not first["tensors"]:
         raise CodesUnreadableError(f"{facts[0][0]}: has no tensor of {', '.join(map(repr, tensors))}")

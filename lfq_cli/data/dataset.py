@@ -28,6 +28,7 @@ from lfq_cli.jobs.inputs import find_inputs, sorted_out
 from lfq_cli.pipeline import hash_of_key
 from lfq_cli.storage.places import is_folder, is_taken
 from lfq_cli.storage.urlpath import path_of
+from lfq_cli.wording import counted
 
 Format = Literal["indices", "bits", "packed"]
 Where = str | os.PathLike[str]
@@ -36,7 +37,7 @@ Where = str | os.PathLike[str]
 def open_codes(path: Where | Sequence[Where]) -> CodesFile | CodesDataset:
     """A codes file open for reading; for a folder, a glob or several files, the data set of their samples.
 
-    Raises CodesFileError where a file is damaged or something else.
+    Raises CodesFileError if a file is damaged or something else.
     """
     if isinstance(path, str | os.PathLike) and not is_folder(path_of(path)) and not _is_glob(path):
         return codesfile.open_codes(os.fspath(path))
@@ -172,7 +173,7 @@ class CodesDataset(Sequence[dict[str, Any]]):
             f"{name!r} {'ragged' if spec.positions is None else list(spec.positions)} of {spec.bits_per_vector} bits"
             for name, spec in self.catalog.tensors.items()
         )
-        return f"<CodesDataset: {len(self):,} items of {len(self._shelf.paths):,} files, {tensors}>"
+        return f"<CodesDataset: {counted(len(self), 'item')} of {counted(len(self._shelf.paths), 'file')}, {tensors}>"
 
     def __getitem__(self, index: Any) -> Any:
         """The item of a number; a list of items for a slice, list or array of numbers."""
@@ -309,7 +310,7 @@ class CodesDataset(Sequence[dict[str, Any]]):
         return [data[first:last].decode("utf-8", "replace") for first, last in spans]
 
     def find(self, key: str) -> int:
-        """The number of the sample with a key. Raises KeyError where there is none."""
+        """The number of the sample with a key. Raises KeyError if there is none."""
         if self._hashes is None:
             hashes = key_hashes(self._shelf, self.catalog)
             order = np.argsort(hashes, kind="stable")
@@ -337,5 +338,5 @@ def _files(paths: Where | Sequence[Where]) -> list[Path]:
     for error in missed.values():
         raise error
     if not found:
-        raise CodesUnreadableError("a data set of no files")
+        raise CodesUnreadableError("a data set needs at least one file")
     return found

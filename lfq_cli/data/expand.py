@@ -31,7 +31,7 @@ def to_bits(rows: Packed, vectors: int, bits_per_vector: int) -> NDArray[np.uint
 
 
 def narrowest(dims: tuple[int, ...], dtype: str | np.dtype[Any]) -> np.dtype[Any]:
-    """The dtype of indices. Raises OptionError where it is too narrow."""
+    """The dtype of indices. Raises OptionError if it is too narrow."""
     found = np.dtype(dtype)
     if found.kind not in "iu" or np.iinfo(found).max < 2 ** max(dims) - 1:
         raise OptionError(

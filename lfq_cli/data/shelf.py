@@ -35,7 +35,7 @@ class Shelf:
         self._pid = os.getpid()
 
     def get(self, number: int) -> CodesFile:
-        """The open file. Raises CodesFileError where it is damaged, or has changed."""
+        """The open file. Raises CodesFileError if it is damaged, or has changed."""
         if self._pid != os.getpid():
             self._forget()  # the parent's descriptors: it may close them at any time
         with self._lock:
@@ -58,7 +58,7 @@ class Shelf:
         return codes
 
     def _state_of(self, number: int) -> tuple[int, ...] | None:
-        """The state of the file that has the name now; None where there is none. 2 µs, where a read takes 10.
+        """The state of the file that has the name now; None if there is none. 2 µs, where a read takes 10.
 
         For an object, its state when it was opened: asking the store for each sample would take longer than reading it.
         """

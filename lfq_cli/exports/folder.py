@@ -29,7 +29,7 @@ class ExportFolder:
     """An export into a folder. `fingerprint`: what its bytes depend on. `inputs`: files it reads, never replaced."""
 
     def __init__(self, path: Path, fingerprint: str, *, overwrite: bool, inputs: Collection[Path] = ()) -> None:
-        """Raises ExistsError where the folder holds another export and `overwrite` is false."""
+        """Raises ExistsError if the folder holds another export and `overwrite` is false."""
         self._path = path
         self._fingerprint = fingerprint
         self._overwrite = overwrite
@@ -47,7 +47,7 @@ class ExportFolder:
             if notes.fingerprint == fingerprint:
                 self._done |= notes.parts
             elif not overwrite:
-                raise ExistsError(f"{path / name}: is of another export", _REPLACES)
+                raise ExistsError(f"{path / name}: belongs to another export", _REPLACES)
             self._others_description |= name == DESCRIPTION and notes.fingerprint != fingerprint
             self._ours |= notes.names
 
@@ -76,7 +76,7 @@ class ExportFolder:
                     each.rmdir()
 
     def _lock(self, descriptor: int) -> bool:
-        """Whether the folder is locked by this process; False where its file system has no locks."""
+        """Whether the folder is locked by this process; False if its file system has no locks."""
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -107,7 +107,7 @@ class ExportFolder:
             raise output_error(self._path, reason) from reason
 
     def finished(self, stem: str) -> Files | None:
-        """The files of an existing, intact part; None where it must be made."""
+        """The files of an existing, intact part; None if it must be made."""
         files = self._done.get(stem)
         if files is None or any(described(self._path / name) != recorded for name, recorded in files.items()):
             return None
@@ -116,7 +116,7 @@ class ExportFolder:
     def make(self, stem: str, write: Callable[[Path, str], None], *, durable: bool) -> Files:
         """Writes a part under a temporary name, then renames it.
 
-        Raises ExistsError where a file that no export made has its name, OptionError where that file is an input.
+        Raises ExistsError if a file that no export made has its name, OptionError if that file is an input.
         """
         try:
             with _temporary(self._path) as folder:
@@ -147,16 +147,16 @@ class ExportFolder:
             if not os.path.lexists(path) or name in self._ours:
                 continue
             if path.is_dir() and not path.is_symlink():
-                raise ExistsError(f"{path}: is a folder that no export made", "move it away, or name another folder")
+                raise ExistsError(f"{path}: was not made by an export", "move it away, or name another folder")
             if not self._overwrite:
                 raise ExistsError(f"{path}: exists", _REPLACES)
 
     def _refuse_inputs(self, path: Path) -> None:
-        """Raises OptionError where an input is at `path`, or in that folder."""
+        """Raises OptionError if an input is at `path`, or in that folder."""
         real = os.path.realpath(path)
         lost = next((each for each in self._inputs if each == real or each.startswith(real + os.sep)), None)
         if lost is not None:
-            raise OptionError(f"{path}: would replace {lost}, from which it is made", "name another folder")
+            raise OptionError(f"{path}: would replace {lost}, which is one of its inputs", "name another folder")
 
     @staticmethod
     def _give_name(made: Path, path: Path) -> None:
@@ -186,7 +186,7 @@ class ExportFolder:
 
 
 def _remove(path: Path) -> None:
-    """Removes a file, a link or a folder with its content; does nothing where there is none."""
+    """Removes a file, a link or a folder with its content; does nothing if there is none."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

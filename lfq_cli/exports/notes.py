@@ -43,7 +43,7 @@ class Notes:
 
 
 def read_notes(path: Path) -> Notes | None:
-    """The notes in a file; None where there is no file. Invalid content belongs to no export: Notes()."""
+    """The notes in a file; None if there is no file. Invalid content belongs to no export: Notes()."""
     try:
         recorded = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
@@ -74,7 +74,7 @@ def _is_name(name: Any) -> bool:
 def described(path: Path) -> dict[str, Any] | None:
     """Size and digest of a file, or of all files below a folder: sha256 of a line "sha256  path" for each, sorted.
 
-    None where it is not there, or cannot be read.
+    None if it does not exist, or cannot be read.
     """
     if not path.is_dir():
         return _described_file(path)

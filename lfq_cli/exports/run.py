@@ -68,7 +68,7 @@ def export(
     """Writes the samples of the codes files in one of FORMATS into the folder `out`; yields the outcome of each part.
 
     A repeated run skips parts that are intact and have the same codes and options, and makes the rest. Raises
-    OptionError where options, codes and format do not fit together, ExistsError where the folder holds another export.
+    OptionError if options, codes and format do not fit together, ExistsError if the folder holds another export.
     """
     work = _Export(name, paths, options, progress)
     if work.format.library is not None:
@@ -213,11 +213,11 @@ class _Export:
             hints.insert(0, f"--codebook-dims {','.join(map(str, cut))} makes ids smaller")
         raise OptionError(
             f"ids up to {size - 1} do not fit {wanted[0]}, the dtype for {self.format.readers}",
-            "; ".join(hints) or "fewer bits an index, or lower special ids",
+            "; ".join(hints) or "fewer bits per index, or lower special ids",
         )
 
     def _narrower_cut(self, most: int) -> tuple[int, ...] | None:
-        """The fewest indices of nearly equal bits with which all ids stay below `most`; None where none do."""
+        """The fewest indices of nearly equal bits with which all ids stay below `most`; None if none do."""
         bits = self._spec.bits_per_vector
         for count in range(len(self.vocabulary.dims) + 1, bits + 1):
             cut = tuple(bits // count + (k < bits % count) for k in range(count))
@@ -237,7 +237,7 @@ class _Export:
     def parts(self) -> dict[str, NDArray[np.int64]]:
         """Name -> samples of every part, in order."""
         if self.format.shards is None and self._options.samples_per_file:
-            raise OptionError(f"--samples-per-file: {self._name} has all samples of a split in one place")
+            raise OptionError(f"--samples-per-file: {self._name} keeps all samples of a split together")
         parts: dict[str, NDArray[np.int64]] = {}
         for name, samples in self._splits().items():
             if self.format.shards is None:
@@ -308,7 +308,7 @@ class _Export:
             begin = end
 
     def _check(self, samples: NDArray[np.int64]) -> None:
-        """Raises CodesFileError where a file that holds some of the samples is damaged.
+        """Raises CodesFileError if a file that holds some of the samples is damaged.
 
         Each file is read twice for this, so no part gets its final name that has samples of a damaged file.
         """

@@ -38,14 +38,14 @@ def verify(folder: Path, progress: Progress = lambda _: None) -> Iterator[Verdic
     """The verdict on every file or folder of every part, and on files that a reader would mistake for a part."""
     if (folder / PROGRESS).is_file():
         hint = "run the same lfq export again: it makes the rest"
-        yield Verdict(folder, "failed", error=OutputError(f"{folder}: the export into it is not finished", hint))
+        yield Verdict(folder, "failed", error=OutputError(f"{folder}: the export in it is not finished", hint))
     notes = read_notes(folder / DESCRIPTION)
     if notes is None:
         return
     for name, noted in sorted((name, noted) for files in notes.parts.values() for name, noted in files.items()):
         path, found = folder / name, described(folder / name)
         if found is None:
-            yield Verdict(path, "damaged", error=OutputError(f"{path}: is not there, or cannot be read"))
+            yield Verdict(path, "damaged", error=OutputError(f"{path}: does not exist, or cannot be read"))
         elif found != noted:
             yield Verdict(path, "damaged", nbytes=found["bytes"], error=_differs(path, noted, found))
         else:
@@ -59,7 +59,7 @@ def verify(folder: Path, progress: Progress = lambda _: None) -> Iterator[Verdic
 def _differs(path: Path, noted: object, found: dict[str, object]) -> OutputError:
     sizes = noted.get("bytes") if isinstance(noted, dict) else None, found["bytes"]
     what = f"has {sizes[1]} bytes, expected {sizes[0]}" if sizes[0] != sizes[1] else "has another sha256 than when made"
-    return OutputError(f"{path}: is damaged: it {what}", "run the same lfq export again: it makes the part anew")
+    return OutputError(f"{path}: is damaged: it {what}", "run the same lfq export again: it makes the part again")
 
 
 def _strangers(folder: Path, names: frozenset[str]) -> list[Path]:

@@ -12,6 +12,7 @@ from lfq_cli.codesfile import CodesHeader, CodesTensor
 from lfq_cli.codesfile.header import OFFSETS
 from lfq_cli.container import tensor_bytes
 from lfq_cli.errors import CodesFileError
+from lfq_cli.wording import counted
 
 _MOST_LETTERS = 60
 
@@ -19,9 +20,9 @@ _MOST_LETTERS = 60
 def require_samples(path: Path, header: CodesHeader) -> None:
     """Raises CodesFileError unless the file holds samples and nothing else that would be lost."""
     if header.samples is None or header.made_from is None:
-        lacks = "samples" if header.samples is None else "word of what they were made from"
+        lacks = "samples" if header.samples is None else "record of what they were made from"
         raise CodesFileError(
-            f"{path}: holds {len(header.tensors)} tensor(s) and no {lacks}",
+            f"{path}: holds {counted(len(header.tensors), 'tensor')} and no {lacks}",
             "lfq merge and lfq split take files of samples, as lfq encode --samples-per-file N writes them",
         )
     samples = header.samples
@@ -38,12 +39,12 @@ def require_samples(path: Path, header: CodesHeader) -> None:
 
 
 def require_compatible(path: Path, header: CodesHeader, first_path: Path, first: CodesHeader) -> None:
-    """Raises CodesFileError, naming the difference, where the samples of two files cannot go into one file."""
+    """Raises CodesFileError, naming the difference, if the samples of two files cannot go into one file."""
     _require_same(path, dict(_facts(header)), first_path, dict(_facts(first)))
 
 
 def require_same_whole(path: Path, header: CodesHeader, first_path: Path, first: CodesHeader) -> None:
-    """Raises CodesFileError, naming the difference, where two files are not parts of one whole.
+    """Raises CodesFileError, naming the difference, if two files are not parts of one whole.
 
     A tensor that only one of them holds is no difference: the last parts of a file lack its shorter tensors.
     """

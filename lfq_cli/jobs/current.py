@@ -18,7 +18,7 @@ REPLACES = "--overwrite replaces it"
 
 
 def existing_header(path: Path) -> CodesHeader:
-    """The header of the codes file in an output's place. Raises ExistsError where something else is there."""
+    """The header of the codes file in an output's place. Raises ExistsError if something else is there."""
     try:
         with codesfile.open_codes(path) as existing:
             return existing.header
@@ -27,10 +27,10 @@ def existing_header(path: Path) -> CodesHeader:
 
 
 def is_current(job: Job, header: CodesHeader, *, by_header: bool = False) -> bool:
-    """Whether the job's output has this header and was made from the current input; False where it does not exist.
+    """Whether the job's output has this header and was made from the current input; False if it does not exist.
 
     header: before any value is read. by_header: compare only size and age of the input; it is read only if it is newer
-    than its output. Raises ExistsError where something else is in the output's place.
+    than its output. Raises ExistsError if something else is in the output's place.
     """
     if not exists(job.output):
         return False
@@ -38,7 +38,7 @@ def is_current(job: Job, header: CodesHeader, *, by_header: bool = False) -> boo
     if found.made_from is None:
         raise ExistsError(
             f"{job.output}: exists, and does not say what it was made from: an older lfq wrote it",
-            f"{REPLACES}; lfq verify --source tells whether it is what its source gives",
+            f"{REPLACES}; lfq verify --source checks whether it matches its source",
         )
     if found.without_digests() != header:
         difference = next(_differences(found, header), "made with other options for what the checkpoint does not say")

@@ -181,7 +181,7 @@ def _tasks(plan: _Plan, options: DecodeOptions, backend: Backend) -> Iterator[De
 def matching_quantizer(codes: CodesFile, quantizer: Quantizer) -> Quantizer:
     """The quantizer that decodes `codes`: `quantizer`, with the facts it only assumes taken from the file's header.
 
-    Raises CodesFileError where the codes were made by another checkpoint.
+    Raises CodesFileError if the codes were made by another checkpoint.
     """
     header = codes.header
     levels = header.quantizer.get("num_quantizers")
@@ -224,7 +224,7 @@ def _cut_as_stored(header: CodesHeader, quantizer: Quantizer) -> Quantizer:
 
 
 def _check_header(codes: CodesFile, quantizer: Quantizer) -> None:
-    """Raises CodesFileError where the header contradicts the checkpoint whose digest it names."""
+    """Raises CodesFileError if the header contradicts the checkpoint whose digest it names."""
     recorded, known = codes.header.quantizer, quantizer.config()
     differing = {key for key in {*recorded, *known} - set(LAYOUT_KEYS) if recorded.get(key) != known.get(key)}
     for info in codes.header.tensors.values():
@@ -257,7 +257,7 @@ def made_of(codes: CodesFile, infos: Sequence[CodesTensor], quantizer: Quantizer
 
 
 def _is_current(job: Job, head: Head) -> bool:
-    """Whether the output begins as this run's would. Raises ExistsError where something else is in its place."""
+    """Whether the output begins as this run's would. Raises ExistsError if something else is in its place."""
     if not exists(job.output):
         return False
     if not head.tells_origin:

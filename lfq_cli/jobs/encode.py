@@ -63,7 +63,7 @@ class EncodeOptions:
 
 
 def require_certain_bits(quantizer: Quantizer) -> None:
-    """Raises CheckpointError where a rotation may follow a soft clamp of unknown strength: all bits depend on it."""
+    """Raises CheckpointError if a rotation may follow a soft clamp of unknown strength: all bits depend on it."""
     if quantizer.has_rotation:
         quantizer.require("soft_clamp_input_value")
         if quantizer.soft_clamp_input_value is not None:
@@ -129,7 +129,7 @@ class _Input:
         return open_source(self._path) if self._data is None else open_bytes(self._path, self._data)
 
     def origin(self) -> Callable[[], tuple[int, str]]:
-        """A function to call when all was read: size and fingerprint. Raises TensorError where it changed since."""
+        """A function to call when all was read: size and fingerprint. Raises TensorError if it changed since."""
         if isinstance(self._path, UrlPath):
             return self._object_as_it_was
         if self._data is not None:
@@ -152,7 +152,7 @@ class _Input:
 
     def _refuse_change(self, *, known: bool = False) -> None:
         if version(self._path, known=known) != self._state:
-            raise TensorError(f"{self._path}: changed while it was read", "run again when nothing writes to it")
+            raise TensorError(f"{self._path}: changed while it was read", "run again when nothing is writing to it")
 
 
 def _encode_file(job: Job, options: EncodeOptions, backend: Backend, workers: Workers, progress: Progress) -> Outcome:

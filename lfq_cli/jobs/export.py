@@ -84,7 +84,7 @@ def plan_export(
 
 
 def require_room(plan: ExportPlan) -> None:
-    """Raises OutputError where the disk lacks the room."""
+    """Raises OutputError if the disk has too little space."""
     free = shutil.disk_usage(room_for(plan.output)).free
     if plan.nbytes + len(plan.head.data) > free:
         raise OutputError(

@@ -46,7 +46,7 @@ def is_counted_file(path: str) -> bool:
 
 
 def described_format(path: Path) -> str | None:
-    """The format in a safetensors file's metadata ("lfq-codes", "lfq-checkpoint", ...); None where it has none."""
+    """The format in a safetensors file's metadata ("lfq-codes", "lfq-checkpoint", ...); None if it has none."""
     try:
         value: Any = json.loads(metadata_entry(path, "lfq") or "null")
     except (ValueError, RecursionError):

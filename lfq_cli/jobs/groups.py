@@ -135,7 +135,7 @@ def _rows_by_value(codes: CodesFile, by: str) -> _Rows:
     column: Any = np.array(codes.texts(by), object) if by in samples.texts else codes.column(by)
     if column.ndim != 1:
         raise CodesUnreadableError(
-            f"{codes.path}: {by!r} is {list(column.shape)}, expected one value for each of {samples.count} samples"
+            f"{codes.path}: {by!r} is {list(column.shape)}, expected one value per sample, [{samples.count}]"
         )
     values, inverse = np.unique(column, return_inverse=True)
     order = np.argsort(inverse, kind="stable")

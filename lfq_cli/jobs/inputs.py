@@ -93,7 +93,7 @@ class Inputs(Sequence[Input]):
 def find_inputs(arguments: Sequence[str], accepts: Accepts, error: type[LfqError]) -> Inputs:
     """The files that the arguments name, in order, each once. `accepts` chooses among a folder's files.
 
-    Raises `error` where an argument names a folder or glob without any accepted file.
+    Raises `error` if an argument names a folder or glob without any accepted file.
     """
     folders: list[Folder] = []
     seen: dict[str, set[str]] = {}
@@ -127,7 +127,7 @@ def _expand(argument: str, accepts: Accepts, error: type[LfqError]) -> Iterator[
         yield from _expand_url(path, accepts, error)
         return
     if os.path.isdir(argument):  # noqa: PTH112 - Path.is_dir raises for a name that is too long
-        root, nothing = path, error(f"{path}: no file in this folder is one to read", _WANTED.get(error))
+        root, nothing = path, error(f"{path}: no file in this folder has a format that lfq reads", _WANTED.get(error))
         walk = _Walk(error)
         found = walk.folders(path)
     elif os.path.lexists(argument) or not glob.has_magic(argument):
@@ -147,7 +147,7 @@ def _expand_url(path: UrlPath, accepts: Accepts, error: type[LfqError]) -> Itera
             root, nothing = _static_part(path), error(f"{path}: no object matches")
             pattern = path.parts[len(root.parts) :]
         elif path.store.scheme.lists and path.is_dir():
-            root, nothing = path, error(f"{path}: no object below is one to read", _WANTED.get(error))
+            root, nothing = path, error(f"{path}: no object below it has a format that lfq reads", _WANTED.get(error))
             pattern = ("**",)
         else:
             yield Folder(path.parent, path.parent, [path.parts[-1]], named=True)
@@ -187,7 +187,7 @@ def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
 def _accepted(
     root: Path, found: Iterable[tuple[Path, list[str]]], walk: _Walk, accepts: Accepts, nothing: LfqError
 ) -> Iterator[Folder]:
-    """The accepted files of each folder; raises `nothing` where there are none."""
+    """The accepted files of each folder; raises `nothing` if there are none."""
     any_found = False
     for folder, files in found:
         prefix = "" if folder == Path() else os.path.join(folder, "")  # noqa: PTH118
@@ -278,7 +278,7 @@ class _Walk:
 
     def _miss(self, folder: Path, reason: OSError) -> None:
         self.unread[folder] = self._error(
-            f"{folder}: cannot be read: {reason.strerror or reason}", "nothing that lies in it was read"
+            f"{folder}: cannot be read: {reason.strerror or reason}", "nothing in it was read"
         )
 
 

@@ -65,7 +65,7 @@ def name_codes(arguments: Sequence[str], output: Path, limits: Limits) -> tuple[
     """The codes files that the arguments name, and where what is made of them goes: to `output` if that is the name of
     a file, which one file only can have, else into that folder.
 
-    Raises OptionError where `output` is neither, CodesFileError where a folder cannot be read: samples would be missed.
+    Raises OptionError if `output` is neither, CodesFileError if a folder cannot be read: samples would be missed.
     """
     paths, missed = sorted_out(find_inputs(arguments, is_codes_file, CodesFileError))
     for error in missed.values():
@@ -88,8 +88,8 @@ def merge(
 ) -> Generator[Outcome]:
     """Makes the outputs one after the other; what became of each. An output whose inputs are damaged is not made.
 
-    Raises CodesFileError where an input cannot be read, is of another kind than the others or holds a key that stood
-    before, OptionError where an output would replace an input, ExistsError where files lie in the folder beside those
+    Raises CodesFileError if an input cannot be read, is of another kind than the others or holds a key that stood
+    before, OptionError if an output would replace an input, ExistsError if files lie in the folder beside those
     that the run would write: their samples would be counted to the data set.
     """
     groups = regroup(paths, options.limits)
@@ -112,7 +112,7 @@ def _refuse_others(folder: Path, outputs: set[Path]) -> None:
     if others:
         more = f" (and {len(others) - 1:,} more)" if len(others) > 1 else ""
         raise ExistsError(
-            f"{others[0]}{more}: lies where this run writes, and would not be replaced by it",
+            f"{others[0]}{more}: is in the output folder, and would not be replaced by this run",
             "name an empty folder, or remove it: the folder would hold samples twice",
         )
 
@@ -127,7 +127,7 @@ class _Merger:
         self._checked: dict[Path, LfqError | None] = {}
 
     def make(self, job: Job, group: Group) -> Outcome:
-        """Makes the job's output. Raises LfqError where it cannot be made."""
+        """Makes the job's output. Raises LfqError if it cannot be made."""
         header = _header(group)
         return settle_merge(
             job,
@@ -154,7 +154,7 @@ class _Merger:
             joiner.finish()
 
     def _require_whole(self, source: StoredFile) -> None:
-        """Raises CodesFileError where a file of which not all is read for one output is damaged; reads it once."""
+        """Raises CodesFileError if a file of which not all is read for one output is damaged; reads it once."""
         path = source.file.path
         if path not in self._checked:
             try:
@@ -250,7 +250,7 @@ def _made_from(group: Group) -> MadeFrom:
 
 
 def _is_current(path: Path, header: CodesHeader) -> bool:
-    """Whether the output is there. Raises ExistsError where something else is in its place."""
+    """Whether the output is there. Raises ExistsError if something else is in its place."""
     if not exists(path):
         return False
     found = existing_header(path)

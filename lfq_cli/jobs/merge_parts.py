@@ -38,7 +38,7 @@ class PartFile:
 
 
 def holds_parts(path: Path) -> bool:
-    """Whether a codes file holds parts of tensors; False where it cannot be read."""
+    """Whether a codes file holds parts of tensors; False if it cannot be read."""
     try:
         with codesfile.open_codes(path) as codes:
             return codes.header.is_part
@@ -78,7 +78,7 @@ class _Merger:
         self._progress = progress
 
     def make(self, job: Job, paths: Sequence[Path]) -> Outcome:
-        """Makes the job's output from the parts. Raises LfqError where it cannot be made."""
+        """Makes the job's output from the parts. Raises LfqError if it cannot be made."""
         header, parts = read_parts(paths)
         return settle_merge(
             job,
@@ -106,7 +106,7 @@ class _Merger:
 def read_parts(paths: Iterable[Path]) -> tuple[CodesHeader, list[PartFile]]:
     """The header of the whole, without its digests, and its parts, from their headers.
 
-    Raises CodesFileError where a file is not a part, or is a part of something else, and where rows are missing or
+    Raises CodesFileError if a file is not a part, or is a part of something else, and if rows are missing or
     occur twice.
     """
     parts: list[PartFile] = []
@@ -141,7 +141,7 @@ def require_all_rows(parts: Sequence[PartFile], name: str) -> None:
         if rows.first < end or (part is not before and rows.last == 0):
             raise CodesFileError(
                 f"{before.path} and {part.path} both hold row {rows.first:,} of {name!r}",
-                "parts of different --part-rows lie beside each other: name those of one run",
+                "parts with different --part-rows are mixed: name those of one run",
             )
         end, before = rows.last, part
     if of is not None and end < of.of:
@@ -151,7 +151,7 @@ def require_all_rows(parts: Sequence[PartFile], name: str) -> None:
 def _missing(path: Path, name: str, first: int, last: int, of: int) -> CodesFileError:
     return CodesFileError(
         f"{path}: no part has rows {first:,} to {last:,} of the {of:,} of {name!r}",
-        "encode again with the same --part-rows, which makes what is missing; --status says what that is",
+        "encode again with the same --part-rows, which makes the missing parts; --status lists them",
     )
 
 
@@ -200,7 +200,7 @@ def _whole(info: CodesTensor) -> CodesTensor:
 
 
 def _is_current(path: Path, header: CodesHeader) -> bool:
-    """Whether the whole already exists, whoever made it. Raises ExistsError where something else is in its place."""
+    """Whether the whole already exists, whoever made it. Raises ExistsError if something else is in its place."""
     if not exists(path):
         return False
     found = existing_header(path)

@@ -13,6 +13,7 @@ from lfq_cli.files import remove_leftovers
 from lfq_cli.jobs.plan import Job
 from lfq_cli.pipeline import Progress
 from lfq_cli.storage.outputs import work_folder
+from lfq_cli.wording import counted
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def settle_output(
 ) -> Outcome:
     """The outcome of writing the output, unless it is current already or this is a dry run.
 
-    `is_current` raises ExistsError where something else is in its place; so does `write` where something appeared
+    `is_current` raises ExistsError if something else is in its place; so does `write` if something has appeared
     since.
     """
     if not overwrite and is_current():
@@ -110,4 +111,4 @@ def clear_leftovers(jobs: Sequence[Job]) -> None:
     """Removes temporary files of killed runs from the output folders, and reports it."""
     count = remove_leftovers(sorted({work_folder(job.output) for job in jobs}))
     if count:
-        warnings.warn(f"removed {count} unfinished file(s) of runs that were killed", LfqNote, stacklevel=2)
+        warnings.warn(f"removed {counted(count, 'temporary file')} of killed runs", LfqNote, stacklevel=2)

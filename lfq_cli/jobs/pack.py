@@ -84,7 +84,7 @@ def pack(
 
     Inputs in `missed` could not be listed and count as failed.
 
-    Raises OptionError where two inputs have the same name, ExistsError where files cannot be appended to.
+    Raises OptionError if two inputs have the same name, ExistsError if files cannot be appended to.
     """
     _refuse_equal_names(inputs)
     for job in missed:
@@ -104,7 +104,7 @@ def pack(
 def _files_of(shard: Shard, inputs: Sequence[SampleInput], options: PackOptions) -> tuple[int, int]:
     """(number of the first file, number of files) that a shard makes: each file as it is without shards.
 
-    Raises OptionError where the samples of each file are known only after reading.
+    Raises OptionError if the samples of each file are known only after reading.
     """
     each = options.samples_per_file
     if each is None or options.append or any(item.many for item in inputs):
@@ -145,7 +145,7 @@ def encode_each(
 
 
 def refuse_idle_options(jobs: Sequence[Job], packed: PackOptions) -> None:
-    """Raises OptionError where options for samples are given and no input holds many."""
+    """Raises OptionError if options for samples are given and no input holds many."""
     given = packed.recorded().keys() & {"carry", "carry_text", "ragged", "skip_bad"}
     if given and not any(_holds_many(job, packed) for job in jobs):
         option = f"--{min(given).replace('_', '-')}"
@@ -161,7 +161,7 @@ def _always(path: Path) -> Callable[[int], Path]:
 
 
 def _refuse_equal_names(inputs: Sequence[SampleInput]) -> None:
-    """Raises OptionError where two files of one sample would have the same key."""
+    """Raises OptionError if two files of one sample would have the same key."""
     seen = KeySet()
     items = (item for item in inputs if not item.many)
     while some := list(islice(items, _NAMES_AT_ONCE)):
@@ -205,13 +205,13 @@ class _Packer:
     def append_to(self, folder: Path) -> int:
         """Skips the samples already in the folder's files; returns the number of the first file to add.
 
-        Raises ExistsError where an existing file was made differently.
+        Raises ExistsError if an existing file was made differently.
         """
         number = 0
         for path in sorted(folder.glob(f"*{codesfile.SUFFIX}")):
             difference = self.difference(existing_header(path), beside=True)
             if difference is not None:
-                raise ExistsError(f"{path}: exists, {difference}", "append with the checkpoint and options of then")
+                raise ExistsError(f"{path}: exists, {difference}", "append with the same checkpoint and options")
             with codesfile.open_codes(path) as codes:
                 self._there.add(codes.keys_of_samples)
             stem = path.name.removesuffix(codesfile.SUFFIX)
@@ -352,7 +352,7 @@ class _Packer:
         return each is not None and header.samples.count + header.made_from.skipped < each
 
     def difference(self, header: CodesHeader, *, beside: bool = False) -> str | None:
-        """How a file's making differs from this run's, whatever its content; None where it does not.
+        """How a file's making differs from this run's, whatever its content; None if it does not.
 
         beside: the file stays and others are added to it, so it may have another size, or have been merged.
         """

@@ -22,6 +22,7 @@ from lfq_cli.quantizer import Quantizer
 from lfq_cli.samples import container_of
 from lfq_cli.storage.places import is_taken
 from lfq_cli.tensors import StoredTensor, open_source
+from lfq_cli.wording import counted
 
 _NUMBERED = re.compile(r"(.+)\.\d{5,}" + re.escape(SUFFIX), re.DOTALL)
 
@@ -47,7 +48,7 @@ def part_path(output: Path, number: int) -> Path:
 
 
 def whole_path(path: Path) -> Path | None:
-    """The codes file that a file is a part of, judged by its name; None where the name has no number."""
+    """The codes file that a file is a part of, judged by its name; None if the name has no number."""
     found = _NUMBERED.fullmatch(path.name)
     return None if found is None else path.with_name(found[1] + SUFFIX)
 
@@ -78,14 +79,14 @@ def cuts_of(
 ) -> list[Cut]:
     """What part `number` holds of the tensors in the file at `path`; without a number, all of them.
 
-    Raises TensorError where a tensor cannot be cut, and where there is no such part, or no longer.
+    Raises TensorError if a tensor cannot be cut, and if there is no such part, or no longer.
     """
     if number is None or rows is None:
         return [Cut(tensor, axis) for tensor, axis in chosen]
     _require_rows(path, chosen)
     cuts = [Cut(*_rows_of(tensor, axis, number, rows)) for tensor, axis in chosen if _has(tensor, number, rows)]
     if not cuts:
-        raise TensorError(f"{path}: has no row {number * rows:,} any more", "run again when nothing writes to it")
+        raise TensorError(f"{path}: has no row {number * rows:,} any more", "run again when nothing is writing to it")
     return cuts
 
 
@@ -103,7 +104,7 @@ def _parts_of(
     behind = part_path(job.output, count)
     if is_taken(behind):
         raise ExistsError(
-            f"{behind}: lies behind the last of the {count:,} parts of {job.source}",
+            f"{behind}: exists, although {job.source} has only {counted(count, 'part')}",
             "it was made with another --part-rows, or of other content: name another output, or remove those parts",
         )
     for number in range(count):
@@ -112,7 +113,7 @@ def _parts_of(
 
 
 def _require_rows(path: Path, chosen: Sequence[tuple[StoredTensor, ChannelAxis]]) -> None:
-    """Raises TensorError where axis 0 holds the features: a vector is never cut in two."""
+    """Raises TensorError if axis 0 holds the features: a vector is never cut in two."""
     for tensor, axis in chosen:
         if axis.number == 0:
             raise TensorError(

@@ -47,7 +47,7 @@ def plan_jobs(
 
     One file with an `output` that ends in one of `file_suffixes` is written there. Otherwise `output` is a folder in
     which the inputs' tree is mirrored, starting at the deepest folder that holds all their roots: a named folder, or
-    the part of a glob before its first wildcard. Raises OptionError where two inputs would write the same output, and
+    the part of a glob before its first wildcard. Raises OptionError if two inputs would write the same output, and
     where an output would replace an input or one of `inputs_kept`.
     """
     refuse_read_only(output)
@@ -76,7 +76,7 @@ def name_samples(
     """The files with samples that the arguments name, each named by its place in the tree, to be packed in the folder
     `output`; and the unreadable ones, as failed jobs.
 
-    Raises OptionError where `output` is not a folder, or where one of the inputs or of `inputs_kept` would be
+    Raises OptionError if `output` is not a folder, or if one of the inputs or of `inputs_kept` would be
     overwritten.
     """
     refuse_read_only(output)
@@ -88,7 +88,9 @@ def name_samples(
     folder = real_folder(output)
     for path in inputs.named(SUFFIX):
         if real_folder(path.parent) == folder:
-            raise OptionError(f"{path}: is an input of this command and lies where it writes", "name another output")
+            raise OptionError(
+                f"{path}: is an input of this command and inside its output folder", "name another output"
+            )
     missed = [replace(job, output=output) for job in missed]
     refuse_to_replace([path for path in inputs_kept if path.name.endswith(SUFFIX)], [output])
     return inputs, missed
@@ -112,7 +114,7 @@ def plan_wholes(arguments: Sequence[str], output: Path, whole: Callable[[str], s
     """Pairs every codes file with the one it is a part of: the file `output`, or `whole(name)` in the tree mirrored
     under the folder `output`.
 
-    Raises OptionError where `output` is neither or would replace an input, CodesFileError where a folder cannot be
+    Raises OptionError if `output` is neither or would replace an input, CodesFileError if a folder cannot be
     read: parts would be missed.
     """
     found = find_inputs(arguments, is_codes_file, CodesFileError)
@@ -148,7 +150,7 @@ def source_jobs(sources: Sequence[str], arguments: Sequence[str], codes: Sequenc
 
 
 def refuse_to_replace(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
-    """Raises OptionError where an output is one of the files to read."""
+    """Raises OptionError if an output is one of the files to read."""
     folder_of = cache(real_folder)  # for 10,000 files in few folders
 
     def real(path: Path) -> str:

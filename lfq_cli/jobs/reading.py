@@ -214,7 +214,7 @@ def _read_many(
         for content in encoder.batches(sample for sample in samples if sample.key not in passed_over):
             yield Piece(content, [index] * len(content))
         if fingerprint(item.path, TensorError) != before:
-            raise TensorError(f"{item.path}: changed while it was read", "run again when nothing writes to it")
+            raise TensorError(f"{item.path}: changed while it was read", "run again when nothing is writing to it")
     except LfqError as reason:
         error = reason
     yield Ended(index, error)
@@ -254,7 +254,7 @@ def _sample_of(item: SampleInput, index: int, reads: list[_Read]) -> Sample | Ba
         reads.append(_Read(index, *before))
         sample = sample_of(item.path, item.name)
         if fingerprint(item.path, TensorError) != before:
-            raise TensorError(f"{item.path}: changed while it was read", "run again when nothing writes to it")
+            raise TensorError(f"{item.path}: changed while it was read", "run again when nothing is writing to it")
     except LfqError as error:
         return BadSample(item.name, error)
     return sample

@@ -20,6 +20,7 @@ from lfq_cli.jobs.draft import Limits
 from lfq_cli.pipeline import Part, StoredFile, key_at, sizes_of, survey
 from lfq_cli.regions import InputFile
 from lfq_cli.storage.remote import open_input
+from lfq_cli.wording import counted
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Group:
 def regroup(paths: Sequence[Path], limits: Limits) -> list[Group]:
     """Reads headers, keys and offsets of all inputs, and decides which samples go where.
 
-    Raises CodesFileError where an input cannot be read, is of another kind than the first, or repeats a key.
+    Raises CodesFileError if an input cannot be read, is of another kind than the first, or repeats a key.
     """
     members: list[Member] = []
     hashes: list[NDArray[np.uint64]] = []
@@ -135,7 +136,7 @@ class _Cutter:
 
 
 def _refuse_equal_keys(members: Sequence[Member], hashes: Sequence[NDArray[np.uint64]]) -> None:
-    """Raises CodesFileError where two samples have one key."""
+    """Raises CodesFileError if two samples have one key."""
     every = np.concatenate(hashes)
     if (np.diff(np.sort(every)) != 0).all():
         return
@@ -153,7 +154,7 @@ def _refuse_equal_keys(members: Sequence[Member], hashes: Sequence[NDArray[np.ui
 
 def _equal_keys(one: Path, other: Path, key: str, others: int) -> CodesFileError:
     where = f"{one} holds two samples" if one == other else f"{one} and {other} both hold a sample"
-    more = f" (and {others:,} more keys stand twice)" if others else ""
+    more = f" (and {counted(others, 'more repeated key')})" if others else ""
     return CodesFileError(
         f"{where} with the key {key!r}{more}", "leave one of the files out, or encode one of them under other names"
     )
@@ -168,7 +169,7 @@ def _key_of(members: Sequence[Member], starts: NDArray[np.int64], index: int) ->
 
 @contextmanager
 def reopened(path: Path, state: tuple[int, ...], stored: Mapping[str, Stored]) -> Iterator[StoredFile]:
-    """A codes file, opened again. Raises CodesFileError where it has changed, at opening or by the end."""
+    """A codes file, opened again. Raises CodesFileError if it has changed, at opening or by the end."""
     file = open_input(path, CodesFileError, CodesUnreadableError)
     try:
         refuse_change(file, state)
@@ -179,6 +180,6 @@ def reopened(path: Path, state: tuple[int, ...], stored: Mapping[str, Stored]) -
 
 
 def refuse_change(file: InputFile | CodesFile, state: tuple[int, ...]) -> None:
-    """Raises CodesFileError where the input was written to or replaced since it was first read."""
+    """Raises CodesFileError if the input was written to or replaced since it was first read."""
     if file.state != state:
-        raise CodesFileError(f"{file.path}: changed while it was read", "run again when nothing writes to it")
+        raise CodesFileError(f"{file.path}: changed while it was read", "run again when nothing is writing to it")

@@ -47,7 +47,7 @@ def parse_shard(value: str, environment: Mapping[str, str] | None = None) -> Sha
         return _from_environment(os.environ if environment is None else environment)
     index, slash, count = value.partition("/")
     if not slash or not index.isdecimal() or not count.isdecimal():
-        raise OptionError(f"--shard {value!r}: expected I/N, as 0/8, or auto")
+        raise OptionError(f"--shard {value!r}: expected I/N, such as 0/8, or auto")
     if not int(index) < int(count):
         raise OptionError(f"--shard {value!r}: I is from 0 to N - 1")
     return Shard(int(index), int(count))
@@ -69,7 +69,7 @@ def _from_environment(environment: Mapping[str, str]) -> Shard:
     outer, inner = _slurm_array(environment), _torchrun(environment) or _slurm_step(environment)
     if outer is None and inner is None:
         raise OptionError(
-            "--shard auto: neither RANK and WORLD_SIZE (torchrun) nor SLURM's variables are set", "say it: --shard I/N"
+            "--shard auto: neither RANK and WORLD_SIZE (torchrun) nor SLURM's variables are set", "give --shard I/N"
         )
     outer, inner = outer or Shard(0, 1), inner or Shard(0, 1)
     return Shard(outer.index * inner.count + inner.index, outer.count * inner.count)
@@ -93,13 +93,13 @@ def _slurm_step(environment: Mapping[str, str]) -> Shard | None:
     if environment.get("SLURM_NTASKS", "1") != "1":
         raise OptionError(
             f"--shard auto: {environment['SLURM_NTASKS']} tasks were asked of SLURM, and this is not a step of srun",
-            "start it with srun, or say --shard I/N",
+            "start it with srun, or give --shard I/N",
         )
     return Shard(0, 1) if "SLURM_JOB_ID" in environment else None
 
 
 def _refuse_inherited(environment: Mapping[str, str], count: int) -> None:
-    """Raises OptionError where some of SLURM's variables come from the step in which this job was submitted.
+    """Raises OptionError if some of SLURM's variables come from the step in which this job was submitted.
 
     sbatch passes its environment on, and the script's job replaces only some of it: it has its own SLURM_PROCID, which
     is 0, beside the SLURM_STEP_NUM_TASKS of the step. In a real step SLURM's variables agree on the number of tasks.
@@ -119,7 +119,7 @@ def _refuse_inherited(environment: Mapping[str, str], count: int) -> None:
             raise OptionError(
                 f"--shard auto: SLURM_STEP_NUM_TASKS is {count}, and {name} is {environment[name]}: this job was"
                 " submitted from within a step, and has some of its variables",
-                "submit it with sbatch --export=NONE, start it with srun, or say --shard I/N",
+                "submit it with sbatch --export=NONE, start it with srun, or give --shard I/N",
             )
 
 
@@ -137,7 +137,7 @@ def _slurm_array(environment: Mapping[str, str]) -> Shard | None:
     if last - first + 1 != count:
         raise OptionError(
             f"--shard auto: the array has {count} tasks from {first} to {last}, some in between are missing",
-            "an array without gaps, as --array=0-7, or --shard I/N",
+            "use an array without gaps, such as --array=0-7, or --shard I/N",
         )
     return _checked(names[0], names[3], task - first, count)
 

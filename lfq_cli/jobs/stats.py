@@ -115,7 +115,7 @@ def with_counts(
     saves the counts at the end.
 
     Existing codes count as well: an interrupted run that continues saves the counts of all. If an input failed, nothing
-    is saved and a note says so. Raises OutputError where other counts exist at `path`.
+    is saved and a note says so. Raises OutputError if other counts exist at `path`.
     """
     totals: list[TokenCounts] = []
     counted = seen = 0
@@ -136,7 +136,7 @@ def with_counts(
     if not left:
         countsfile.write(totals, path, overwrite=overwrite)
     else:
-        warnings.warn(f"{path}: not saved: the codes of {left} output(s) are missing", LfqNote, stacklevel=2)
+        warnings.warn(f"{path}: not saved: the codes of {left} of the outputs are missing", LfqNote, stacklevel=2)
 
 
 def refuse_other_file(path: Path, files: Iterable[Path], *, overwrite: bool) -> None:
@@ -156,7 +156,7 @@ def save_counts(report: Report, path: Path, *, overwrite: bool = False) -> None:
 def write_csv(report: Report, path: Path, *, overwrite: bool = False) -> None:
     """Writes a row for every used code: set (of tensors with the same codebooks), codebook, bits, code, count.
 
-    Raises OutputError where not every code was counted.
+    Raises OutputError if not every code was counted.
     """
     for counts in report.counts:
         if any(counter.sketch is not None for counter in counts.counters()):

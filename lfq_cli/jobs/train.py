@@ -1,4 +1,4 @@
-"""Vectors -> a native checkpoint: `lfq train`. What is learned, and how, is `lfq_cli.training`'s."""
+"""Vectors -> a native checkpoint: the files of `lfq train`. The training itself is in `lfq_cli.training`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """What to train on and where to write; the recipe says how."""
+    """How to read the vectors, where to compute and whether to resume; the recipe says how to train."""
 
     recipe: Recipe
     tensors: tuple[str, ...] = ()
@@ -46,15 +46,13 @@ class TrainOptions:
 
     @property
     def channel_first(self) -> bool | None:
-        """The input layout, as the checkpoint records it."""
+        """The layout of the inputs, as the checkpoint records it."""
         return self.layout == "channel-first" if isinstance(self.layout, str) else None
 
 
 @dataclass(frozen=True)
 class Listener:
-    """Progress callbacks. `reading` receives the count of vectors read, `stepping` is called after each step of a
-    try.
-    """
+    """Progress callbacks. reading: gets the number of vectors just read. stepping: called after each step of a try."""
 
     reading: Callable[[int], None] = lambda _: None
     started: Callable[[Started], None] = lambda _: None
@@ -94,8 +92,8 @@ def train(inputs: Sequence[str], output: Path, options: TrainOptions, listener: 
 
     The run is saved beside it at every evaluation, and the saved run is removed at the end. After an interruption
     `output` holds the best checkpoint so far, and the same call resumes. Raises TensorError for vectors that cannot be
-    trained on, OptionError and CheckpointError where a saved run had other options, OutputError where something is in
-    the way.
+    trained on, OptionError or CheckpointError if a saved run had other options or cannot be read, and OutputError if
+    something is in the way.
     """
     from lfq_cli.training.runfile import path_beside
 
@@ -132,7 +130,7 @@ class _Job:
         self._replaces = replaces
 
     def run(self) -> TrainReport:
-        """Everything from the first read to the last write."""
+        """Trains, from the first read to the last write."""
         remove_leftovers([self._output.parent])
         prepared = self._prepare()
         if self._saved is None:
@@ -156,12 +154,12 @@ class _Job:
     # before the first step
 
     def _saved_run(self) -> SavedRun | None:
-        """The run to resume. Raises where there is another one, or where one was requested and there is none."""
+        """The run to resume, if any. Raises LfqError if it has other options or data, or --resume finds none."""
         from lfq_cli.training.runfile import read_run
 
         if not self._run_path.exists():
             if self._options.resume:
-                raise CheckpointError(f"{self._run_path}: no such file: there is no run to go on with")
+                raise CheckpointError(f"{self._run_path}: no such file: there is no run to resume")
             return None
         if self._options.overwrite:
             return None
@@ -172,12 +170,12 @@ class _Job:
             differences = ", ".join(f"{name} {saved.recipe.get(name)!r}, now {asked_for[name]!r}" for name in changed)
             raise OptionError(
                 f"{self._run_path}: the run was begun with other options: {differences}",
-                "go on with the options of then, or start anew with --overwrite",
+                "resume it with those options, or start again with --overwrite",
             )
         if saved.data != self._digest:
             raise TensorError(
                 f"{self._run_path}: the run was begun with other data: its inputs had other names or content",
-                "go on with the inputs of then, or start anew with --overwrite",
+                "resume it with those inputs, or start again with --overwrite",
             )
         return saved
 
@@ -197,7 +195,7 @@ class _Job:
         return prepare(self._data, found, recipe, backends.torch_device(self._options.device))
 
     def _tries(self, prepared: Prepared) -> tuple[Try, ...]:
-        """A try of every shape, unless there is only one, or a saved run has tried them."""
+        """Tries every shape, unless there is only one, or a saved run has tried them."""
         from lfq_cli.training.levels import Shape
         from lfq_cli.training.shapes import Try, candidates, tries
 
@@ -336,14 +334,14 @@ def _on_cpu(levels: Levels) -> Levels:
 
 def _tell_interrupted(output: Path, state: State) -> None:
     warnings.warn(
-        f"{output}: the best so far, of {state.history[-1].step:,} steps; the same command goes on from there",
+        f"{output}: holds the best of {state.history[-1].step:,} steps so far; the same command resumes from there",
         LfqNote,
         stacklevel=2,
     )
 
 
 def _facts(bars: Baselines, tries: tuple[Try, ...], recipe: Recipe) -> dict[str, Any]:
-    """What was found before the first step, as JSON."""
+    """Results from before the first step, as JSON."""
     assert recipe.shape is not None
     return {
         "baselines": {"pca_sign": bars.pca_sign, "itq": bars.itq},

@@ -18,6 +18,7 @@ from lfq_cli.pipeline import all_vectors, read_vectors, vector_blocks
 from lfq_cli.samples import BadSample, Selection, container_of, samples_in, stem_of
 from lfq_cli.tensors import Source, StoredTensor, open_source
 from lfq_cli.training.source import Run
+from lfq_cli.wording import counted
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class _Place:
 class TrainingData:
     """The float vectors of tensor files and files of samples. `runs` grows during `scan`.
 
-    Raises TensorError where tensors differ in the number of features, and for anything unreadable.
+    Raises TensorError if tensors differ in the number of features, and for anything unreadable.
     """
 
     def __init__(self, paths: Sequence[Path], patterns: Sequence[str], layout: Layout | int | None) -> None:
@@ -146,13 +147,14 @@ class TrainingData:
     def _axis(self, where: str, tensor: StoredTensor) -> int:
         """The axis of the features; all tensors must have as many as the first."""
         if not tensor.shape:
-            raise TensorError(f"{where} is a single number, expected vectors", "--tensor chooses others")
+            raise TensorError(f"{where} is a single number, expected vectors", "--tensor chooses other tensors")
         try:
             layout = self._layout
             axis = usual_axis(len(tensor.shape), None) if layout is None else axis_of(len(tensor.shape), layout)
         except IndexError:
             raise TensorError(
-                f"{where} has {len(tensor.shape)} axes, which --layout or --channel-axis {self._layout} does not fit",
+                f"{where} has {counted(len(tensor.shape), 'axis')}, which --layout or --channel-axis {self._layout}"
+                " does not fit",
                 "--channel-axis N says where the features are; --tensor GLOB chooses tensors",
             ) from None
         dim = tensor.shape[axis]

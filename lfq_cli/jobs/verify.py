@@ -82,7 +82,7 @@ def verify(
 
 
 def _missing(path: Path, source: Path, paths: Sequence[Path]) -> LfqError | None:
-    """Why the codes of a source, in one file or in parts, are incomplete; None where they are complete."""
+    """Why the codes of a source, in one file or in parts, are incomplete; None if they are complete."""
     if path.exists():
         return None
     parts = [each for each in paths if whole_path(real_path(each)) == path and holds_parts(each)]

@@ -16,6 +16,7 @@ from lfq_cli.pipeline import Comparison, EncodeTask, compare_item
 from lfq_cli.samples import BadSample, Sample, Selection, sample_of, samples_in, stem_of
 from lfq_cli.storage.urlpath import path_of
 from lfq_cli.tensors import StoredTensor
+from lfq_cli.wording import counted
 
 
 class SampleSources:
@@ -42,7 +43,7 @@ class SampleSources:
     def find(self, keys: Collection[str], selection: Selection, *, stacked: bool) -> Iterator[Sample | BadSample]:
         """The samples with these keys, in any order; keys that no source has are left out.
 
-        stacked: whether axis 0 of tensor files counts samples. Raises LfqError where a source cannot be read.
+        stacked: whether axis 0 of tensor files counts samples. Raises LfqError if a source cannot be read.
         """
         self._list(stacked=stacked)
         left = set(keys)  # the caller may remove keys it has received
@@ -100,7 +101,7 @@ def compare_samples(
         more = f" (and {len(rows) - 1} more)" if len(rows) > 1 else ""
         raise LfqError(
             f"{codes.path}: no source has its sample {next(iter(rows))!r}{more}",
-            "a key is a path below the folder of the sources: name them as they were named to lfq encode",
+            "a key is a path below the folder of the sources: name them as for lfq encode",
         )
     return comparisons
 
@@ -133,7 +134,9 @@ def _task(sample: Sample, info: CodesTensor, backend: Backend, vectors: int) -> 
         )
     task = EncodeTask(path_of(sample.where), tensor, axis, backend, zero_nan=True)
     if task.geometry.vectors != vectors:
-        raise LfqError(f"{sample.where}: {info.name!r} has {task.geometry.vectors} vectors, its codes {vectors}")
+        raise LfqError(
+            f"{sample.where}: {info.name!r} has {counted(task.geometry.vectors, 'vector')}, its codes have {vectors:,}"
+        )
     return task
 
 

@@ -1,9 +1,9 @@
-"""Compiled loops for what numpy does in several passes over its data, chosen here once for the process.
+"""Compiled loops for work that takes numpy several passes over its data; they are loaded once per process.
 
-Every function returns None (or False) where there is none for the case, and the caller goes on in numpy: the extension
-was not built, or from another source than this one, `LFQ_KERNELS=plain` is set, or sizes are beyond what it takes.
-Results are the same bytes either way, which the tests hold both to. Arrays only; what bits mean is in bits.py, of
-floats in floats.py and numerics.py.
+Every function returns None (or False) if it cannot do the work, and the caller then does it in numpy: because the
+extension was not built, was built from another version of its source, `LFQ_KERNELS=plain` is set, or sizes are beyond
+its limits. Either way the results are the same bytes, which the tests check. Arrays only; what bits mean is in bits.py,
+and floats in floats.py and numerics.py.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Packed: TypeAlias = NDArray[np.uint8]
 Raw: TypeAlias = NDArray[Any]
 
 _VERSION = 1
-"""Of the extension's functions and arguments, as _compiled.c says it; raised in both places when they change."""
+"""The version of the extension's interface, as in _compiled.c; increase both if functions or arguments change."""
 
 
 def _extension() -> ModuleType | None:
@@ -36,8 +36,8 @@ def _extension() -> ModuleType | None:
     version = getattr(_compiled, "version", 0)
     if version != _VERSION:
         warnings.warn(
-            f"{_compiled.__file__}: compiled kernels of version {version}, expected {_VERSION}: not used, numpy does"
-            " their work more slowly; `pip install -e .` in the source folder builds them again",
+            f"{_compiled.__file__}: compiled kernels of version {version}, expected {_VERSION}: they are not used, and"
+            " numpy does their work more slowly; `pip install -e .` in the source folder builds them again",
             LfqNote,
             stacklevel=2,
         )
@@ -46,10 +46,10 @@ def _extension() -> ModuleType | None:
 
 
 compiled = _extension()
-"""The extension (_compiled.pyi); None where numpy does its work."""
+"""The extension (_compiled.pyi); None if numpy does its work."""
 
 _LARGEST = {"F32": 0x7F800000, "F16": 0x7C00, "BF16": 0x7F80}
-"""The pattern of infinity in the formats that are taken; those above it are NaN."""
+"""The bit pattern of infinity in each supported format; larger patterns are NaN."""
 _NUMBERS = {"F32": 0, "F16": 1, "BF16": 2}
 _MOST_CHANNELS = 512
 _MOST_RESIDUAL = {"channels": 256, "depth": 57, "levels": 64}
@@ -58,9 +58,9 @@ _MOST_STRIDE_BITS = 1 << 24
 
 
 def signs(raw: Raw, name: str) -> tuple[Packed, bool] | None:
-    """raw [outer, channels, inner] as stored -> (stream of value > 0, vector by vector; whether a value is NaN).
+    """raw [outer, channels, inner] as stored -> (stream of value > 0, vector by vector; whether any value is NaN).
 
-    name: of the format in floats.FORMATS.
+    name: the format's name in floats.FORMATS.
     """
     if compiled is None or name not in _LARGEST or not raw.size:
         return None
@@ -73,8 +73,10 @@ def signs(raw: Raw, name: str) -> tuple[Packed, bool] | None:
 
 
 def residual(raw: Raw, name: str, depth: int, levels: int) -> tuple[Packed, bool] | None:
-    """raw [outer, (groups depth), inner] as stored -> (stream of (groups levels depth) of each vector; whether a value
-    is NaN): the float32 operations of numerics.residual_bits, level by level.
+    """raw [outer, (groups depth), inner] as stored -> (stream of residual bits; whether any value is NaN).
+
+    The bits of a vector are ordered as (groups levels depth). The float32 operations are those of
+    `numerics.residual_bits`, level by level.
     """
     if compiled is None or name not in _NUMBERS or not raw.size:
         return None
@@ -88,9 +90,9 @@ def residual(raw: Raw, name: str, depth: int, levels: int) -> tuple[Packed, bool
 
 
 def decode(stream: Packed, minus: Raw, plus: Raw, out: Raw) -> bool:
-    """stream of outer * inner vectors -> out [outer, channels, inner]: `plus` where the bit is 1, else `minus`.
+    """Fills out [outer, channels, inner] from a stream of outer * inner vectors: `plus` for bit 1, `minus` for bit 0.
 
-    minus, plus: arrays of one value of out's dtype. Returns whether it was done.
+    minus, plus: arrays of one value in the dtype of out. Returns whether it was done.
     """
     if compiled is None or not out.size:
         return False
@@ -106,7 +108,7 @@ def unpack(
     order: Literal["msb", "lsb"],
     dtype: np.dtype[Any],
 ) -> NDArray[Any] | None:
-    """The vectors that begin at bit `first` of the stream -> indices [vectors, len(dims)] of `dtype`."""
+    """The vectors from bit `first` of the stream on -> indices [vectors, len(dims)] of `dtype`."""
     if compiled is None:
         return None
     columns, width = len(dims), dims[0]
@@ -125,8 +127,9 @@ def unpack(
 
 
 def read_rows(descriptor: int, positions: NDArray[np.int64], out: Packed) -> int:
-    """Rows of out [n, bytes] that were read, each from its position in the file, before one that the caller has to
-    read itself to learn why it was not.
+    """Fills rows of out [n, bytes] from their positions in a file, and returns how many.
+
+    It stops at a row that cannot be read completely; the caller reads that one itself, and so gets the error.
     """
     if compiled is None:
         return 0
@@ -135,7 +138,7 @@ def read_rows(descriptor: int, positions: NDArray[np.int64], out: Packed) -> int
 
 
 def counts_fields(width: int) -> bool:
-    """Whether `count` takes fields of so many bits."""
+    """Whether `count` supports fields of so many bits."""
     return compiled is not None and width <= _MOST_COUNTED_BITS
 
 
@@ -148,7 +151,7 @@ def count(
     fields: int,
     table: NDArray[Any],
 ) -> None:
-    """Adds 1 to table [2^width] of uint32 or int64 for each of so many fields, every `stride` bits from `first` on."""
+    """Counts `fields` fields in table [2^width] of uint32 or int64: one every `stride` bits from bit `first` on."""
     assert compiled is not None
     compiled.count(np.ascontiguousarray(stream), first, stride, width, order == "lsb", fields, table, table.itemsize)
 

@@ -1,7 +1,7 @@
-/* The loops of lfq_cli that numpy does in several passes, as functions over buffers. _compiled.pyi describes them.
+/* Loops of lfq_cli that take numpy several passes, as functions over buffers. _compiled.pyi describes them.
  *
- * Built where there is a C compiler (setup.py); lfq_cli works without, by the numpy code that these functions are tested
- * against. Arguments are checked for size here, since a wrong one would read or write outside of a buffer.
+ * Built if there is a C compiler (setup.py); without one lfq_cli uses the numpy code that these functions are tested
+ * against. The sizes of all arguments are checked here, since a wrong one would read or write outside a buffer.
  */
 
 #define PY_SSIZE_T_CLEAN
@@ -21,11 +21,11 @@
 #error "little-endian machines only"
 #endif
 
-enum { VERSION = 1 };            /* of what is offered to Python; kernels/__init__.py expects one */
-enum { TILE = 256 };             /* positions or fields at once: what they become stays in the first-level cache */
+enum { VERSION = 1 };            /* of the interface to Python; kernels/__init__.py expects this number */
+enum { TILE = 256 };             /* positions or fields at a time: intermediate results stay in the L1 cache */
 enum { MOST_CHANNELS = 512 };    /* of a channel-first block */
 enum { MOST_LEVELS = 64, RESIDUAL_VALUES = 2048 };
-enum { SMALL = 1 << 14 };        /* values: less is done before another thread could take the interpreter */
+enum { SMALL = 1 << 14 };        /* values: below this, releasing the interpreter lock is not worth it */
 
 enum format { F32, F16, BF16 };
 
@@ -34,10 +34,10 @@ struct block {
     size_t outer, channels, inner;
 };
 
-/* Field k of a stream is the `width` bits from bit first + k * stride on. */
+/* Field k of a stream is the `width` bits that begin at bit first + k * stride. */
 struct fields {
     const uint8_t *stream;
-    size_t size; /* bytes that may be read */
+    size_t size; /* readable bytes */
     uint64_t first, stride;
     unsigned width;
     int lsb; /* whether a field's first bit is the least significant */
@@ -69,7 +69,7 @@ static inline void store_le64(uint8_t *at, uint64_t word)
     memcpy(at, &word, 8);
 }
 
-/* The bits of every byte in reverse. */
+/* Reverses the bits of every byte. */
 static inline uint64_t reversed_in_bytes(uint64_t w)
 {
     w = (w >> 1 & 0x5555555555555555u) | (w & 0x5555555555555555u) << 1;
@@ -82,7 +82,7 @@ static inline uint64_t reversed(uint64_t w)
     return __builtin_bswap64(reversed_in_bytes(w));
 }
 
-/* 64 bytes of 0 or 1 -> a word whose bit k is byte k */
+/* 64 bytes of 0 or 1 -> a word; bit k is byte k */
 static inline uint64_t word_of(const uint8_t *bools)
 {
     uint64_t word = 0;
@@ -94,10 +94,10 @@ static inline uint64_t word_of(const uint8_t *bools)
     return word;
 }
 
-/* Writes fields one after the other; every `put` writes 8 bytes, of which those behind the stream are overwritten. */
+/* Writes fields one after the other. Each `put` writes 8 bytes; those beyond the end so far are overwritten later. */
 struct writer {
     uint8_t *at;
-    uint64_t bits; /* that fill no byte yet, from the top */
+    uint64_t bits; /* bits that do not fill a byte yet, from the top */
     unsigned count;
 };
 
@@ -118,7 +118,7 @@ static inline void finish(struct writer *to)
         *to->at = (uint8_t)(to->bits >> 56);
 }
 
-/* Puts `count` bits of a stream at bit `position` of `out`, where the first byte may have bits already. */
+/* Puts `count` bits of a stream at bit `position` of `out`, whose first byte there may already have bits. */
 static void put_at(uint8_t *out, uint64_t position, const uint8_t *stream, size_t count)
 {
     const unsigned skip = position % 8;
@@ -142,7 +142,7 @@ static uint64_t read_field(const struct fields *f, size_t k)
     const uint64_t bit = f->first + k * f->stride;
     const size_t at = bit / 8;
     const unsigned skip = bit % 8;
-    uint8_t near[9] = {0}; /* the last fields: what lies behind the stream is not read */
+    uint8_t near[9] = {0}; /* for the last fields: nothing beyond the stream is read */
     const uint8_t *from = f->stream + at;
     if (at + 9 > f->size) {
         memcpy(near, from, f->size - at);
@@ -154,7 +154,7 @@ static uint64_t read_field(const struct fields *f, size_t k)
     return f->lsb ? reversed(word) & (uint64_t)-1 >> (64 - f->width) : word >> (64 - f->width);
 }
 
-/* The float32 pattern of a float16; exact, whatever the processor does with subnormals. */
+/* The float32 pattern of a float16: exact, however the processor treats subnormals. */
 static inline uint32_t pattern_of_half(uint16_t half)
 {
     const uint32_t sign = (uint32_t)(half & 0x8000) << 16, rest = (uint32_t)(half & 0x7FFF) << 13;
@@ -163,7 +163,7 @@ static inline uint32_t pattern_of_half(uint16_t half)
     if (exponent == 0x0F800000)
         pattern += 0x38000000; /* infinity and NaN */
     if (exponent == 0) {
-        const uint32_t hidden = 0x38800000; /* 2^-14, taken away again */
+        const uint32_t hidden = 0x38800000; /* 2^-14, subtracted again */
         float value, offset;
         pattern = rest | hidden;
         memcpy(&value, &pattern, 4);
@@ -234,7 +234,7 @@ static PyObject *refuse(const char *what)
     return NULL;
 }
 
-/* Sizes are products of what the caller says: numbers that overflow are as wrong as those that do not fit. */
+/* Sizes are products of the caller's numbers; an overflow is an error, like a size that does not fit. */
 static int product(size_t *out, size_t a, size_t b)
 {
     return !__builtin_mul_overflow(a, b, out);
@@ -251,7 +251,7 @@ static int fits(const Py_buffer *buffer, size_t count, size_t itemsize)
     return product(&size, count, itemsize) && size == (size_t)buffer->len && (uintptr_t)buffer->buf % itemsize == 0;
 }
 
-/* Whether `count` fields lie in the stream. */
+/* Whether `count` fields are inside the stream. */
 static int are_inside(const struct fields *f, size_t count)
 {
     uint64_t end;
@@ -283,7 +283,7 @@ static PyObject *py_signs(PyObject *Py_UNUSED(module), PyObject *args)
         WORK(values, nan = chosen->signs(&b, raw.buf, itemsize, largest, out.buf));
     PyBuffer_Release(&raw);
     PyBuffer_Release(&out);
-    return right ? PyBool_FromLong(nan) : refuse("signs: the sizes do not go together");
+    return right ? PyBool_FromLong(nan) : refuse("signs: sizes do not match");
 }
 
 static PyObject *py_residual(PyObject *Py_UNUSED(module), PyObject *args)
@@ -302,7 +302,7 @@ static PyObject *py_residual(PyObject *Py_UNUSED(module), PyObject *args)
         WORK(values, nan = chosen->residual(&b, raw.buf, (enum format)format, depth, levels, out.buf));
     PyBuffer_Release(&raw);
     PyBuffer_Release(&out);
-    return right ? PyBool_FromLong(nan) : refuse("residual: the sizes do not go together");
+    return right ? PyBool_FromLong(nan) : refuse("residual: sizes do not match");
 }
 
 static PyObject *py_unpack(PyObject *Py_UNUSED(module), PyObject *args)
@@ -324,7 +324,7 @@ static PyObject *py_unpack(PyObject *Py_UNUSED(module), PyObject *args)
     PyBuffer_Release(&stream);
     PyBuffer_Release(&out);
     if (!right)
-        return refuse("unpack: the sizes do not go together");
+        return refuse("unpack: sizes do not match");
     Py_RETURN_NONE;
 }
 
@@ -345,7 +345,7 @@ static PyObject *py_count(PyObject *Py_UNUSED(module), PyObject *args)
     PyBuffer_Release(&stream);
     PyBuffer_Release(&table);
     if (!right)
-        return refuse("count: the sizes do not go together");
+        return refuse("count: sizes do not match");
     Py_RETURN_NONE;
 }
 
@@ -369,7 +369,7 @@ static PyObject *py_decode(PyObject *Py_UNUSED(module), PyObject *args)
     PyBuffer_Release(&minus);
     PyBuffer_Release(&plus);
     if (!right)
-        return refuse("decode: the sizes do not go together");
+        return refuse("decode: sizes do not match");
     Py_RETURN_NONE;
 }
 
@@ -393,7 +393,7 @@ static PyObject *py_read_rows(PyObject *Py_UNUSED(module), PyObject *args)
     }
     PyBuffer_Release(&positions);
     PyBuffer_Release(&out);
-    return right ? PyLong_FromSize_t(done) : refuse("read_rows: the sizes do not go together");
+    return right ? PyLong_FromSize_t(done) : refuse("read_rows: sizes do not match");
 }
 
 static PyObject *py_sets(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(none))
@@ -418,7 +418,7 @@ static PyObject *py_use(PyObject *Py_UNUSED(module), PyObject *args)
             chosen = sets[k].kernels;
             Py_RETURN_NONE;
         }
-    return refuse("use: no such instruction set here");
+    return refuse("use: unknown or unsupported instruction set");
 }
 
 static PyMethodDef functions[] = {

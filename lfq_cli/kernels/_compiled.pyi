@@ -1,6 +1,6 @@
-"""What the extension offers. Every function raises ValueError where sizes do not go together, or a buffer is unaligned.
+"""The functions of the extension. All raise ValueError if sizes do not match or a buffer is not aligned.
 
-Buffers are C-contiguous and of the machine's (little-endian) byte order; `itemsize` is in bytes.
+Buffers are C-contiguous and in the machine's (little-endian) byte order; `itemsize` is in bytes.
 """
 
 from _typeshed import ReadableBuffer, WriteableBuffer
@@ -11,7 +11,7 @@ version: int
 def signs(
     raw: ReadableBuffer, itemsize: int, largest: int, outer: int, channels: int, inner: int, out: WriteableBuffer
 ) -> bool:
-    """raw [outer, channels, inner], floats of 2 or 4 bytes -> out, the stream of value > 0; whether one is NaN."""
+    """raw [outer, channels, inner], floats of 2 or 4 bytes -> out, the stream of value > 0; -> whether one is NaN."""
 
 def residual(
     raw: ReadableBuffer,
@@ -23,9 +23,9 @@ def residual(
     levels: int,
     out: WriteableBuffer,
 ) -> bool:
-    """raw [outer, channels, inner] -> out, the stream of (group, level, depth) of each vector; whether one is NaN.
+    """raw [outer, channels, inner] -> out, the stream of (group, level, depth) of each vector.
 
-    number: of the format, 0 float32, 1 float16, 2 bfloat16.
+    number: 0 for float32, 1 for float16, 2 for bfloat16. Returns whether a value is NaN.
     """
 
 def unpack(
@@ -40,7 +40,7 @@ def unpack(
     column: int,
     columns: int,
 ) -> None:
-    """Fields of `width` bits, every `stride` bits from bit `first` on -> out [count, columns], one column of it."""
+    """Fields of `width` bits, one every `stride` bits from bit `first` on -> one column of out [count, columns]."""
 
 def count(
     stream: ReadableBuffer,
@@ -52,7 +52,7 @@ def count(
     table: WriteableBuffer,
     itemsize: int,
 ) -> None:
-    """Adds 1 to table [2^width], of 4 or 8 bytes, for each field; width at most 25."""
+    """Counts fields in table [2^width], integers of 4 or 8 bytes; width is at most 25."""
 
 def decode(
     stream: ReadableBuffer,
@@ -63,13 +63,13 @@ def decode(
     minus: ReadableBuffer,
     plus: ReadableBuffer,
 ) -> None:
-    """stream of outer * inner vectors -> out [outer, channels, inner] of the values `minus` and `plus`."""
+    """stream of outer * inner vectors -> out [outer, channels, inner], each value `minus` or `plus`."""
 
 def read_rows(descriptor: int, positions: ReadableBuffer, nbytes: int, out: WriteableBuffer) -> int:
-    """out [n, nbytes] from positions (int64 [n]) of a file; rows done before the first that was not read whole."""
+    """Fills out [n, nbytes] from positions (int64 [n]) in a file; returns the number of rows before a failure."""
 
 def sets() -> list[str]:
-    """The instruction sets that this processor has a version for, best first."""
+    """The instruction sets that there are kernels for and that this processor supports, best first."""
 
 def use(name: str) -> None:
-    """Chooses one of `sets()`, for the whole process."""
+    """Selects one of `sets()` for the whole process."""

@@ -1,14 +1,14 @@
-/* The kernels, compiled once for each instruction set: _compiled.c includes this file with NAME and LEVEL set.
+/* The kernels, compiled once for each instruction set: _compiled.c includes this file with NAME and LEVEL defined.
  *
- * LEVEL 0 is portable C, 2 may use AVX2, 4 AVX-512 (BW, VL, DQ). Loops without intrinsics are written so that gcc makes
- * vector code of that set. Stored floats are compared as integers: the order of positive floats is that of their
+ * LEVEL 0 is portable C, 2 may use AVX2, 4 may use AVX-512 (BW, VL, DQ). Loops without intrinsics are written so that
+ * gcc vectorises them. Stored floats are compared as integers, since positive floats have the order of their bit
  * patterns. So nothing here depends on how the processor treats subnormals.
  *
- * `largest` is the pattern of infinity; patterns of a larger magnitude are NaN (lfq_cli/floats.py).
+ * `largest` is the pattern of infinity; patterns of larger magnitude are NaN (lfq_cli/floats.py).
  * Streams: bit k is bit 7 - k % 8 of byte k / 8 (lfq_cli/bits.py).
  */
 
-/* 64 values -> a word, bit k of which is (value k > 0); `nan` becomes nonzero if one is NaN */
+/* 64 values -> a word; bit k is (value k > 0). `nan` becomes nonzero if one is NaN. */
 
 #if LEVEL == 4
 
@@ -115,8 +115,8 @@ PACK(16)
 PACK(32)
 #undef PACK
 
-/* x [channels, count] at a distance of `stride` -> bits of each position, 32 channels in a word, the first on top of
- * those that the word has: words [channels / 32, TILE]. Returns whether one is NaN. */
+/* x [channels, count], rows `stride` values apart -> words [channels / 32, TILE]: the bits of each position, 32
+ * channels in a word, the first channel in the highest bit used. Returns whether one is NaN. */
 #define GATHER(bits)                                                                                   \
     static int NAME(gather_##bits)(const uint##bits##_t *x, size_t channels, size_t stride, size_t count, \
                                    uint##bits##_t largest, uint32_t (*words)[TILE])                    \
@@ -138,11 +138,11 @@ GATHER(16)
 GATHER(32)
 #undef GATHER
 
-/* words [channels / 32, TILE] of `count` positions -> their vectors as a stream from a byte on; 8 bytes to spare.
- * Every eighth vector begins at a byte again, so that the processor works at several eights at once. */
+/* words [channels / 32, TILE] of `count` positions -> their vectors as a stream that begins at a byte; `out` needs 8
+ * bytes to spare. Every eighth vector begins at a byte again, so the processor can work on several groups of eight. */
 static void NAME(put_words)(uint32_t (*words)[TILE], size_t channels, size_t count, uint8_t *out)
 {
-    if (channels <= 28 && count % 2 == 0) { /* two at once are half the work */
+    if (channels <= 28 && count % 2 == 0) { /* two at a time: half the work */
         for (size_t first = 0; first < count; first += 16) {
             const size_t last = first + 16 < count ? first + 16 : count;
             struct writer to = {out + first / 8 * channels, 0, 0};
@@ -186,8 +186,8 @@ static int NAME(signs)(const struct block *b, const void *x, int itemsize, uint3
 
 /* residual levels */
 
-/* Stored values [count] -> float32; value k becomes number (begin + k * step) ^ 63: the first of 64 is the last, so that
- * it is the highest bit of their word. Returns whether one is NaN. */
+/* Stored values [count] -> float32. Value k goes to place (begin + k * step) ^ 63, so the first of 64 values comes last
+ * and gives the highest bit of their word. Returns whether one is NaN. */
 static inline __attribute__((always_inline)) int NAME(widen)(const void *x, enum format format, size_t count, float *out,
                                                              size_t begin, size_t step)
 {
@@ -202,7 +202,7 @@ static inline __attribute__((always_inline)) int NAME(widen)(const void *x, enum
     return wrong != 0;
 }
 
-/* As `widen`, from number 0 on; runs of 64 become vector code. */
+/* Like `widen` with begin 0 and step 1; runs of 64 are vectorised. */
 static inline __attribute__((always_inline)) int NAME(widen_64s)(const void *x, enum format format, size_t count,
                                                                  float *out)
 {
@@ -228,8 +228,8 @@ static int NAME(widen_run)(const void *x, enum format format, size_t count, floa
                             : NAME(widen_64s)(x, F16, count, out);
 }
 
-/* 64 floats -> a word of their signs for every level: value k is bit k. What is left of a value after a level is it
- * less its code, +-2^-level: the float32 operations of numerics.py, in its order. */
+/* 64 floats -> a word of their signs for each level: bit k is that of value k. After a level the residual is the value
+ * minus its code, +-2^-level: the float32 operations of numerics.py, in the same order. */
 static inline void NAME(levels_of_64)(const float *x, size_t levels, uint64_t *words)
 {
     float scale = 1;
@@ -275,16 +275,16 @@ static inline void NAME(levels_of_64)(const float *x, size_t levels, uint64_t *w
 #endif
 }
 
-/* rest [fields, depth], ordered as `widen` does -> the bits of all levels of each field as a stream, from a byte on; 8
- * bytes to spare. */
+/* rest [fields, depth], in the order of `widen` -> the bits of all levels of each field as a stream that begins at a
+ * byte; `out` needs 8 bytes to spare. */
 static void NAME(levels)(const float *rest, size_t fields, size_t depth, size_t levels, uint8_t *out)
 {
-    uint64_t words[(RESIDUAL_VALUES / 64 + 1) * MOST_LEVELS], bits[MOST_LEVELS]; /* word by word, level by level */
+    uint64_t words[(RESIDUAL_VALUES / 64 + 1) * MOST_LEVELS], bits[MOST_LEVELS]; /* words: by word, then by level */
     const size_t count = (fields * depth + 63) / 64;
     for (size_t k = 0; k < count; k++)
         NAME(levels_of_64)(rest + 64 * k, levels, words + k * levels);
     memset(words + count * levels, 0, levels * sizeof *words); /* read with the last field, and shifted out */
-    const size_t together = 57 / depth;                        /* levels that one `put` takes */
+    const size_t together = 57 / depth;                        /* levels per `put` */
     for (size_t first = 0; first < fields; first += 8) {
         const size_t last = first + 8 < fields ? first + 8 : fields;
         struct writer to = {out + first / 8 * levels * depth, 0, 0};
@@ -312,7 +312,7 @@ static int NAME(residual)(const struct block *b, const void *x, enum format form
     float rest[RESIDUAL_VALUES] = {0};
     uint8_t stream[RESIDUAL_VALUES / 8 * MOST_LEVELS + 8];
     const size_t channels = b->channels, per_vector = channels / depth, itemsize = format == F32 ? 4 : 2;
-    const size_t most = RESIDUAL_VALUES / channels / 8 * 8; /* vectors at once: whole bytes */
+    const size_t most = RESIDUAL_VALUES / channels / 8 * 8; /* vectors at a time: whole bytes */
     int nan = 0;
     for (size_t item = 0; item < (b->inner == 1 ? 1 : b->outer); item++) {
         const size_t positions = b->inner == 1 ? b->outer : b->inner;
@@ -372,7 +372,7 @@ static void NAME(read_narrow)(const struct fields *f, size_t from, size_t count,
         ((type *)out)[(first + k) * step] = (type)source[k]; \
     break
 
-/* Fields -> integers of `itemsize` bytes at a distance of `step`. */
+/* Fields -> integers of `itemsize` bytes, `step` items apart. */
 static void NAME(unpack)(const struct fields *f, size_t count, void *out, int itemsize, size_t step)
 {
     uint32_t narrow[TILE];
@@ -399,7 +399,7 @@ static void NAME(unpack)(const struct fields *f, size_t count, void *out, int it
 }
 #undef STORE
 
-/* Fields of at most 25 bits, each counted in a table of as many codes. */
+/* Counts fields of at most 25 bits in a table of all codes. */
 static void NAME(count)(const struct fields *f, size_t count, void *table, int itemsize)
 {
     uint32_t codes[TILE];
@@ -410,7 +410,7 @@ static void NAME(count)(const struct fields *f, size_t count, void *table, int i
             for (size_t k = 0; k < n; k++)
                 ((uint32_t *)table)[codes[k]]++;
         } else {
-            if (f->width > 16) /* larger than the cache: all misses of a tile at once */
+            if (f->width > 16) /* larger than the cache: fetch all entries of a tile at once */
                 for (size_t k = 0; k < n; k++)
                     __builtin_prefetch((int64_t *)table + codes[k], 1);
             for (size_t k = 0; k < n; k++)

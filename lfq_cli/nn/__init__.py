@@ -1,6 +1,6 @@
 """The torch modules: the numerics of record, for training and for checkpoints with weights.
 
-Knows tensors and parameters; knows no files, no options of a command line and no numpy.
+Knows tensors and parameters; knows nothing of files or the command line.
 """
 
 from __future__ import annotations

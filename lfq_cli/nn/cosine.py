@@ -1,4 +1,4 @@
-"""The projection of `LFQ(cosine_sim_project_in=True)`: every output feature is a scaled cosine similarity."""
+"""The projection of `LFQ(cosine_sim_project_in=True)`: each output feature is a scaled cosine similarity."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 
 class CosineProjection(nn.Module):
-    """x [..., dim_in] -> [..., dim_out]: `scale` times the cosine between x and each column of `weight`.
+    """x [..., dim_in] -> [..., dim_out]: `scale` times the cosine similarity of x and each column of `weight`.
 
-    `weight` is [dim_in, dim_out], transposed against `nn.Linear`, and there is no bias.
+    `weight` is [dim_in, dim_out], the transpose of that of `nn.Linear`, and there is no bias.
     """
 
     def __init__(self, dim_in: int, dim_out: int, *, scale: float = 1.0) -> None:

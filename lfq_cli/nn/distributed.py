@@ -1,4 +1,4 @@
-"""What the processes of distributed training agree on: a mean, a seed. Nothing happens in a single process."""
+"""Values that the processes of distributed training share: a mean, a seed. No communication in a single process."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch import Tensor
 
 
 def is_distributed() -> bool:
-    """Whether several processes train together now. Asked at every call: a process group may start late."""
+    """Whether several processes train together now. Checked in every call, since a process group may start late."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 class _SumOverProcesses(torch.autograd.Function):
     """The sum over processes, whose gradient is the sum of the processes' gradients.
 
-    torch.distributed.nn.functional.all_reduce does the same, but warns that it is deprecated (torch 2.13),
-    and what it names instead is private.
+    torch.distributed.nn.functional.all_reduce does the same, but warns that it is deprecated (torch 2.13) in favour of
+    a private function.
     """
 
     @staticmethod
@@ -40,7 +40,7 @@ def _sum_over_processes(t: Tensor) -> Tensor:
 def shared_seed(device: torch.device) -> int:
     """A natural number from the device's generator, the same in all processes of distributed training.
 
-    Below 10,000, the reference's limit; over several processes it is the sum of their draws.
+    It is below 10,000, the reference's limit; with several processes it is the sum of their draws.
     """
     seed = torch.randint(0, 10_000, (), device=device)
     if is_distributed():
@@ -49,9 +49,9 @@ def shared_seed(device: torch.device) -> int:
 
 
 def mean_over_processes(t: Tensor, *, counts: bool) -> Tensor:
-    """t [...] -> its mean over the processes that say `counts`, the same in every process; t itself in one.
+    """t [...] -> its mean over the processes with `counts`, the same in all of them; t itself in a single process.
 
-    A process that does not count (it had no vectors) passes zeros. It has to call too, or the others wait for it.
+    A process without vectors does not count and passes zeros. It must call this too, or the others would wait for it.
     """
     if not is_distributed():
         return t

@@ -1,9 +1,9 @@
 """Grouped residual quantization as a torch module: a drop-in for `vector_quantize_pytorch.GroupedResidualLFQ` 1.32.
 
-The features are cut into groups of equal size, and each has a residual quantizer of its own. Source: arXiv 2305.02765
+The features are cut into groups of equal size, each with a residual quantizer of its own. Source: arXiv 2305.02765
 (HiFi-Codec).
 
-Knows groups. What one group does is `ResidualLFQ`'s.
+Knows groups; what one group does is in `ResidualLFQ`.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ from lfq_cli.quantizer import Quantizer
 
 
 class GroupedResidualLFQ(nn.Module):
-    """Rounds each of G groups of x's features to a sum of binary codes: `forward`; and codes, indices and bits.
+    """Rounds each of G groups of x's features to a sum of binary codes; also converts between codes, indices and bits.
 
-    Shapes are those of `ResidualLFQ`, and indices, losses and codes have a first axis for the groups: indices are
-    [G, ..., Q], where x is [..., dim] or [b, dim, ...]. Group g is `rvqs[g]`; it takes features g * dim / G and on.
+    Shapes are those of `ResidualLFQ`, except that indices, losses and codes have a first axis for the groups: indices
+    are [G, ..., Q], where x is [..., dim] or [b, dim, ...]. Group g is `rvqs[g]` and takes the dim / G features from
+    g * dim / G on.
 
-    `accept_image_fmap=True` means `channel_first=True`; the other options are those of `ResidualLFQ` and hold for
-    every group. A state dict holds the groups' behind `rvqs.{g}.`. Raises ValueError for options that cannot be.
+    `accept_image_fmap=True` means `channel_first=True`; the other options are those of `ResidualLFQ` and apply to every
+    group. A state dict holds the groups' entries with the prefix `rvqs.{g}.`. Raises ValueError for impossible options.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class GroupedResidualLFQ(nn.Module):
 
     @property
     def codebooks(self) -> Tensor:
-        """Every code of every group and level [G, Q, 2^D, D]; raises LfqError where `LFQ.codebook` does."""
+        """Every code of every group and level [G, Q, 2^D, D]; raises LfqError like `LFQ.codebook`."""
         return torch.stack([group.codebooks for group in self._groups()])
 
     def project(self, x: Tensor) -> Tensor:
@@ -77,9 +78,9 @@ class GroupedResidualLFQ(nn.Module):
         return torch.cat([group.unproject(part) for group, part in parts], dim=-1)
 
     def latents(self, x: Tensor, levels: int | None = None) -> Tensor:
-        """x [n, dim] -> what each level of each group rounds [n, G * levels * D] float32: `ResidualLFQ.latents`.
+        """x [n, dim] -> the latents that each level of each group rounds [n, G * levels * D] float32.
 
-        Group by group, levels within.
+        Group by group, and level by level within a group: see `ResidualLFQ.latents`.
         """
         parts = zip(self._groups(), self._split(x, axis=-1), strict=True)
         return torch.cat([group.latents(part, levels) for group, part in parts], dim=-1)
@@ -92,23 +93,23 @@ class GroupedResidualLFQ(nn.Module):
     def decode_bits(self, bits: Tensor, project_out: bool = True, levels: int | None = None) -> Tensor:
         """bits [n, G * levels * D] bool -> vectors [n, dim], or [n, G * D] if not project_out.
 
-        As `ResidualLFQ.decode_bits`, and raising ValueError where that does.
+        See `ResidualLFQ.decode_bits`, also for the errors.
         """
         if bits.shape[-1] % self.groups:
-            raise ValueError(f"expected as many bits for each of {self.groups} groups, found {bits.shape[-1]}")
+            raise ValueError(f"expected the same number of bits for {self.groups} groups, found {bits.shape[-1]} bits")
         parts = zip(self._groups(), rearrange(bits, "n (g b) -> g n b", g=self.groups), strict=True)
         return torch.cat([group.decode_bits(part, project_out, levels) for group, part in parts], dim=-1)
 
     def get_codes_from_indices(self, indices: Tensor) -> Tensor:
-        """indices [G, ..., levels] -> codes [G, Q, ..., D], channels last; raises as `get_output_from_indices`."""
+        """indices [G, ..., levels] -> codes [G, Q, ..., D], channels last; raises like `get_output_from_indices`."""
         self._check_groups(indices)
         parts = zip(self._groups(), indices, strict=True)
         return torch.stack([group.get_codes_from_indices(part) for group, part in parts])
 
     def get_output_from_indices(self, indices: Tensor) -> Tensor:
-        """indices [G, ..., levels] -> vectors [..., dim], or [b, dim, ...]: in the layout of `forward`'s x.
+        """indices [G, ..., levels] -> vectors [..., dim], or [b, dim, ...]: in the layout of x in `forward`.
 
-        Raises as `ResidualLFQ.get_output_from_indices`, and ValueError for another number of groups.
+        Raises like `ResidualLFQ.get_output_from_indices`, and ValueError for another number of groups.
         """
         self._check_groups(indices)
         parts = zip(self._groups(), indices, strict=True)
@@ -122,27 +123,27 @@ class GroupedResidualLFQ(nn.Module):
         return_all_codes: bool = False,
         rand_quantize_dropout_fixed_seed: int | None = None,
     ) -> tuple[Tensor, ...]:
-        """x -> (quantized like x, indices [G, ..., Q], losses [G, Q]), and the codes [G, Q, ..., D] if asked for.
+        """x -> (quantized like x, indices [G, ..., Q], losses [G, Q]), and codes [G, Q, ..., D] if return_all_codes.
 
-        As `ResidualLFQ.forward`; quantize dropout leaves out the same levels of every group.
+        See `ResidualLFQ.forward`. Quantize dropout drops the same levels of every group.
         """
         axis = self._channel_axis(x.ndim)
         parts = self._split(x, axis=axis)
         seed = rand_quantize_dropout_fixed_seed
-        if seed is None and self.training:  # also without dropout, as in the reference: later draws are the same
+        if seed is None and self.training:  # even without dropout, as in the reference, so later draws are the same
             seed = shared_seed(x.device)
         results = [group(part, mask, return_all_codes, seed) for group, part in zip(self._groups(), parts, strict=True)]
         quantized, *rest = zip(*results, strict=True)
         return torch.cat(quantized, dim=axis), *(torch.stack(each) for each in rest)
 
     def save_pretrained(self, path: str | Path, *, overwrite: bool = False) -> None:
-        """Saves a native checkpoint, as `LFQ.save_pretrained`."""
+        """Saves a native checkpoint: see `LFQ.save_pretrained`."""
         from lfq_cli import native
 
         native.write(self.to_quantizer(), Path(path), overwrite=overwrite)
 
     def to_quantizer(self) -> Quantizer:
-        """The record that is saved, with a copy of the weights in float32."""
+        """The record for a checkpoint, with a copy of the weights in float32."""
         group = self._groups()[0].to_quantizer()
         return replace(group, dim=self.dim, groups=self.groups, weights=weights_of(self))
 
@@ -154,7 +155,7 @@ class GroupedResidualLFQ(nn.Module):
         return usual_axis(ndim, self.channel_first)
 
     def _split(self, x: Tensor, *, axis: int) -> tuple[Tensor, ...]:
-        """x -> the groups' parts of its features, which lie on that axis."""
+        """x -> the features of each group; axis: where the features are."""
         check_features(x, dim=self.dim, axis=axis, channel_first=self.channel_first)
         return x.chunk(self.groups, dim=axis)
 

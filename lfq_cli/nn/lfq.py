@@ -1,8 +1,7 @@
 """Lookup-free quantization as a torch module: a drop-in for `vector_quantize_pytorch.LFQ` 1.32.
 
-Every vector is rounded to the nearest of the 2^D codes {-s, s}^D, which is the sign of each coordinate. So there
-is no codebook to search, and here none is ever built. Source: arXiv 2310.05737 (MAGVIT-v2); spherical:
-arXiv 2406.07548.
+Every vector is rounded to the nearest of the 2^D codes {-s, s}^D, which means taking the sign of each coordinate. So
+there is no codebook to search, and none is built. Sources: arXiv 2310.05737 (MAGVIT-v2); spherical: arXiv 2406.07548.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ MAX_CODEBOOK_BITS = 24  # 2^24 codes of 24 float32 are 1.6 GB
 
 
 class Return(NamedTuple):
-    """What `LFQ.forward` returns: quantized like x, indices int64, a 0-dim loss to add to the user's own."""
+    """What `LFQ.forward` returns: quantized like x, indices int64, and a 0-dim loss to add to the caller's."""
 
     quantized: Tensor
     indices: Tensor
@@ -39,7 +38,7 @@ class Return(NamedTuple):
 
 
 class LossBreakdown(NamedTuple):
-    """The 0-dim parts of the auxiliary loss, unweighted; entropies in nats. A part not computed is 0."""
+    """The 0-dim parts of the auxiliary loss, unweighted; entropies are in nats. Parts that are not computed are 0."""
 
     per_sample_entropy: Tensor
     batch_entropy: Tensor
@@ -47,23 +46,23 @@ class LossBreakdown(NamedTuple):
 
 
 class LFQ(nn.Module):
-    """Rounds x to binary codes: `forward`; and codes, indices and bits to each other.
+    """Rounds x to binary codes; also converts between codes, indices and bits.
 
-    Shapes: x is [..., dim], or [b, dim, ...] where `channel_first` says so (unset: from 4 axes on; never below
-    3). Indices have x's shape without the channel axis, and a last axis of i indices if `keep_num_codebooks_dim`
-    (unset: if there are several), one for each codebook. z, the vector that is rounded, is [..., c, d]: c codebooks
-    of d = D bits.
+    Shapes: x is [..., dim], or [b, dim, ...] if `channel_first` (unset: if x has 4 axes or more; never with fewer than
+    3). Indices have the shape of x without the channel axis, and with `keep_num_codebooks_dim` (unset: if a vector has
+    several) a last axis of i indices, one per codebook. z, the vector that is rounded, is [..., c, d]: c codebooks of
+    d = D bits.
 
-    Indices are int64 in [0, 2^D), bit 0 the most significant. With D = 64 they are the two's complement of that:
-    the mask begins with -2^63 and indices from 2^63 on are negative.
+    Indices are int64 in [0, 2^D), and bit 0 is the most significant. With D = 64 they wrap to two's complement: the
+    mask begins with -2^63, and indices from 2^63 on are negative.
 
-    Options are those of the reference, and three more. `entropy_group_size` replaces the exact batch entropy by
-    its bound over groups of so many bits, which training with more than 24 bits needs (`entropy.batch_entropy`).
-    `factorized_bits` cuts the C*D bits of a vector into indices of other sizes, as [6, 12]: one for each of them, in
-    order. `bit_order="lsb"` makes bit 0 the least significant of an index; a state dict's mask overrides it. Neither
-    changes a bit or a code.
+    Options are those of the reference, and three more. `entropy_group_size` replaces the exact batch entropy by its
+    bound over groups of so many bits, which training with more than 24 bits needs (`entropy.batch_entropy`).
+    `factorized_bits` cuts the C*D bits of a vector into indices of other sizes, for example [6, 12], in order.
+    `bit_order="lsb"` makes bit 0 the least significant bit of an index; the mask of a loaded state dict overrides it.
+    The last two change neither bits nor codes.
 
-    A state dict holds `mask`, and `project_in.*`, `project_out.*`, `orthogonal_rot` where there are any; scale,
+    A state dict holds `mask`, and, if they exist, `project_in.*`, `project_out.*` and `orthogonal_rot`. Scale,
     spherical and soft clamp are not in it. Raises ValueError for options that contradict each other.
     """
 
@@ -121,7 +120,7 @@ class LFQ(nn.Module):
         self.entropy_loss_offset = entropy_loss_offset
         self.entropy_group_size = options.check_group_size(entropy_group_size)
 
-        # Parameters are drawn in the reference's order: the same seed gives the same weights.
+        # Parameters are initialised in the reference's order, so the same seed gives the same weights.
         bits = self.codebook_dim * num_codebooks
         self.dim = options.default(dim, bits)
         self.has_projections = options.has_projections(has_projections, self.dim, bits)
@@ -154,35 +153,35 @@ class LFQ(nn.Module):
 
     @property
     def bit_order(self) -> BitOrder:
-        """Whether bit 0 is the most or the least significant of an index, as the mask says where it has two bits."""
+        """Whether bit 0 is the most or least significant bit of an index: as the mask says if it has several bits."""
         if self.codebook_dim == 1:
             return self._bit_order
         return "lsb" if int(self.mask[0]) == 1 else "msb"
 
     @property
     def codebook(self) -> Tensor:
-        """Every code [2^D, D] float32, row i that of index i, uncut; ±s also when spherical, as in the reference.
+        """Every code [2^D, D] float32; row i is that of the uncut index i. ±s even if spherical, as in the reference.
 
-        Built anew at each access. Raises LfqError above MAX_CODEBOOK_BITS bits.
+        Built at each access. Raises LfqError for more than MAX_CODEBOOK_BITS bits.
         """
         if self.codebook_dim > MAX_CODEBOOK_BITS:
             raise LfqError(
-                f"a codebook of 2^{self.codebook_dim} codes does not fit in memory, "
+                f"a codebook of 2^{self.codebook_dim} codes does not fit in memory; "
                 f"at most {MAX_CODEBOOK_BITS} bits are possible",
                 hint="indices_to_codes gives the codes of the indices you need",
             )
         indices = torch.arange(self.codebook_size, device=self.mask.device)
         codes = torch.empty(self.codebook_size, self.codebook_dim, device=self.mask.device)
-        for column, value in zip(codes.unbind(1), self.mask, strict=True):  # no table of int64 beside the codes
+        for column, value in zip(codes.unbind(1), self.mask, strict=True):  # without a second table, of int64
             column.copy_(self.bits_to_codes((indices & value) != 0))
         return codes
 
     # x -> z -> bits -> indices
 
     def project(self, x: Tensor) -> Tensor:
-        """x [..., dim] -> z [..., c, d], whose signs are the bits; in x's dtype, differentiable.
+        """x [..., dim] -> z [..., c, d], whose signs are the bits; in the dtype of x, differentiable.
 
-        Raises ValueError for another number of features and TypeError for integers.
+        Raises ValueError for a wrong number of features and TypeError for integers.
         """
         check_features(x, dim=self.dim, axis=-1, channel_first=self.channel_first)
         z = self.project_in(x)
@@ -197,7 +196,8 @@ class LFQ(nn.Module):
     def latents(self, x: Tensor) -> Tensor:
         """x [n, dim] -> z [n, C*D] float32, codebook 0 first: the vectors whose signs are the bits.
 
-        Computed in `dtype`, float32 unless the module was converted, whatever x is and autocast says.
+        Computed in `self.dtype` (float32 unless the module was converted), whatever the dtype of x, and without
+        autocast.
         """
         with without_autocast(x.device):
             z = self.project(x.to(self.dtype))
@@ -208,7 +208,7 @@ class LFQ(nn.Module):
         return self.latents(x) > 0
 
     def _bits_to_indices(self, bits: Tensor) -> Tensor:
-        """bits [n, c, d] bool -> indices [n, i] int64, exact for every D; at 64 the sum wraps to two's complement."""
+        """bits [n, c, d] bool -> indices [n, i] int64, exact for every D; 64 bits wrap to two's complement."""
         if self.factorized_bits is None:
             return reduce(bits * self.mask, "n c d -> n c", "sum")
         parts = torch.split(rearrange(bits, "n c d -> n (c d)"), list(self.factorized_bits), dim=-1)
@@ -224,37 +224,38 @@ class LFQ(nn.Module):
         return torch.cat([(part & values) != 0 for part, values in parts], dim=-1)
 
     def _places(self) -> list[Tensor]:
-        """The value in an index of each of its bits [d], for every index of a cut vector."""
+        """The place values of the bits [d] of each index of a cut vector."""
         order = self.bit_order
         return [_place_values(bits, order).to(self.mask.device) for bits in self.codebook_dims]
 
     # indices -> bits -> codes -> x
 
     def bits_to_codes(self, bits: Tensor) -> Tensor:
-        """bits [...] of 0 and 1, any dtype -> codes [...] of ±s, not yet on the sphere; float32 or bits' float."""
+        """bits [...] of 0 and 1, any dtype -> codes [...] of ±s, not normalised; float32 or the float dtype of bits."""
         bits = bits if bits.is_floating_point() else bits.to(torch.float32)
         return (2 * bits - 1) * self.codebook_scale
 
     def decode_bits(self, bits: Tensor, project_out: bool = True) -> Tensor:
-        """bits [n, C*D] bool, codebook 0 first -> vectors [n, dim], or [n, C*D] with project_out=False.
+        """bits [n, C*D] bool, codebook 0 first -> vectors [n, dim], or [n, C*D] if not project_out.
 
-        What `forward` returns in eval mode for the vectors of these bits, bit for bit: it is the same code.
+        The result is what `forward` returns in eval mode for vectors with these bits, bit for bit: it runs the same
+        code.
         """
         bits = rearrange(bits, "n (c d) -> n c d", c=self.num_codebooks, d=self.codebook_dim)
         codes = self._codes(bits, dtype=torch.float32 if self.force_quantization_f32 else self.dtype)
         return self._unproject(codes.to(self.dtype), project_out=project_out)
 
     def bits_to_latents(self, bits: Tensor, *, dtype: torch.dtype) -> Tensor:
-        """bits [n, C*D] bool -> the z [n, C*D] that is their code, computed in dtype whatever autocast says."""
+        """bits [n, C*D] bool -> their codes as z [n, C*D], computed in `dtype`, without autocast."""
         bits = rearrange(bits, "n (c d) -> n c d", c=self.num_codebooks, d=self.codebook_dim)
         with without_autocast(bits.device):
             return self._unproject(self._codes(bits, dtype=dtype), project_out=False)
 
     def indices_to_codes(self, indices: Tensor, project_out: bool = True) -> Tensor:
-        """indices [...], [..., i] if keep_num_codebooks_dim -> vectors [..., dim] (C*D if not project_out).
+        """indices [...], or [..., i] if keep_num_codebooks_dim -> vectors [..., dim] (C*D if not project_out).
 
-        Channels go to axis 1 where `channel_first` says so; unset: where the vectors have 4 axes or more.
-        Raises ValueError for indices that no code has, TypeError for indices that are not integers.
+        Channels go to axis 1 if `channel_first` (unset: if the result has 4 axes or more). Raises ValueError for
+        indices out of range, TypeError for indices that are not integers.
         """
         self._check_indices(indices)
         if not self.keep_num_codebooks_dim:
@@ -263,15 +264,15 @@ class LFQ(nn.Module):
         return self._from_vectors(codes, indices.shape[:-1])
 
     def _codes(self, bits: Tensor, *, dtype: torch.dtype) -> Tensor:
-        """bits [..., d] bool -> codes [..., d], on the sphere if spherical, before any rotation."""
+        """bits [..., d] bool -> codes [..., d], normalised if spherical, before any rotation."""
         return self._to_sphere(self.bits_to_codes(bits.to(dtype)))
 
     def _to_sphere(self, t: Tensor) -> Tensor:
-        """t [..., d] -> t, of length s if spherical. Not s / sqrt(D): an ulp away at D = 6, 7, 17, 18 for codes."""
+        """t [..., d] -> t, of length s if spherical. For codes, s / sqrt(D) would be an ulp off at D = 6, 7, 17, 18."""
         return F.normalize(t, dim=-1) * self.codebook_scale if self.spherical else t
 
     def _rotation(self, dtype: torch.dtype) -> Tensor:
-        """`orthogonal_rot` for vectors of dtype. Half precision gets it as it is: to round it would change tokens."""
+        """`orthogonal_rot` for vectors of `dtype`; not converted to half precision, which would change tokens."""
         return self.orthogonal_rot if torch.finfo(dtype).bits < 32 else self.orthogonal_rot.to(dtype)
 
     def _unproject(self, codes: Tensor, *, project_out: bool = True) -> Tensor:
@@ -282,7 +283,7 @@ class LFQ(nn.Module):
         projected: Tensor = self.project_out(vectors) if project_out else vectors
         return projected
 
-    # the whole
+    # everything together
 
     def forward(
         self,
@@ -291,11 +292,12 @@ class LFQ(nn.Module):
         return_loss_breakdown: bool = False,
         mask: Tensor | None = None,
     ) -> Return | tuple[Return, LossBreakdown]:
-        """x, of any ndim >= 1 -> (quantized like x, indices, loss), and a LossBreakdown if asked for.
+        """x, of any ndim >= 1 -> (quantized like x, indices, loss), and a LossBreakdown if return_loss_breakdown.
 
-        In training, gradients pass straight through to x, and the loss counts the vectors that `mask` selects:
-        bool [b], or any more of the axes of x without channels, or [b, n] (n: all but the first together). In eval
-        mode losses are 0.
+        In training, gradients pass straight through to x, and the loss is that of the vectors that `mask` selects:
+        bool, with one or more leading axes of x without channels, or [b, n] with all axes but the first flattened. In
+        eval mode losses are 0.
+
         Raises ValueError for shapes that do not fit, LfqError for a batch entropy of too many bits.
         """
         vectors, shape = self._to_vectors(x)
@@ -318,18 +320,18 @@ class LFQ(nn.Module):
         return (result, losses) if return_loss_breakdown else result
 
     def _straight_through(self, latents: Tensor, codes: Tensor) -> Tensor:
-        """codes in value, `activation(latents)` in gradient; all [n, c, d]."""
+        """A tensor with the value of `codes` and the gradient of `activation(latents)`; all [n, c, d]."""
         passed = self.activation(latents)
         return passed + (codes - passed).detach()
 
-    # layouts: everything above works on [n, dim]; `shape` is their tensor's without channels
+    # layouts: everything above works on [n, dim]; `shape` is that of the vectors' tensor without channels
 
     def _is_channel_first(self, ndim: int) -> bool:
-        """Whether vectors in a tensor of `ndim` axes lie along axis 1. Below 3 axes they lie along the last."""
+        """Whether the channels of a tensor of `ndim` axes are on axis 1; with fewer than 3 axes they are last."""
         return usual_axis(ndim, self.channel_first) != ndim - 1
 
     def _to_vectors(self, x: Tensor) -> tuple[Tensor, torch.Size]:
-        """x, in its layout -> vectors [n, dim] and their tensor's shape without channels."""
+        """x, in its layout -> (vectors [n, dim], the shape of x without channels)."""
         channel_first = self._is_channel_first(x.ndim)
         check_features(x, dim=self.dim, axis=1 if channel_first else -1, channel_first=self.channel_first)
         if channel_first:
@@ -337,7 +339,7 @@ class LFQ(nn.Module):
         return rearrange(x, "... d -> (...) d"), x.shape[:-1]
 
     def _from_vectors(self, vectors: Tensor, shape: torch.Size) -> Tensor:
-        """vectors [n, dim] -> their tensor in its layout: the inverse of `_to_vectors`."""
+        """vectors [n, dim] -> a tensor in the layout of x: the inverse of `_to_vectors`."""
         x = vectors.reshape((*shape, vectors.shape[-1]))
         return rearrange(x, "b ... d -> b d ...") if self._is_channel_first(x.ndim) else x
 
@@ -365,11 +367,11 @@ class LFQ(nn.Module):
         return LossBreakdown(*self._entropies(latents, inv_temperature, report), commitment)
 
     def _commitment(self, latents: Tensor, codes: Tensor) -> Tensor:
-        """The mean squared distance of latents to codes, both [n, c, d]; 0 for no vectors."""
+        """The mean squared difference of latents and codes, both [n, c, d]; 0 for no vectors."""
         return (latents - codes.detach()).square().sum() / max(latents.numel(), 1)
 
     def _entropies(self, latents: Tensor, inv_temperature: float, report: bool) -> tuple[Tensor, Tensor]:
-        """Per-sample and batch entropy of latents [n, c, d]; without a weight only for a report that is possible."""
+        """Per-sample and batch entropy of latents [n, c, d]; if their weight is 0, only for a report, if possible."""
         group_bits = min(self.codebook_dim, self.entropy_group_size or self.codebook_dim)
         reported = report and group_bits <= entropy.MAX_EXACT_ENTROPY_BITS
         if self.entropy_loss_weight == 0 and not reported:
@@ -383,7 +385,7 @@ class LFQ(nn.Module):
         return entropy.per_sample_entropy(logits), entropy.batch_entropy(logits, group_size=self.entropy_group_size)
 
     def _sample(self, latents: Tensor) -> Tensor:
-        """latents [n, c, d] -> a random `frac_per_sample_entropy` of them, at least one; the reference's draw."""
+        """latents [n, c, d] -> a random share `frac_per_sample_entropy`, at least one; drawn as in the reference."""
         vectors = latents.shape[0]
         if self.frac_per_sample_entropy == 1 or vectors == 0:
             return latents
@@ -391,27 +393,28 @@ class LFQ(nn.Module):
         return latents[torch.randn(vectors).argsort(dim=-1) < count]
 
     def _weigh(self, losses: LossBreakdown) -> Tensor:
-        """The auxiliary loss: confident for each vector, diverse over the batch, near the codes."""
+        """The auxiliary loss: low for confident vectors, diverse batches and latents near their codes."""
         aux = losses.per_sample_entropy - self.diversity_gamma * losses.batch_entropy
         if self.training and self.experimental_softplus_entropy_loss:
             aux = F.softplus(aux + self.entropy_loss_offset)
         return aux * self.entropy_loss_weight + losses.commitment * self.commitment_loss_weight
 
     def save_pretrained(self, path: str | Path, *, overwrite: bool = False) -> None:
-        """Saves a native checkpoint that `lfq_cli.load` and the command line read: a file if `path` ends in
-        .safetensors, else a folder. Raises OutputError where something is in the way.
+        """Saves a native checkpoint, which `lfq_cli.load` and the command line read.
+
+        It is a file if `path` ends in .safetensors, else a folder. Raises OutputError if something is in the way.
         """
         from lfq_cli import native
 
         native.write(self.to_quantizer(), Path(path), overwrite=overwrite)
 
     def to_quantizer(self) -> Quantizer:
-        """The record that is saved, with a copy of the weights in float32."""
+        """The record for a checkpoint, with a copy of the weights in float32."""
         own = {"num_codebooks": self.num_codebooks, "factorized_bits": self.factorized_bits}
         return Quantizer(**self.facts() | own, weights=weights_of(self))
 
     def facts(self) -> dict[str, Any]:
-        """What a quantizer's record says of this module beside its codebooks and weights."""
+        """The fields of a quantizer's record that describe this module, except codebooks and weights."""
         cosine = self.project_in if isinstance(self.project_in, CosineProjection) else None
         return {
             "dim": self.dim,
@@ -426,11 +429,11 @@ class LFQ(nn.Module):
             "bit_order": self.bit_order,
         }
 
-    # what callers get wrong
+    # checks
 
     def _check_indices(self, indices: Tensor) -> None:
         if indices.is_floating_point() or indices.is_complex():
-            raise TypeError(f"indices are integers, found {indices.dtype}")
+            raise TypeError(f"indices must be integers, found {indices.dtype}")
         dims = self.codebook_dims
         if self.keep_num_codebooks_dim and (indices.ndim == 0 or indices.shape[-1] != len(dims)):
             raise ValueError(
@@ -445,13 +448,13 @@ class LFQ(nn.Module):
 
 
 def _place_values(bits: int, order: BitOrder) -> Tensor:
-    """The value of each of an index's bits [bits] int64; with 64 of them the highest is -2^63."""
+    """The place values of the bits of an index [bits] int64; of 64 bits, the highest is -2^63."""
     values = torch.ones((), dtype=torch.int64) << torch.arange(bits)
     return values if order == "lsb" else values.flip(0)
 
 
 def _check_range(indices: Tensor, bits: int) -> None:
-    """Raises ValueError where one of the indices is none of so many bits."""
+    """Raises ValueError if an index is not in [0, 2^bits)."""
     if bits == options.MAX_BITS or indices.numel() == 0:
         return
     low, high = (int(bound) for bound in torch.aminmax(indices.to(torch.int64)))

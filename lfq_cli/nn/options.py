@@ -1,4 +1,4 @@
-"""What the options of `LFQ` have to satisfy, and what follows from leaving them out.
+"""Checks and defaults of the options of `LFQ`.
 
 Every function returns the option's final value, or raises ValueError with what was found and expected.
 """
@@ -19,12 +19,12 @@ T = TypeVar("T")
 
 
 def default(value: T | None, otherwise: T) -> T:
-    """The value, or `otherwise` if it was left out."""
+    """The value, or `otherwise` if it is None."""
     return otherwise if value is None else value
 
 
 def codebook_bits(dim: int | None, codebook_size: int | None) -> int:
-    """D in 1..64, from the codebook's size, or dim if that was left out. A float log2 is not exact up there."""
+    """D, from 1 to 64: from the size of the codebook, or else `dim`. Without floats: a large log2 is not exact."""
     if codebook_size is None:
         if dim is None:
             raise ValueError("LFQ needs dim or codebook_size")
@@ -32,7 +32,7 @@ def codebook_bits(dim: int | None, codebook_size: int | None) -> int:
     size = operator.index(codebook_size)
     bits = max(size - 1, 1).bit_length()
     if size != 2**bits:
-        raise ValueError(f"codebook_size must be a power of two from 2 on, found {size}; the next one is {2**bits}")
+        raise ValueError(f"codebook_size must be a power of two, at least 2, found {size}; the next one is {2**bits}")
     return _check_bits(bits)
 
 
@@ -50,14 +50,14 @@ def check_num_codebooks(num_codebooks: int) -> int:
 
 
 def keep_num_codebooks_dim(keep: bool | None, indices: int) -> bool:
-    """Whether indices have an axis of their own: they need one as soon as a vector has several."""
+    """Whether the index tensor has an axis for the indices of a vector; it needs one if there are several."""
     if indices > 1 and keep is False:
-        raise ValueError(f"a vector has {indices} indices: keep_num_codebooks_dim=False cannot be")
+        raise ValueError(f"keep_num_codebooks_dim=False is not possible: a vector has {indices} indices")
     return default(keep, indices > 1)
 
 
 def check_factors(factors: Sequence[int] | None, bits: int) -> tuple[int, ...] | None:
-    """The bits of each index of a cut vector, which add up to all its bits; None where it is not cut."""
+    """The bits of each index of a cut vector, which must add up to all of its bits; None if it is not cut."""
     if factors is None:
         return None
     found = tuple(operator.index(each) for each in factors)
@@ -67,14 +67,14 @@ def check_factors(factors: Sequence[int] | None, bits: int) -> tuple[int, ...] |
 
 
 def check_bit_order(order: BitOrder) -> BitOrder:
-    """Which end of a code is the most significant."""
+    """The order of bits in an index: "msb" or "lsb"."""
     if order not in get_args(BitOrder):
         raise ValueError(f"bit_order must be 'msb' or 'lsb', found {order!r}")
     return order
 
 
 def has_projections(wanted: bool | None, dim: int, bits: int) -> bool:
-    """Whether there are projections: they are needed where dim is not the number of bits of all codebooks."""
+    """Whether there are projections; they are needed if dim is not the number of bits of all codebooks."""
     if dim < 1:
         raise ValueError(f"dim must be at least 1, found {dim}")
     if dim != bits and wanted is False:
@@ -83,7 +83,7 @@ def has_projections(wanted: bool | None, dim: int, bits: int) -> bool:
 
 
 def check_scale(scale: float, soft_clamp: float | None) -> float:
-    """The magnitude of a code's coordinates: positive, and within the soft clamp's reach."""
+    """The magnitude of a code's coordinates: positive, and not above the soft clamp."""
     if not 0 < scale < math.inf:
         raise ValueError(f"codebook_scale must be a positive number, found {scale}")
     if soft_clamp is not None and soft_clamp < scale:
@@ -92,14 +92,14 @@ def check_scale(scale: float, soft_clamp: float | None) -> float:
 
 
 def check_fraction(fraction: float) -> float:
-    """The fraction of vectors that the entropy counts, in (0, 1]."""
+    """The fraction of vectors that entropies are computed from, in (0, 1]."""
     if not 0 < fraction <= 1:
         raise ValueError(f"frac_per_sample_entropy must be in (0, 1], found {fraction}")
     return fraction
 
 
 def check_group_size(size: int | None) -> int | None:
-    """The bits of one group of the batch entropy, few enough for an exact one; None for no groups."""
+    """The bits of each group in the batch entropy, few enough to be exact; None for no groups."""
     if size is not None and not 1 <= size <= MAX_EXACT_ENTROPY_BITS:
         raise ValueError(f"entropy_group_size must be 1 to {MAX_EXACT_ENTROPY_BITS}, found {size}")
     return size

@@ -1,9 +1,9 @@
 """Residual lookup-free quantization as a torch module: a drop-in for `vector_quantize_pytorch.ResidualLFQ` 1.32.
 
-Level 0 rounds a vector to a binary code, level 1 what level 0 left over to a code half as large, and so on; the sum
-of the codes is the quantized vector. Source: arXiv 2107.03312, algorithm 1, where quantize dropout is described too.
+Level 0 rounds a vector to a binary code, level 1 rounds the residual to a code half as large, and so on; the sum of the
+codes is the quantized vector. Source: arXiv 2107.03312, algorithm 1; it also describes quantize dropout.
 
-Knows levels. What one level does is `LFQ`'s.
+Knows levels; what one level does is in `LFQ`.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ from lfq_cli.nn.weights import weights_of
 from lfq_cli.quantizer import Quantizer
 from lfq_cli.quantizer.checks import MAX_LEVELS
 
-DROPPED = -1  # the index of a level that was left out; it decodes as nothing
+DROPPED = -1  # the index of a dropped level, which adds nothing when decoded
 
 
 class ResidualLFQ(nn.Module):
-    """Rounds x to a sum of binary codes, one for each of Q levels: `forward`; and codes, indices, bits to each other.
+    """Rounds x to a sum of binary codes, one for each of Q levels; also converts between codes, indices and bits.
 
-    Shapes: x is [..., dim], or [b, dim, ...] where `channel_first` says so (unset: from 4 axes on; never below 3).
-    Indices have x's shape without the channel axis, and a last axis for the levels. z, the vector that is rounded,
-    is [n, D].
+    Shapes: x is [..., dim], or [b, dim, ...] if `channel_first` (unset: if x has 4 axes or more; never with fewer than
+    3). Indices have the shape of x without the channel axis, and a last axis for the levels. z, the vector that is
+    rounded, is [n, D].
 
-    Indices are int64 in [0, 2^D), or -1 for a level that quantize dropout left out. With D = 64 there is no number
-    left for that: -1 is the code of 64 ones, as in `LFQ`, and dropout is refused.
+    Indices are int64 in [0, 2^D), or -1 for a level that quantize dropout dropped. With D = 64 no number is left for
+    that: -1 is the index of 64 ones, as in `LFQ`, and dropout is refused.
 
-    Level q is `layers[q]`, an LFQ of scale 2^-q; a soft clamp halves likewise. `layer_options` are those of `LFQ` and
-    hold for every level, but levels have one codebook, a fixed scale and no projections of their own. Options of
-    those projections (`projection_has_bias`, `cosine_sim_project_in`, ..) have no effect, as in the reference.
+    Level q is `layers[q]`, an LFQ of scale 2^-q; a soft clamp is halved from level to level too. `layer_options` are
+    those of `LFQ` and apply to every level, but levels have one codebook, a fixed scale and no projections. Options of
+    such projections (`projection_has_bias`, `cosine_sim_project_in`, ...) have no effect, as in the reference.
 
-    Residuals are float32 whatever x is, unless `force_quantization_f32=False` leaves them in the dtype of z.
+    Residuals are float32 whatever the dtype of x; with `force_quantization_f32=False` they have the dtype of z.
 
-    A state dict holds `layers.{q}.mask`, and `project_in.*`, `project_out.*`, `layers.{q}.orthogonal_rot` where there
-    are any. Raises ValueError for options that cannot be.
+    A state dict holds `layers.{q}.mask`, and, if they exist, `project_in.*`, `project_out.*` and
+    `layers.{q}.orthogonal_rot`. Raises ValueError for impossible options.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class ResidualLFQ(nn.Module):
         self.quantize_dropout_multiple_of = quantize_dropout_multiple_of
         self._check_dropout()
 
-        # Parameters are drawn in the reference's order: the same seed gives the same weights.
+        # Parameters are initialised in the reference's order, so the same seed gives the same weights.
         self.has_projections = options.has_projections(None, dim, self.codebook_dim)
         self.project_in: nn.Module = nn.Identity()
         self.project_out: nn.Module = nn.Identity()
@@ -101,14 +101,14 @@ class ResidualLFQ(nn.Module):
 
     @property
     def codebooks(self) -> Tensor:
-        """Every code of every level [Q, 2^D, D], as `LFQ.codebook` has them, and raising LfqError where that does."""
+        """Every code of every level [Q, 2^D, D]; see `LFQ.codebook`, also for the error."""
         return torch.stack([layer.codebook for layer in self._first(self.num_quantizers)])
 
     # x -> z -> levels of bits
 
     @torch.no_grad()
     def project(self, x: Tensor) -> Tensor:
-        """x [n, dim] -> z [n, D], what level 0 rounds, in `dtype`, whatever autocast says."""
+        """x [n, dim] -> z [n, D], which level 0 rounds; computed in `self.dtype`, without autocast."""
         check_features(x, dim=self.dim, axis=-1, channel_first=self.channel_first)
         with without_autocast(x.device):
             z: Tensor = self.project_in(x.to(self.dtype))
@@ -116,17 +116,17 @@ class ResidualLFQ(nn.Module):
 
     @torch.no_grad()
     def unproject(self, codes: Tensor) -> Tensor:
-        """The sum of codes [n, D] -> vectors [n, dim], in `dtype`."""
+        """The sum of codes [n, D] -> vectors [n, dim], in `self.dtype`."""
         with without_autocast(codes.device):
             vectors: Tensor = self.project_out(codes.to(self.dtype))
         return vectors
 
     @torch.no_grad()
     def latents(self, x: Tensor, levels: int | None = None) -> Tensor:
-        """x [n, dim] -> what each level rounds [n, levels * D] float32, level 0 first; all levels by default.
+        """x [n, dim] -> the latents that each level rounds [n, levels * D] float32, level 0 first; default: all levels.
 
-        The signs are the bits. Projected in `dtype`, whatever x is and autocast says. Raises ValueError for another
-        number of features or of levels than there are.
+        Their signs are the bits. Projections are computed in `self.dtype`, without autocast. Raises ValueError for a
+        wrong number of features or levels.
         """
         with without_autocast(x.device):
             return torch.cat([latents.float() for latents in self._latents(x, levels)], dim=-1)
@@ -138,7 +138,7 @@ class ResidualLFQ(nn.Module):
             return torch.cat([latents > 0 for latents in self._latents(x, levels)], dim=-1)
 
     def _latents(self, x: Tensor, levels: int | None) -> Iterator[Tensor]:
-        """x [n, dim] -> for one level after the other, what it rounds [n, D]."""
+        """x [n, dim] -> the latents that each level rounds [n, D], level by level."""
         z = self.project(x)
         residual = z.to(self._residual_dtype(z.dtype))
         for layer in self._first(self._check_levels(levels)):
@@ -153,11 +153,11 @@ class ResidualLFQ(nn.Module):
     # levels of bits -> codes -> x
 
     def decode_bits(self, bits: Tensor, project_out: bool = True, levels: int | None = None) -> Tensor:
-        """bits [n, levels * D] bool, level 0 first -> vectors [n, dim], or [n, D] with project_out=False.
+        """bits [n, levels * D] bool, level 0 first -> vectors [n, dim], or [n, D] if not project_out.
 
-        What `forward` returns in eval mode for the vectors of these bits, bit for bit; with fewer levels than Q what
-        it returns where the others are dropped. Raises ValueError for bits that are not of so many levels (unset:
-        as many as there are bits for).
+        The result is what `forward` returns in eval mode for vectors with these bits, bit for bit; with fewer than Q
+        levels, what it returns if the others are dropped. Raises ValueError if the number of bits does not fit `levels`
+        (unset: as many as the bits are enough for).
         """
         levels = self._check_levels(bits.shape[-1] // self.codebook_dim if levels is None else levels)
         if bits.shape[-1] != levels * self.codebook_dim:
@@ -169,36 +169,36 @@ class ResidualLFQ(nn.Module):
         return self._decode(self._bits_to_latents(by_level), project_out=project_out)
 
     def get_codes_from_indices(self, indices: Tensor) -> Tensor:
-        """indices [..., levels] -> what each level adds [Q, ..., D]: zeros for levels dropped or not given.
+        """indices [..., levels] -> the code of each level [Q, ..., D]; zeros for levels that are dropped or not given.
 
-        Channels are last whatever `channel_first` says, as in the reference. Raises as `get_output_from_indices`.
+        Channels are always last, as in the reference. Raises like `get_output_from_indices`.
         """
         codes = list(self._indices_to_latents(indices))
         codes += [torch.zeros_like(codes[0])] * (self.num_quantizers - len(codes))
         return torch.stack(codes).to(self.dtype).reshape(self.num_quantizers, *indices.shape[:-1], self.codebook_dim)
 
     def get_output_from_indices(self, indices: Tensor) -> Tensor:
-        """indices [..., levels] of level 0 and the next ones, up to all -> vectors [..., dim], like x of `forward`.
+        """indices [..., levels] of the first levels, or of all -> vectors [..., dim], in the layout of x in `forward`.
 
-        -1 is a dropped level. Raises ValueError for other indices that no code has and for more levels than Q,
-        TypeError for indices that are not integers.
+        -1 is a dropped level. Raises ValueError for other indices out of range and for more than Q levels, TypeError
+        for indices that are not integers.
         """
         return self._from_vectors(self._decode(self._indices_to_latents(indices)), indices.shape[:-1])
 
     def _decode(self, codes: Iterable[Tensor], *, project_out: bool = True) -> Tensor:
-        """The codes [n, D] of one level after the other -> vectors [n, dim], or [n, D] if not project_out."""
+        """The codes [n, D] of each level -> vectors [n, dim], or [n, D] if not project_out."""
         vectors = functools.reduce(torch.add, codes).to(self.dtype)
         decoded: Tensor = self.project_out(vectors) if project_out else vectors
         return decoded
 
     def _bits_to_latents(self, bits: Tensor) -> Iterator[Tensor]:
-        """bits [levels, n, D] -> for one level after the other, what it adds [n, D]."""
+        """bits [levels, n, D] -> the code of each level [n, D], level by level."""
         dtype = self._residual_dtype(self.dtype)
         for layer, own in zip(self._first(len(bits)), bits, strict=True):
             yield layer.bits_to_latents(own, dtype=dtype)
 
     def _indices_to_latents(self, indices: Tensor) -> Iterator[Tensor]:
-        """indices [..., levels] -> for one level after the other, what it adds [n, D]."""
+        """indices [..., levels] -> the code of each level [n, D], level by level."""
         self._check_indices(indices)
         by_level = rearrange(indices.to(torch.int64), "... q -> q (...) 1")
         masks = [layer.mask for layer in self._first(len(by_level))]
@@ -206,7 +206,7 @@ class ResidualLFQ(nn.Module):
         for own, codes in zip(by_level, self._bits_to_latents(bits), strict=True):
             yield codes.masked_fill(own == DROPPED, 0) if self._can_drop else codes
 
-    # the whole
+    # everything together
 
     def forward(
         self,
@@ -215,12 +215,12 @@ class ResidualLFQ(nn.Module):
         return_all_codes: bool = False,
         rand_quantize_dropout_fixed_seed: int | None = None,
     ) -> tuple[Tensor, ...]:
-        """x, of any ndim >= 1 -> (quantized like x, indices [..., Q], losses [Q]), and the codes [Q, ..., D] if asked.
+        """x, of any ndim >= 1 -> (quantized like x, indices [..., Q], losses [Q]); return_all_codes adds [Q, ..., D].
 
-        In training, every level's gradient passes straight through to x, and the losses are those of `LFQ`, over the
-        vectors that `mask` selects (bool [b], [b, n] or more of x's axes without channels); in eval mode they are 0.
-        Quantize dropout happens in training with gradients only: a level drawn from the seed (unset: from torch's
-        generator, the same in all processes) is the last one used. Raises ValueError for shapes that do not fit.
+        In training, the gradient of every level passes straight through to x, and losses are those of `LFQ` over the
+        vectors that `mask` selects (see there); in eval mode they are 0. Quantize dropout only happens in training with
+        gradients: the last level used is drawn from the seed (unset: from torch's generator, the same in all
+        processes). Raises ValueError for shapes that do not fit.
         """
         vectors, shape = self._to_vectors(x)
         counted = None if mask is None else mask_vectors(mask, shape)
@@ -248,7 +248,7 @@ class ResidualLFQ(nn.Module):
         return functools.reduce(torch.add, codes), torch.stack(indices, dim=-1), torch.stack(losses)
 
     def _draw_levels(self, device: torch.device, seed: int | None) -> int:
-        """How many levels this call uses: all, but for quantize dropout."""
+        """The number of levels that this call uses: all, unless quantize dropout drops some."""
         if not (self.training and self.quantize_dropout and torch.is_grad_enabled()):
             return self.num_quantizers
         drawn = random.Random(shared_seed(device) if seed is None else seed)
@@ -257,39 +257,39 @@ class ResidualLFQ(nn.Module):
         return min(whole_groups * self.quantize_dropout_multiple_of, self.num_quantizers)
 
     def _first(self, levels: int) -> list[LFQ]:
-        """The layers of the first so many levels."""
+        """The layers of the first `levels` levels."""
         return cast("list[LFQ]", list(self.layers)[:levels])
 
-    # layouts: everything above works on [n, dim]; `shape` is their tensor's without channels
+    # layouts: everything above works on [n, dim]; `shape` is that of the vectors' tensor without channels
 
     def _to_vectors(self, x: Tensor) -> tuple[Tensor, torch.Size]:
-        """x, in its layout -> vectors [n, dim] and their tensor's shape without channels."""
+        """x, in its layout -> (vectors [n, dim], the shape of x without channels)."""
         axis = usual_axis(x.ndim, self.channel_first)
         check_features(x, dim=self.dim, axis=axis, channel_first=self.channel_first)
         x = x.movedim(axis, -1)
         return x.reshape(-1, self.dim), x.shape[:-1]
 
     def _from_vectors(self, vectors: Tensor, shape: torch.Size) -> Tensor:
-        """vectors [n, dim] -> their tensor in its layout: the inverse of `_to_vectors`."""
+        """vectors [n, dim] -> a tensor in the layout of x: the inverse of `_to_vectors`."""
         x = vectors.reshape(*shape, self.dim)
         return x.movedim(-1, usual_axis(x.ndim, self.channel_first))
 
     def save_pretrained(self, path: str | Path, *, overwrite: bool = False) -> None:
-        """Saves a native checkpoint, as `LFQ.save_pretrained`."""
+        """Saves a native checkpoint: see `LFQ.save_pretrained`."""
         from lfq_cli import native
 
         native.write(self.to_quantizer(), Path(path), overwrite=overwrite)
 
     def to_quantizer(self) -> Quantizer:
-        """The record that is saved, with a copy of the weights in float32."""
+        """The record for a checkpoint, with a copy of the weights in float32."""
         facts = self._first(1)[0].facts() | {"dim": self.dim, "keep_num_codebooks_dim": None}
         return Quantizer(**facts, num_quantizers=self.num_quantizers, weights=weights_of(self))
 
-    # what callers get wrong
+    # checks
 
     @property
     def _can_drop(self) -> bool:
-        """Whether -1 means a dropped level: 64 bits leave no number for it."""
+        """Whether -1 can mean a dropped level; with 64 bits it is an index."""
         return self.codebook_dim < options.MAX_BITS
 
     def _check_dropout(self) -> None:
@@ -300,7 +300,7 @@ class ResidualLFQ(nn.Module):
         if multiple < 1:
             raise ValueError(f"quantize_dropout_multiple_of must be at least 1, found {multiple}")
         if self.quantize_dropout and not self._can_drop:
-            raise ValueError(f"quantize_dropout needs the index -1, which is a code of {self.codebook_dim} bits")
+            raise ValueError(f"quantize_dropout needs the index -1, which is a valid index of {self.codebook_dim} bits")
 
     def _check_levels(self, levels: int | None) -> int:
         levels = options.default(levels, self.num_quantizers)
@@ -310,7 +310,7 @@ class ResidualLFQ(nn.Module):
 
     def _check_indices(self, indices: Tensor) -> None:
         if indices.is_floating_point() or indices.is_complex():
-            raise TypeError(f"indices are integers, found {indices.dtype}")
+            raise TypeError(f"indices must be integers, found {indices.dtype}")
         if indices.ndim == 0 or not 1 <= indices.shape[-1] <= self.num_quantizers:
             raise ValueError(
                 f"expected 1 to {self.num_quantizers} levels on the last axis, found shape {tuple(indices.shape)}"
@@ -333,14 +333,14 @@ def _check_num_quantizers(num_quantizers: int) -> int:
 
 
 def _check_layer_options(layer_options: dict[str, Any]) -> None:
-    """Raises ValueError for the options of LFQ that a level cannot have."""
+    """Raises ValueError for options of LFQ that a level cannot have."""
     if "codebook_scale" in layer_options:
-        raise ValueError("codebook_scale is fixed: level q has 2^-q")
+        raise ValueError("codebook_scale is fixed: that of level q is 2^-q")
     if layer_options.get("num_codebooks", 1) != 1:
         raise ValueError(f"a level has one codebook, found num_codebooks={layer_options['num_codebooks']}")
     if layer_options.get("factorized_bits") is not None:
-        raise ValueError("factorized_bits cannot be: a level has one index")
+        raise ValueError("factorized_bits is not possible: a level has one index")
     if layer_options.get("has_projections"):
-        raise ValueError("has_projections=True cannot be: projections surround all levels, where dim needs them")
+        raise ValueError("has_projections=True is not possible: if dim needs projections, all levels share them")
     if layer_options.get("keep_num_codebooks_dim"):
-        raise ValueError("keep_num_codebooks_dim=True cannot be: the last axis of the indices is the levels'")
+        raise ValueError("keep_num_codebooks_dim=True is not possible: the last axis of the indices is for the levels")

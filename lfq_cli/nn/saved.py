@@ -1,4 +1,4 @@
-"""A saved quantizer as the module that computes it; each module's `to_quantizer` is the way back."""
+"""Saved quantizers as torch modules; the reverse is each module's `to_quantizer`."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ AnyLFQ: TypeAlias = LFQ | ResidualLFQ | GroupedResidualLFQ | StackedLFQ
 
 
 def module_of(quantizer: Quantizer) -> AnyLFQ:
-    """The module in eval mode, float32 on the CPU, without gradients.
+    """The module of a quantizer: in eval mode, float32 on the CPU, without gradients.
 
-    Raises CheckpointError where the scale is only assumed, and cannot be what is assumed.
+    Raises CheckpointError if the scale is only assumed and the assumed value contradicts the soft clamp.
     """
     quantizer.require_scale_within_clamp()
-    # its first weights are thrown away: the caller's random numbers, default device and dtype are left alone
+    # initial weights are discarded, so the caller's random state, default device and dtype must not be affected
     with torch.random.fork_rng(devices=()), torch.device("cpu"):
         module = (_residual(quantizer) if quantizer.is_residual else _single(quantizer)).float()
     for name in module.state_dict().keys() - quantizer.weights.keys():
-        if name.endswith(".bias"):  # a bias of zeros would be another quantizer when it is saved
+        if name.endswith(".bias"):  # with a bias of zeros it would be saved as another quantizer
             module.get_submodule(name.removesuffix(".bias")).register_parameter("bias", None)
     masks = {name: value for name, value in module.state_dict().items() if is_mask(name)}
     module.load_state_dict(masks | {name: torch.from_numpy(w.copy()) for name, w in quantizer.weights.items()})

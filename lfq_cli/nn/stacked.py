@@ -1,10 +1,11 @@
-"""Stacked lookup-free quantization as a torch module: a sum of LFQs, each with projections of its own.
+"""Stacked lookup-free quantization as a torch module: a sum of LFQs, each with its own projections.
 
-Level 0 is an LFQ of x, level 1 an LFQ of what level 0 left of x, and so on; the sum of what they decode to is the
-quantized vector. In `ResidualLFQ` all levels share one projection and halve their scale; here every level projects the
-residual in the space of x, and learns its own directions and scales. What such levels gain is in docs/training.md.
+Level 0 is an LFQ of x, level 1 an LFQ of the residual that level 0 leaves, and so on; the quantized vector is the sum
+of what all levels decode to. In `ResidualLFQ` all levels share one projection, and scales are halved from level to
+level; here every level projects the residual in the space of x, with its own directions and scales. docs/training.md
+shows the gain.
 
-Knows levels. What one level does is `LFQ`'s.
+Knows levels; what one level does is in `LFQ`.
 """
 
 from __future__ import annotations
@@ -28,15 +29,15 @@ from lfq_cli.quantizer.checks import MAX_LEVELS
 
 
 class StackedLFQ(nn.Module):
-    """Rounds x to a sum of Q decoded codes: `forward`; and indices and bits to vectors.
+    """Rounds x to a sum of Q decoded codes; also decodes indices and bits.
 
-    Shapes are those of `ResidualLFQ`: x is [..., dim], or [b, dim, ...] where `channel_first` says so (unset: from 4
-    axes on); indices have x's shape without the channel axis, and a last axis for the levels. A code before
-    project_out is that of all levels, [n, Q * D].
+    Shapes are those of `ResidualLFQ`: x is [..., dim], or [b, dim, ...] if `channel_first` (unset: if x has 4 axes or
+    more). Indices have the shape of x without the channel axis, and a last axis for the levels. The codes before
+    project_out are those of all levels, [n, Q * D].
 
-    Level q is `layers[q]`, an LFQ of scale 1 with projections. `layer_options` are those of `LFQ` and hold for every
-    level; levels have one codebook. A state dict holds `layers.{q}.mask`, `layers.{q}.project_in.*` and
-    `layers.{q}.project_out.*`. Raises ValueError for options that cannot be.
+    Level q is `layers[q]`, an LFQ of scale 1 with projections. `layer_options` are those of `LFQ` and apply to every
+    level; a level has one codebook. A state dict holds `layers.{q}.mask`, `layers.{q}.project_in.*` and
+    `layers.{q}.project_out.*`. Raises ValueError for impossible options.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class StackedLFQ(nn.Module):
             "orthogonal_rotation",
         }
         if refused & set(layer_options):
-            raise ValueError(f"a stacked level has no {', '.join(sorted(refused & set(layer_options)))} of its own")
+            raise ValueError(f"a stacked level cannot have {', '.join(sorted(refused & set(layer_options)))}")
         if not 1 <= num_quantizers <= MAX_LEVELS:
             raise ValueError(f"num_quantizers must be 1 to {MAX_LEVELS}, found {num_quantizers}")
         self.dim = dim
@@ -83,9 +84,9 @@ class StackedLFQ(nn.Module):
 
     @torch.no_grad()
     def latents(self, x: Tensor, levels: int | None = None) -> Tensor:
-        """x [n, dim] -> what each level rounds [n, levels * D] float32, level 0 first; all levels by default.
+        """x [n, dim] -> the latents that each level rounds [n, levels * D] float32, level 0 first; default: all levels.
 
-        The signs are the bits. Raises ValueError for another number of features or of levels than there are.
+        Their signs are the bits. Raises ValueError for a wrong number of features or levels.
         """
         return torch.cat(list(self._latents(x, levels)), dim=-1)
 
@@ -95,7 +96,7 @@ class StackedLFQ(nn.Module):
         return torch.cat([latents > 0 for latents in self._latents(x, levels)], dim=-1)
 
     def _latents(self, x: Tensor, levels: int | None) -> Iterator[Tensor]:
-        """x [n, dim] -> for one level after the other, what it rounds [n, D]."""
+        """x [n, dim] -> the latents that each level rounds [n, D], level by level."""
         check_features(x, dim=self.dim, axis=-1, channel_first=self.channel_first)
         layers = self._first(self._check_levels(levels))
         residual = x.to(self.dtype)
@@ -108,8 +109,8 @@ class StackedLFQ(nn.Module):
     def decode_bits(self, bits: Tensor, project_out: bool = True, levels: int | None = None) -> Tensor:
         """bits [n, levels * D] bool, level 0 first -> vectors [n, dim], or codes [n, levels * D] if not project_out.
 
-        What `forward` returns in eval mode for the vectors of these bits, bit for bit. Raises ValueError for bits that
-        are not of so many levels (unset: as many as there are bits for).
+        The result is what `forward` returns in eval mode for vectors with these bits, bit for bit. Raises ValueError if
+        the number of bits does not fit `levels` (unset: as many as the bits are enough for).
         """
         levels = self._check_levels(bits.shape[-1] // self.codebook_dim if levels is None else levels)
         if bits.shape[-1] != levels * self.codebook_dim:
@@ -126,9 +127,9 @@ class StackedLFQ(nn.Module):
         return functools.reduce(torch.add, decoded) if project_out else torch.cat(decoded, dim=-1)
 
     def get_output_from_indices(self, indices: Tensor) -> Tensor:
-        """indices [..., levels] of level 0 and the next ones, up to all -> vectors [..., dim], like x of `forward`.
+        """indices [..., levels] of the first levels, or of all -> vectors [..., dim], in the layout of x in `forward`.
 
-        Raises ValueError for indices that no code has and for more levels than Q.
+        Raises ValueError for indices out of range and for more than Q levels.
         """
         levels = self._check_levels(indices.shape[-1] if indices.ndim else 0)
         flat = rearrange(indices, "... q -> q (...)")
@@ -141,10 +142,10 @@ class StackedLFQ(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None = None, **loss_options: Any) -> tuple[Tensor, Tensor, Tensor]:
         """x, of any ndim >= 1 -> (quantized like x, indices int64 [..., Q], losses [Q]).
 
-        In training the gradient passes straight through every level, and the residuals stay differentiable: what a
-        level decodes to changes what the next ones are given. Give `straight_through_activation=torch.tanh`, without
-        which the gradient does not fade where a bit is certain, and training diverges. The losses are those of `LFQ`
-        (`loss_options`: inv_temperature), over the vectors that `mask` selects; in eval mode they are 0.
+        In training the gradient passes straight through every level, and residuals stay differentiable: what one level
+        decodes to changes the input of the next. Use `straight_through_activation=torch.tanh`; without it the gradient
+        does not vanish where a bit is certain, and training diverges. Losses are those of `LFQ` (`loss_options`:
+        inv_temperature) over the vectors that `mask` selects; in eval mode they are 0.
         """
         axis = usual_axis(x.ndim, self.channel_first)
         check_features(x, dim=self.dim, axis=axis, channel_first=self.channel_first)
@@ -163,22 +164,22 @@ class StackedLFQ(nn.Module):
         return self._from_vectors(functools.reduce(torch.add, decoded), shape), stacked, torch.stack(losses)
 
     def save_pretrained(self, path: str | Path, *, overwrite: bool = False) -> None:
-        """Saves a native checkpoint, as `LFQ.save_pretrained`."""
+        """Saves a native checkpoint: see `LFQ.save_pretrained`."""
         from lfq_cli import native
 
         native.write(self.to_quantizer(), Path(path), overwrite=overwrite)
 
     def to_quantizer(self) -> Quantizer:
-        """The record that is saved, with a copy of the weights in float32."""
+        """The record for a checkpoint, with a copy of the weights in float32."""
         facts = self._first(1)[0].facts() | {"dim": self.dim, "keep_num_codebooks_dim": None}
         return Quantizer(**facts, num_quantizers=self.num_quantizers, stacked=True, weights=weights_of(self))
 
     def _first(self, levels: int) -> list[LFQ]:
-        """The layers of the first so many levels."""
+        """The layers of the first `levels` levels."""
         return cast("list[LFQ]", list(self.layers)[:levels])
 
     def _from_vectors(self, vectors: Tensor, shape: torch.Size) -> Tensor:
-        """vectors [n, dim] -> their tensor in its layout."""
+        """vectors [n, dim] -> the tensor of shape `shape` plus channels, in the module's layout."""
         x = vectors.reshape(*shape, self.dim)
         return x.movedim(-1, usual_axis(x.ndim, self.channel_first))
 

@@ -1,4 +1,4 @@
-"""A projection to few features, in the orientation that is faster, where that makes the same bits."""
+"""A projection to few features, computed in the faster orientation if that gives the same bits."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-_WORTH_A_TEST = 1 << 17  # values of x: below, a product costs less than finding out
-_ALIGNMENT = 64  # bytes: a cache line, and the longest vector that processors load
+_WORTH_A_TEST = 1 << 17  # values of x: with fewer, a product costs less than the test
+_ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
 _MOST_CASES = 64
 
 _Case: TypeAlias = tuple[tuple[int, ...], tuple[int, ...], int]
 
 
 class TransposedLinear(nn.Module):
-    """An `nn.Linear` on the CPU that computes W xᵀ for x Wᵀ where this machine sums both in the same order.
+    """An `nn.Linear` on the CPU that computes W xᵀ instead of x Wᵀ if this machine adds up both in the same order.
 
-    Matrix libraries have kernels for tall, narrow results that are slower than those for wide ones: of 512 -> 18
-    the transposed product takes 0.7 of the time (one thread of an AMD EPYC, MKL). Whether the sums are the same to
-    the last bit depends on the kernels, thus on shape, strides and alignment and not on values: it is tried on
-    random numbers, once for each that comes a second time (a trial takes as long as ten products).
+    Matrix libraries are slower for tall, narrow results than for wide ones: for 512 -> 18 the transposed product takes
+    0.7 of the time (one thread of an AMD EPYC, MKL). Whether the sums are equal to the last bit depends on the kernels,
+    and so on shape, strides and alignment, but not on values. It is tested on random numbers when such an input comes
+    for the second time (a test takes as long as ten products).
     """
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -29,7 +29,7 @@ class TransposedLinear(nn.Module):
         self._same: dict[_Case, bool | None] = {}
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [n, dim_in] -> [n, dim_out], what `linear(x)` is; not differentiated here."""
+        """x [n, dim_in] -> [n, dim_out], equal to `linear(x)`; not for training."""
         if self._is_same(x):
             return self._transposed(x)
         z: Tensor = self.linear(x)
@@ -38,7 +38,7 @@ class TransposedLinear(nn.Module):
     def _transposed(self, x: Tensor) -> Tensor:
         weight, bias = self.linear.weight, self.linear.bias
         z = weight @ x.T if bias is None else torch.addmm(bias[:, None], weight, x.T)
-        return z.T.contiguous()  # what follows reads it as it would read linear's own
+        return z.T.contiguous()  # the memory layout of `linear(x)`
 
     def _is_same(self, x: Tensor) -> bool:
         if x.numel() < _WORTH_A_TEST or x.ndim != 2:
@@ -55,7 +55,7 @@ class TransposedLinear(nn.Module):
 
 
 def _like(x: Tensor) -> Tensor:
-    """Random numbers that lie in memory as x does: shape, strides, alignment."""
+    """Random numbers with the shape, strides and alignment of x."""
     span = 1 + sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))
     memory = torch.empty(span + _ALIGNMENT // x.element_size(), dtype=x.dtype)
     memory.normal_(generator=torch.Generator().manual_seed(0))
@@ -64,7 +64,7 @@ def _like(x: Tensor) -> Tensor:
 
 
 def turn_projections(module: nn.Module) -> None:
-    """Replaces every `project_in` of a module that is an nn.Linear."""
+    """Replaces every `project_in` in a module that is an `nn.Linear` by a `TransposedLinear`."""
     for part in list(module.modules()):
         linear = getattr(part, "project_in", None)
         if isinstance(linear, nn.Linear):

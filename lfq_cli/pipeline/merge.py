@@ -113,7 +113,7 @@ class SamplesJoiner:
         }
 
     def add(self, source: StoredFile, part: Part) -> None:
-        """Adds some samples of a file. Raises CodesFileError where all of them are added and the file is damaged."""
+        """Adds some samples of a file. Raises CodesFileError if all of them are added and the file is damaged."""
         whole = part.is_whole
         for name, stored in self._stored.items():
             first, end = stored.span(part)
@@ -140,7 +140,7 @@ class PartsJoiner:
         self._joiner = StreamJoiner(np.empty(2 * _RUN_BYTES + 1, np.uint8))
 
     def add(self, source: StoredFile, info: CodesTensor) -> None:
-        """Adds the tensor's codes of a part. Raises CodesFileError where the part is damaged."""
+        """Adds the tensor's codes of a part. Raises CodesFileError if the part is damaged."""
         bits = info.vectors * info.stored_bits_per_vector
         for start, run in self._reader.runs(source, info.name, 0, info.stored_bytes, checked=True):
             count = min(bits - 8 * start, 8 * len(run))

@@ -30,7 +30,7 @@ class Survey:
 
 
 def survey(codes: CodesFile) -> Survey:
-    """Reads keys and offsets. Raises CodesFileError where they are damaged or invalid."""
+    """Reads keys and offsets. Raises CodesFileError if they are damaged or invalid."""
     samples = codes.header.samples
     assert samples is not None
     offsets: dict[str, Offsets] = {}
@@ -61,7 +61,7 @@ def sizes_of(codes: CodesFile, offsets: dict[str, Offsets]) -> NDArray[np.int64]
 
 
 def key_at(codes: CodesFile, index: int) -> str:
-    """The key of one sample, as far as it can be read. Raises CodesFileError where its offsets are invalid."""
+    """The key of one sample, as far as it can be read. Raises CodesFileError if its offsets are invalid."""
     assert codes.header.samples is not None
     name = codes.header.samples.keys
     first, last = codes.column(name + OFFSETS)[index : index + 2].tolist()
@@ -89,7 +89,7 @@ def check_texts(codes: CodesFile, name: str) -> None:
     except UnicodeDecodeError as reason:
         raise CodesFileError(f"{codes.path}: {name!r} is not UTF-8: {reason}", "encode the samples again") from reason
     if (data[begins] & 0xC0 == 0x80).any():
-        raise CodesFileError(f"{codes.path}: {name!r} is cut within a letter", "encode the samples again")
+        raise CodesFileError(f"{codes.path}: {name!r} is cut within a character", "encode the samples again")
 
 
 def _hashes(codes: CodesFile, samples: Samples, offsets: Offsets) -> NDArray[np.uint64]:

@@ -35,7 +35,7 @@ def check_types(q: Description) -> None:
 
 
 def check_values(q: Description, may_be_assumed: frozenset[str]) -> None:
-    """Raises CheckpointError where facts contradict each other."""
+    """Raises CheckpointError if facts contradict each other."""
     if q.codebook_dim > MAX_INDEX_BITS:
         raise CheckpointError(f"codebook_size is 2^{q.codebook_dim}, expected at most 2^{MAX_INDEX_BITS}")
     if q.num_codebooks > MAX_CODEBOOKS:

@@ -37,7 +37,7 @@ _LEFT_OUT_IF_NONE = ("num_quantizers", "groups", "factorized_bits")
 
 @dataclass(frozen=True, eq=False)
 class Quantizer(Description):
-    """A description whose facts agree. Raises CheckpointError where config and weights contradict each other."""
+    """A description whose facts agree. Raises CheckpointError if config and weights contradict each other."""
 
     def __post_init__(self) -> None:
         checks.check_types(self)
@@ -131,7 +131,7 @@ class Quantizer(Description):
             )
 
     def require_scale_within_clamp(self) -> None:
-        """Raises CheckpointError where the assumed scale cannot be: no clamped input reaches it."""
+        """Raises CheckpointError if the assumed scale cannot be: no clamped input reaches it."""
         clamp = self.soft_clamp_input_value
         if clamp is not None and clamp < self.codebook_scale:
             self.require("codebook_scale", why=f", and the usual {self.codebook_scale} is above its soft clamp {clamp}")
@@ -155,7 +155,7 @@ class Quantizer(Description):
         )
 
     def first_levels(self, levels: int) -> Quantizer:
-        """A residual quantizer's first levels alone. Raises CheckpointError where there are not as many."""
+        """A residual quantizer's first levels alone. Raises CheckpointError if there are not as many."""
         if self.num_quantizers is None:
             raise CheckpointError(f"{self.origin}: has no levels: it is not a residual quantizer")
         if not 1 <= levels <= self.num_quantizers:

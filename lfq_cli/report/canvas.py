@@ -1,6 +1,6 @@
-"""Paper and ink: matplotlib behind one door, the colours, and a figure as bytes that are the same for the same figure.
+"""What all pictures share: access to matplotlib, colours, and figures as reproducible bytes.
 
-Knows nothing of codes. pyplot is never imported; rc settings hold while a figure is drawn, then they are the caller's.
+Knows nothing of codes. pyplot is never imported, and the caller's rc settings are restored after drawing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, MUTED, RULE = "#1f2328", "#59636e", "#d8dde3"
-"""Text and the lines that matter most; what is beside the point; grids. For nothing else: a page may replace them."""
+"""Text and main lines; secondary text and lines; grids. Used for nothing else, since a page may replace them."""
 
 BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION, YELLOW = (
     "#0072b2",
@@ -28,9 +28,9 @@ BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION, YELLOW = (
     "#cc79a7",
     "#56b4e9",
     "#d55e00",
-    "#b8a800",  # theirs is #f0e442, which is not to be seen as a line on white
+    "#b8a800",  # instead of #f0e442, which is invisible as a line on white
 )
-"""Colours that can be distinguished with any colour vision. Source: Okabe and Ito 2008, Color Universal Design."""
+"""Colours that can be told apart with any kind of colour vision. Source: Okabe and Ito 2008, Color Universal Design."""
 
 NOT_DEFINED = "#a8adb3"
 
@@ -40,7 +40,7 @@ _SETTINGS: dict[Any, Any] = {
     "font.family": ["DejaVu Sans"],  # comes with matplotlib: the same on every machine
     "font.size": 9,
     "text.color": INK,
-    "text.parse_math": False,  # a tensor's name may have dollars
+    "text.parse_math": False,  # names of tensors may contain $
     "axes.edgecolor": MUTED,
     "axes.labelcolor": MUTED,
     "axes.linewidth": 0.7,
@@ -71,11 +71,11 @@ _METADATA: dict[str, dict[str, None]] = {
     "svg": {"Date": None, "Creator": None, "Format": None, "Type": None},
     "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
 }
-"""What a file says of itself: neither when nor by what it was made."""
+"""Metadata of each format: without the time and the program, so equal figures give equal bytes."""
 
 
 def require_matplotlib(option: str) -> None:
-    """Raises OptionError where matplotlib is missing, which `option` needs."""
+    """Raises OptionError if matplotlib, which `option` needs, is missing."""
     try:
         with _without_messages(".*"):
             import matplotlib.figure  # noqa: F401
@@ -85,7 +85,7 @@ def require_matplotlib(option: str) -> None:
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """matplotlib with this module's settings, whatever the user's are, until the block ends."""
+    """Within the block matplotlib has this module's settings, whatever the user's are."""
     import matplotlib
 
     with matplotlib.rc_context(), _without_messages(r"Glyph \d+"):
@@ -96,7 +96,7 @@ def drawing() -> Iterator[None]:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of so many inches, that no window and no global state knows of."""
+    """An empty figure of the given size in inches, without a window or global state."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height))
@@ -106,12 +106,12 @@ LEGEND_COLUMNS = 6
 
 
 def legend_rows(entries: int) -> int:
-    """Lines that `draw_legend` needs."""
+    """How many lines `draw_legend` needs."""
     return -(-entries // LEGEND_COLUMNS)
 
 
 def draw_legend(axes: Axes) -> None:
-    """What the lines are, above the axes, where it hides none of them; in rows that are read like text."""
+    """Draws the legend above the axes, where it hides nothing, in rows that read like text."""
     from matplotlib.lines import Line2D
 
     handles, labels = axes.get_legend_handles_labels()
@@ -136,7 +136,7 @@ def draw_legend(axes: Axes) -> None:
 
 
 def to_bytes(figure: Figure, image_format: str, *, transparent: bool = False, text: bool = False) -> bytes:
-    """A figure as "png", "svg" or "pdf", drawn inside `drawing`. `text`: letters of an SVG stay letters."""
+    """A figure as "png", "svg" or "pdf"; call it within `drawing`. text: letters of an SVG stay text."""
     import matplotlib
 
     buffer = io.BytesIO()
@@ -146,7 +146,7 @@ def to_bytes(figure: Figure, image_format: str, *, transparent: bool = False, te
 
 
 def to_pages(figures: Iterator[Figure]) -> bytes:
-    """Figures as the pages of one PDF, drawn inside `drawing`."""
+    """Figures as the pages of one PDF, to be called within `drawing`."""
     from matplotlib.backends.backend_pdf import PdfPages
 
     buffer = io.BytesIO()
@@ -158,7 +158,7 @@ def to_pages(figures: Iterator[Figure]) -> bytes:
 
 @contextmanager
 def _without_messages(pattern: str) -> Iterator[None]:
-    """Without what matplotlib says on stderr: that it builds a font cache, that a name has letters the font lacks."""
+    """Silences matplotlib's messages: that it builds a font cache, that the font lacks the glyphs of a name."""
     logger = logging.getLogger("matplotlib")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,6 +1,6 @@
-"""The curves of a report that are computed, not counted: coverage against samples, and what uniform use would show.
+"""The curves of a report that are computed, not counted: coverage by sample size, and what uniform use would show.
 
-Knows counts of counts and numbers of codes; draws nothing.
+Works on numbers of codes and on counts of counts; draws nothing.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from lfq_cli.statistics.profile import Profile, curve_ranks, expected_used
 Numbers = NDArray[np.float64]
 
 COVERAGE_STEPS = 64
-_MOST_COUNTS = 1 << 16  # distinct counts that coverage adds up one by one: 64 steps of them take 0.3 s
-_POISSON_MEAN = 1000.0  # above, the normal distribution is within a thousandth
-_MOST_BITS = 1000  # 2.0**1024 is not a float; beyond this it makes no difference
+_MOST_COUNTS = 1 << 16  # distinct counts that coverage sums exactly: 64 steps take 0.3 s
+_POISSON_MEAN = 1000.0  # above this mean the normal distribution is within a thousandth
+_MOST_BITS = 1000  # 2.0**1024 is not a float; more bits make no difference
 
 
 def sample_sizes(total: int, *, log: bool) -> Numbers:
-    """COVERAGE_STEPS whole numbers from 1 to `total`, evenly spaced or so by their logarithms; empty where it is 0."""
+    """At most COVERAGE_STEPS integers from 1 to `total`, evenly spaced or so by logarithm; empty if `total` is 0."""
     if total < 1:
         return np.empty(0)
     space = np.geomspace if log else np.linspace
@@ -31,27 +31,28 @@ def sample_sizes(total: int, *, log: bool) -> Numbers:
 
 
 def coverage(profile: Profile, total: int, sizes: Numbers) -> Numbers:
-    """Distinct codes that `sizes` of the `total` indices, drawn without putting back, show on average.
+    """The mean number of distinct codes in a sample of each size, drawn from the `total` indices without replacement.
 
-    Rarefaction: the sum over codes of 1 - C(N - c, n) / C(N, n), where c is a code's count, N the total, n a size. At
-    n = N it is the codes that were seen. Where n is small against N it is the sum of 1 - (1 - c/N)^n of independent
-    draws, which for n = N would miss a third of the codes seen once. Sources: Hurlbert 1971, The nonconcept of species
-    diversity; Good 1953 for the sum.
+    Rarefaction: the sum over codes of 1 - C(N - c, n) / C(N, n), where c is a code's count, N the total and n a size.
+    At n = N this is the number of codes seen. For n much smaller than N it approaches the sum of 1 - (1 - c/N)^n for
+    independent draws, which at n = N would miss a third of the codes seen once. Sources: Hurlbert 1971, The nonconcept
+    of species diversity; Good 1953 for the sum.
     """
     counts, codes = _coarse(profile)
     return np.array([float(codes @ -np.expm1(_log_chance_of_none(counts, size, total))) for size in sizes])
 
 
 def uniform_coverage(sizes: Numbers, bits: int) -> Numbers:
-    """Distinct codes of 2^bits that so many uniform random indices show on average."""
+    """The mean number of distinct codes among uniform random indices of 2^bits codes, for each sample size."""
     return np.array([expected_used(int(size), bits) for size in sizes])
 
 
 def uniform_rank_frequency_curve(total: int, bits: int) -> tuple[Numbers, Numbers]:
-    """(ranks, counts) of the rank-frequency curve that `total` uniform random indices of 2^bits codes would show.
+    """(ranks, counts) of the expected rank-frequency curve of `total` uniform random indices of 2^bits codes.
 
-    Chance makes it fall, the more the fewer indices there are for each code. The count at rank r is the one that r - ½
-    of the 2^bits codes are expected to reach: a Poisson distribution's quantile, for many indices the normal one's.
+    By chance it falls, and the more so the fewer indices there are per code. The count at rank r is the one that r - ½
+    of the 2^bits codes are expected to reach: a quantile of the Poisson distribution, or, for many indices per code, of
+    the normal distribution.
     """
     codes = 2.0 ** min(bits, _MOST_BITS)
     used = round(expected_used(total, bits))
@@ -65,7 +66,7 @@ def uniform_rank_frequency_curve(total: int, bits: int) -> tuple[Numbers, Number
 
 
 def _coarse(profile: Profile) -> tuple[Numbers, Numbers]:
-    """(counts, codes) of a profile, large counts close to each other taken together where there are very many."""
+    """(counts, codes) of a profile; if there are very many distinct counts, neighbouring large ones are merged."""
     counts, codes = profile.counts.astype(np.float64), profile.codes
     if len(counts) <= _MOST_COUNTS:
         return counts, codes
@@ -78,10 +79,10 @@ def _coarse(profile: Profile) -> tuple[Numbers, Numbers]:
 
 
 def _log_chance_of_none(counts: Numbers, size: float, total: int) -> Numbers:
-    """log of C(N - c, n) / C(N, n), for counts c [codes], n = size, N = total: that n indices show a code not once.
+    """log(C(N - c, n) / C(N, n)), for counts c [codes], n = size and N = total: that a code is not among n indices.
 
-    By Stirling's formula for log Γ of N - c + 1, N - n + 1, N + 1 and N - c - n + 1, of which the first and the second
-    add up to the third and the fourth. So its large terms cancel by algebra, and 10^12 indices lose no digits.
+    Uses Stirling's formula for log Γ of N - c + 1, N - n + 1, N + 1 and N - c - n + 1. The first two of these add up to
+    as much as the last two, so the large terms cancel algebraically, and no digits are lost even with 10^12 indices.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         few, many = np.minimum(counts, size), np.maximum(counts, size)  # the formula is symmetric
@@ -104,7 +105,7 @@ _SMALL = np.array([lgamma(k) - (k - 0.5) * log(k) + k - 0.5 * log(2 * np.pi) for
 
 
 def _stirling_rest(values: Numbers) -> Numbers:
-    """What log Γ(x) is more than (x - 1/2) log x - x + log(2π)/2, for whole x from 1 on; below, nothing sensible."""
+    """log Γ(x) - ((x - 1/2) log x - x + log(2π)/2) for integers x >= 1; meaningless for smaller values."""
     large = np.maximum(values, len(_SMALL))
     series = 1 / (12 * large) - 1 / (360 * large**3) + 1 / (1260 * large**5)
     small = _SMALL[np.clip(values, 1, len(_SMALL)).astype(np.int64) - 1]
@@ -115,7 +116,7 @@ def _stirling_rest(values: Numbers) -> Numbers:
 def _poisson_counts(ranks: Numbers, mean: float, codes: float) -> Numbers:
     values = np.arange(int(mean + 12 * sqrt(mean)) + 60)
     logs = np.array([-mean + value * log(mean) - lgamma(value + 1) for value in values])
-    at_least = np.cumsum(np.exp(logs)[::-1])[::-1]  # P(count >= value), from the small end: exact where it is tiny
+    at_least = np.cumsum(np.exp(logs)[::-1])[::-1]  # P(count >= value), summed from the smallest: accurate in the tail
     return np.searchsorted(-codes * at_least, -(ranks - 0.5), side="right").astype(np.float64) - 1
 
 

@@ -1,6 +1,6 @@
-"""Pictures made of squares: correlations of bits, entropy over positions; and the line that is left of one axis.
+"""Heat maps: correlations of bits, and entropy over positions; with a single axis of positions, lines.
 
-Colours are laid over whatever is behind: what is 0 or between tiles stays clear, on white and on black paper.
+Colours are translucent: zeros and the space between tiles let the background through, whether it is white or black.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ _LEAST_LIMIT = 0.1
 def draw_correlations(
     axes: Axes, matrices: Sequence[Numbers], labels: Sequence[str], edges: Sequence[int] = ()
 ) -> None:
-    """Correlations [bits, bits] of each codebook as a tile: blue below 0, vermilion above, grey where not defined.
+    """Correlations [bits, bits] of each codebook as a tile: blue below 0, vermilion above, grey where undefined.
 
-    The diagonal, always 1, is left out, and the colours reach as far as the strongest pair, at least to a tenth: weak
-    ones are not made to look strong. `edges` [codebooks + 1]: where codebooks begin in a single matrix, and its end.
+    The diagonal, always 1, is left out. The colour scale ends at the strongest pair, but not below 0.1, so weak
+    correlations do not look strong. edges [codebooks + 1]: where each codebook begins in a single matrix, and its end.
     """
     apart = [np.where(np.eye(len(matrix), dtype=bool) & ~np.isnan(matrix), 0, matrix) for matrix in matrices]
     strongest = max((float(np.nanmax(np.abs(matrix), initial=0)) for matrix in apart), default=0)
@@ -55,7 +55,7 @@ def draw_correlations(
 
 
 def _mark_codebooks(axes: Axes, edges: Sequence[int]) -> None:
-    """Lines between codebooks and their numbers in place of those of bits."""
+    """Draws lines between codebooks, and labels the axes with codebooks instead of bits."""
     for edge in edges[1:-1]:
         axes.axvline(edge - 0.5, color=canvas.MUTED, linewidth=0.7)
         axes.axhline(edge - 0.5, color=canvas.MUTED, linewidth=0.7)
@@ -66,9 +66,9 @@ def _mark_codebooks(axes: Axes, edges: Sequence[int]) -> None:
 
 
 def draw_position_maps(axes: Axes, positions: Sequence[PositionStatistics]) -> None:
-    """Entropy over the last two axes: a tile for each codebook, or for each index of the axes before those.
+    """Entropy over the last two axes, one tile per codebook; positions that never change are vermilion.
 
-    With more axes it is the codebooks' mean. Where nothing ever changes is vermilion.
+    With more than two axes: the mean over codebooks, one tile per index of the axes before the last two.
     """
     height, width = positions[0].axes[-2:]
     entropies = [statistics.entropy_bits for statistics in positions]
@@ -97,7 +97,7 @@ def draw_position_lines(
     *,
     most: int,
 ) -> None:
-    """Entropy along one axis, a line for each codebook; marks at 0 where nothing ever changes."""
+    """Entropy along one axis, a line for each codebook; marks at 0 for positions that never change."""
     for statistics, colour, label in zip(positions, colours, labels, strict=True):
         places, values = _thinned(statistics.entropy_bits)
         style = "o" if len(places) == 1 else "-"
@@ -117,20 +117,20 @@ def draw_position_lines(
 
 
 def nice_step(span: float, most: int) -> float:
-    """1, 2 or 5 times a power of ten that `span` has at most so often."""
+    """The smallest step of 1, 2 or 5 times a power of ten that divides `span` into at most `most` parts."""
     power = 10.0 ** floor(log10(span / most))
     return next(power * digit for digit in (1.0, 2.0, 5.0, 10.0) if span <= 1.000001 * power * digit * most)
 
 
 def codebook_ticks(edges: Sequence[int], names: Sequence[str]) -> tuple[list[float], list[str]]:
-    """(the middle, the name) of the codebooks between edges [codebooks + 1]; of every other one where they are many."""
+    """(centres, names) of the codebooks between edges [codebooks + 1]; if they are many, of every second, third, ..."""
     middles = [(low + high - 1) / 2 for low, high in pairwise(edges)]
     step = -(-len(middles) // _MOST_TICKS)
     return middles[::step], list(names[::step])
 
 
 def whole_ticks(count: int, most: int) -> list[int]:
-    """Numbers below `count` at even distances, about so many."""
+    """About `most` evenly spaced integers from 0 to below `count`."""
     return list(range(0, count, max(1, round(nice_step(count, most)))))
 
 
@@ -140,7 +140,7 @@ def _constant(statistics: PositionStatistics) -> NDArray[np.bool_]:
 
 
 def _thinned(values: Numbers) -> tuple[Numbers, Numbers]:
-    """(positions, values): of very many the least and the most of each stretch, so that no outlier is lost."""
+    """(positions, values); of very many values, the minimum and maximum of each stretch, so no outlier is lost."""
     flat = values.ravel()
     if flat.size <= _MOST_POINTS:
         return np.arange(flat.size, dtype=np.float64), flat
@@ -150,7 +150,7 @@ def _thinned(values: Numbers) -> tuple[Numbers, Numbers]:
 
 
 def _fewer(values: Numbers) -> Numbers:
-    """An image of at most _MOST_PIXELS each way: every so many rows and columns taken together, their least shown."""
+    """An image of at most _MOST_PIXELS in each direction: the minimum over groups of rows and columns."""
     for axis in (0, 1):
         step = -(-values.shape[axis] // _MOST_PIXELS)
         if step > 1:
@@ -161,9 +161,9 @@ def _fewer(values: Numbers) -> Numbers:
 def _draw_tiles(
     axes: Axes, tiles: Sequence[Image], labels: Sequence[str], name: str, sizes: tuple[int, int] | None = None
 ) -> None:
-    """Tiles in rows, with their labels where there are not too many; a single one has ticks instead.
+    """Draws tiles in rows, with labels unless there are too many; a single tile has ticks instead.
 
-    sizes: what a single tile's ticks count, where that is more than its pixels.
+    sizes: (height, width) that the ticks of a single tile count, if it has fewer pixels than that.
     """
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
@@ -193,13 +193,13 @@ def _show(axes: Axes, image: Image, extent: tuple[float, float, float, float] | 
 
 
 def _inches(axes: Axes) -> tuple[float, float]:
-    """Width and height of the room for a picture."""
+    """Width and height of the axes in inches."""
     box, dots_per_inch = axes.get_window_extent(), axes.figure.dpi
     return float(box.width / dots_per_inch), float(box.height / dots_per_inch)
 
 
 def _mosaic(tiles: Sequence[Image], room: tuple[float, float]) -> tuple[Image, list[tuple[int, int]]]:
-    """(tiles in rows with clear gaps, (top, left) of each), as large as the room (inches) lets them be."""
+    """(tiles in rows with clear gaps, (top, left) of each), as large as `room` (width, height in inches) allows."""
     height: int = max(tile.shape[0] for tile in tiles)
     width: int = max(tile.shape[1] for tile in tiles)
 
@@ -222,7 +222,7 @@ def _mosaic(tiles: Sequence[Image], room: tuple[float, float]) -> tuple[Image, l
 
 
 def _colour_bar(axes: Axes, colours: Image, ticks: Sequence[float], unit: str = "") -> None:
-    """A bar at the right of the picture; `colours` [129, 4] from the lowest of the ticks to the highest."""
+    """A colour bar to the right of the picture; `colours` [129, 4] run from the lowest tick to the highest."""
     bar = axes.inset_axes((1.04, 0.0, 0.045, 1.0))
     bar.grid(visible=False)
     bar.spines[:].set_visible(False)
@@ -235,7 +235,7 @@ def _colour_bar(axes: Axes, colours: Image, ticks: Sequence[float], unit: str = 
 
 
 def _signed_colours(values: Numbers, limit: float) -> Image:
-    """Values from -limit to limit -> colours that are clear at 0 and grey for NaN."""
+    """Values from -limit to limit -> colours that are transparent at 0 and grey for NaN."""
     image = np.empty((*values.shape, 4))
     image[...] = _rgba(canvas.BLUE)
     image[values > 0] = _rgba(canvas.VERMILION)
@@ -245,7 +245,7 @@ def _signed_colours(values: Numbers, limit: float) -> Image:
 
 
 def _ramp(values: Numbers) -> Image:
-    """Values 0 to 1 -> colours of rising lightness."""
+    """Values from 0 to 1 -> colours of increasing lightness."""
     from matplotlib import colormaps
 
     return np.asarray(colormaps["viridis"](values), np.float64)

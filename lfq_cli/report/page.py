@@ -47,7 +47,7 @@ _COLOURS = {
 def check_page(path: Path, *, overwrite: bool = False) -> None:
     """Raises early what `write_page` would raise for its path alone: before hours of counting.
 
-    OptionError without matplotlib; ExistsError or OutputError where something is in the way.
+    OptionError without matplotlib; ExistsError or OutputError if something is in the way.
     """
     canvas.require_matplotlib("--html")
     refuse_existing(path, overwrite=overwrite)
@@ -58,7 +58,7 @@ def write_page(
 ) -> None:
     """Writes one HTML page of all items to `path`; the same items give the same bytes.
 
-    `notes` stand under the title. Raises what `check_page` does, OutputError where the file cannot be written.
+    `notes` stand under the title. Raises what `check_page` does, OutputError if the file cannot be written.
     """
     check_page(path, overwrite=overwrite)
     with canvas.drawing():
@@ -93,7 +93,7 @@ def _left_out(shown: Sequence[PageItem], sections: int) -> list[str]:
     lines = []
     if sections < len(shown):
         lines.append(
-            f"Pictures and tables are those of “{shown[0][0]}”; the overview has figures of every tensor. "
+            f"Pictures and tables are those of “{shown[0][0]}”; the overview has the statistics of every tensor. "
             "lfq stats FILE --html makes a page of one file."
         )
     if len(shown) > MOST_ROWS:

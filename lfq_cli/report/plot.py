@@ -36,7 +36,7 @@ def check_plot(path: Path, *, overwrite: bool = False) -> None:
     something is in the way.
     """
     if path.suffix.lower() not in PLOT_SUFFIXES:
-        raise OptionError(f"--plot {path}: no such kind of picture", "a name that ends in .png, .svg or .pdf")
+        raise OptionError(f"--plot {path}: unknown picture format", "expected a name that ends in .png, .svg or .pdf")
     canvas.require_matplotlib("--plot")
     refuse_existing(path, overwrite=overwrite)
 
@@ -45,7 +45,7 @@ def write_plot(items: Sequence[Item], path: Path, *, overwrite: bool = False) ->
     """Writes one picture of all items (label, statistics) to `path`: PNG, SVG or PDF by its suffix.
 
     The same items give the same bytes. More than MOST_DRAWN items are drawn in a PDF only, a page each; other pictures
-    say how many are left out. Raises what `check_plot` does, OutputError where the file cannot be written.
+    say how many are left out. Raises what `check_plot` does, OutputError if the file cannot be written.
     """
     check_plot(path, overwrite=overwrite)
     suffix = path.suffix.lower().removeprefix(".")

@@ -22,7 +22,7 @@ _WIDTH, _HEIGHT = 11.0, 3.6  # inches
 def check_plot(path: Path, *, overwrite: bool = False) -> None:
     """Raises what `write_plot` would raise for its path alone."""
     if path.suffix.lower() not in PLOT_SUFFIXES:
-        raise OptionError(f"--plot {path}: no such kind of picture", "a name that ends in .png, .svg or .pdf")
+        raise OptionError(f"--plot {path}: unknown picture format", "expected a name that ends in .png, .svg or .pdf")
     canvas.require_matplotlib("--plot")
     refuse_existing(path, overwrite=overwrite)
 

@@ -53,7 +53,7 @@ def samples_in(path: Path, name: str, selection: Selection) -> Generator[Sample 
     """The samples of a file that holds many, in order; one that cannot be read is a BadSample.
 
     A container's samples have keys of their own. In any other file axis 0 of the tensors counts samples, with the keys
-    `name/0`, `name/1`, .... Anything outside the selection may be left out. Raises TensorError where the file as a
+    `name/0`, `name/1`, .... Anything outside the selection may be left out. Raises TensorError if the file as a
     whole is at fault.
     """
     suffix = container_of(path.name)

@@ -69,7 +69,7 @@ class Cells:
     fixed: tuple[tuple[int, ...], tuple[int, ...]] | None
 
     def tensor(self, name: str, row: int) -> StoredTensor | None:
-        """The row's tensor; None where it has no value. Raises TensorError for lists that are not a tensor."""
+        """The row's tensor; None if it has no value. Raises TensorError for lists that are not a tensor."""
         first, last = row, row + 1
         shape: list[int] = []
         for depth, level in enumerate(self.levels):

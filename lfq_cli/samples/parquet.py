@@ -39,7 +39,7 @@ class _Column(NamedTuple):
 
 
 def read(path: Path, name: str, selection: Selection) -> Generator[Sample | BadSample]:
-    """The rows in order. Raises TensorError where the file is damaged or has no column to encode."""
+    """The rows in order. Raises TensorError if the file is damaged or has no column to encode."""
     parquet = require("pyarrow.parquet", "parquet", path, TensorError)
     file = open_input(path, TensorError)
     try:

@@ -16,7 +16,7 @@ _RUN_BYTES = 1 << 22
 
 
 def read(path: Path, key: str, selection: Selection) -> Generator[Sample]:
-    """A sample for every item of axis 0, with the keys `key/0`, .... Raises TensorError where tensors differ in
+    """A sample for every item of axis 0, with the keys `key/0`, .... Raises TensorError if tensors differ in
     length.
     """
     with open_source(path) as source:

@@ -41,7 +41,7 @@ _Bytes = Callable[[tarfile.TarInfo], bytes]
 
 
 def read(path: Path, _: str, selection: Selection) -> Generator[Sample | BadSample]:
-    """The samples in the order of the archive. Raises TensorError where it ends early or is damaged."""
+    """The samples in the order of the archive. Raises TensorError if it ends early or is damaged."""
     file = open_input(path, TensorError)
     samples = _of_plain if path.name.lower().endswith(".tar") else _of_gzip
     try:
@@ -79,7 +79,7 @@ def _member_bytes(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 def _require_end(path: Path, end: bytes) -> None:
     """Raises TensorError unless a block of zeros marks the end: without it members may be missing."""
     if len(end) != _BLOCK or any(end):
-        raise TensorError(f"{path}: not a whole tar archive: it ends without a mark of its end", AGAIN)
+        raise TensorError(f"{path}: not a whole tar archive: its end-of-archive mark is missing", AGAIN)
 
 
 def _samples(

@@ -1,6 +1,6 @@
 """What the statistics mean: one line for each problem, and what to do where that is known.
 
-Silent where nothing is wrong. Formulas and the reasons of most thresholds: docs/statistics.md.
+There is no line if nothing is wrong. Formulas and the reasons for most thresholds: docs/statistics.md.
 """
 
 from __future__ import annotations
@@ -21,35 +21,36 @@ from lfq_cli.statistics.redundant_bits import (
     strong_pairs,
 )
 from lfq_cli.statistics.usage import PositionStatistics, TokenUsage, Usage
+from lfq_cli.wording import counted
 
 FEW_INDICES = 30
-"""Below, a bit is constant or two bits are equal by chance often enough to mislead."""
+"""With fewer indices, a bit is constant or two bits are equal by chance often enough to mislead."""
 NEARLY_DEAD_BITS = 0.1
-"""Entropy of a bit: its rarer value below 1.3 %."""
+"""Entropy of a bit; its rarer value then has less than 1.3 %."""
 COLLAPSED_SHARE = 0.5
-"""Of the entropy that uniform use would show: half of the bits say nothing, 16 codes of 256 do the work."""
+"""Share of the entropy of uniform use. Below it half of the bits carry nothing: 16 of 256 codes do the work."""
 UNSETTLED = 0.01
-"""Good and Turing's probability of a code not seen yet. Uniform use has it at 4.6 vectors a code, with 99 % used."""
+"""The Good-Turing probability of an unseen code. Uniform use reaches it at 4.6 vectors per code, with 99 % used."""
 UNFILLABLE_BITS = 40
-"""5 * 2^40 vectors, which would fill 99 % of the codes, are not to be had."""
+"""Nobody has the 5 * 2^40 vectors that would fill 99 % of the codes."""
 UNUSED_SHARE = 0.1
-"""Of the codes that uniform use would reach. Natural data leaves some alone."""
+"""Share of the codes that uniform use would reach. Natural data leaves some unused."""
 DOMINANT_SHARE, DOMINANT_TIMES = 0.1, 8
-"""One code is a tenth of all, and so many times what uniform use would give it."""
+"""One code has more than a tenth of all indices, and more than 8 times its share under uniform use."""
 COMPRESSIBLE_SHARE = 0.1
-"""Of the bits stored: below it an entropy coder is hardly worth its time."""
+"""Share of the stored bits. Below it an entropy coder is hardly worth its time."""
 REPEATED_SHARE = 0.1
-"""Of the codebooks' entropies that the joint token does not have. A twentieth is usual."""
+"""Share of the codebooks' entropies that the joint token lacks. A twentieth is usual."""
 _MOST_NAMED = 6
-_MANY = 100  # from this many unused codes on, their number is normally distributed
-_CHI_DEVIATIONS = 12  # the tail of chi square is longer than a normal one: once in 50,000 with one free share
+_MANY = 100  # with this many unused codes or more, their number is normally distributed
+_CHI_DEVIATIONS = 12  # chi-square has a longer tail than the normal distribution: once in 50,000 with one parameter
 
 
 def advice(usage: TokenUsage) -> list[str]:
-    """A line for every problem, worst first; none where all is well or nothing was counted."""
+    """A line for every problem, worst first; none if there is no problem or nothing was counted."""
     count = usage.codebooks[0].count if usage.codebooks else 0
     if 0 < count < FEW_INDICES:
-        return [f"{count} vectors: too few to say anything about the codes"]
+        return [f"{counted(count, 'vector')}: too few to say anything about the codes"]
     return [*faults(usage), *_small_sample(usage)] if count else []
 
 
@@ -71,20 +72,20 @@ def faults(usage: TokenUsage) -> list[str]:
 
 
 def bit_name(usage: TokenUsage, bit: int) -> str:
-    """The name of a bit of the whole token: 11, or 2:3 for bit 3 of codebook 2 where there are several."""
+    """The name of a bit of the whole token: 11, or 2:3 for bit 3 of codebook 2 if there are several codebooks."""
     if len(usage.codebooks) == 1:
         return str(bit)
     return next(f"{k}:{bit - bits.start}" for k, bits in enumerate(bits_of_codebooks(usage)) if bit in bits)
 
 
 def constant_positions(statistics: PositionStatistics) -> NDArray[np.bool_]:
-    """Which positions never change [axes]; none where there is one index each."""
+    """Which positions never change [axes]; none if there is only one index at each."""
     found: NDArray[np.bool_] = (statistics.codes_used == 1) & (statistics.count > 1)
     return found
 
 
 def position_name(index: NDArray[np.intp]) -> str:
-    """(0, 15), or 7 where there is one axis."""
+    """(0, 15), or 7 if there is one axis."""
     return str(int(index[0])) if len(index) == 1 else f"({', '.join(map(str, index.tolist()))})"
 
 
@@ -131,7 +132,7 @@ def _dominant_codes(usage: TokenUsage) -> list[str]:
 
 
 def _dominant_code(usage: Usage, whose: str) -> str:
-    """A line on a code that dominates; empty where there is none."""
+    """A line on a code that dominates; empty if there is none."""
     code, times = usage.most_used[0] if usage.most_used else (0, 0)
     share = times / usage.count
     if times < FEW_INDICES or share <= max(DOMINANT_SHARE, ldexp(DOMINANT_TIMES, -usage.bits)):
@@ -214,7 +215,7 @@ def _unused_codes(usage: TokenUsage) -> list[str]:
 
 
 def _is_chance(unused: float, mean_unused: float, mean_used: float) -> bool:
-    """Whether uniform use leaves so many codes unused, more often than once in a million."""
+    """Whether uniform use would leave as many codes unused more often than once in a million."""
     if mean_unused > _MANY:
         return unused - mean_unused < CHANCE_DEVIATIONS * sqrt(min(mean_unused, mean_used))
     return mean_unused > 0 and unused * log(mean_unused) - lgamma(unused + 1) > log(1e-6)  # Poisson's tail

@@ -1,6 +1,7 @@
-"""How often each pair of bits is one at the same time: from counts of codes, without going through indices again.
+"""How often two bits of a code are both 1, computed from counts of codes, without another pass over the indices.
 
-Bits are counted from the lowest of a code: `both[i, j]` belongs to bits i and j, `both[i, i]` are the ones of bit i.
+Bit 0 is the lowest bit of a code. `both[i, j]` counts how often bits i and j are both 1, `both[i, i]` how often bit i
+is.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ _ROWS_AT_ONCE = 1 << 5  # 1 MiB of counts: they stay in cache
 def pairs_of_table(table: Counts, bits: int) -> NDArray[np.int64]:
     """Counts of all 2^bits codes -> both [bits, bits].
 
-    The table as a matrix [high bits, low bits]: sums of its columns tell the pairs of low bits, sums of its rows those
-    of high ones, and sums of the columns in which a low bit is one, by row, those of one of each. It is read once: a
-    third of the time of folding it in half bit by bit (24 bits).
+    The table is taken as a matrix [high bits, low bits]. Its column sums give the pairs of two low bits, its row sums
+    those of two high bits, and for each low bit the row sums over the columns where it is 1 give the mixed pairs. The
+    table is read once, which takes a third of the time of folding it in half bit by bit (24 bits).
     """
     low = min(bits, _LOW_BITS)
     rows = table.reshape(-1, 1 << low)
@@ -45,9 +46,9 @@ def pairs_of_table(table: Counts, bits: int) -> NDArray[np.int64]:
 
 
 def pairs_of_codes(codes: Codes, counts: Counts, bits: int) -> NDArray[np.int64]:
-    """Some codes and their counts -> both [bits, bits]. Exact up to 2^53 indices."""
+    """Codes [n] and their counts [n] -> both [bits, bits]. Exact up to 2^53 indices."""
     both = np.zeros((bits, bits), np.float64)
-    narrow = counts.max(initial=0) * _CODES_AT_ONCE < 1 << 24  # sums that float32 holds, in half the time
+    narrow = counts.max(initial=0) * _CODES_AT_ONCE < 1 << 24  # sums are exact in float32, in half the time
     dtype = np.dtype(np.float32 if narrow else np.float64)
     for first in range(0, codes.size, _CODES_AT_ONCE):
         ones = _bits_of(codes[first : first + _CODES_AT_ONCE], bits).astype(dtype)
@@ -56,6 +57,6 @@ def pairs_of_codes(codes: Codes, counts: Counts, bits: int) -> NDArray[np.int64]
 
 
 def _bits_of(codes: Codes, bits: int) -> NDArray[np.uint8]:
-    """codes [n] -> [bits, n] of 0 and 1, lowest bit first."""
+    """codes [n] -> their bits [bits, n], 0 or 1, lowest bit first."""
     octets = codes.astype("<u8").view(np.uint8).reshape(-1, 8)
     return np.unpackbits(octets, axis=1, count=bits, bitorder="little").T

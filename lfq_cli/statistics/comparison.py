@@ -22,7 +22,7 @@ class UsageComparison:
     a: Usage
     b: Usage
     divergence_bits: float | None
-    """Jensen and Shannon's, 0 (the same shares) to 1 (no code in common); None where not every code was counted."""
+    """The Jensen-Shannon divergence: 0 (equal shares) to 1 (no code in common); None if not every code was counted."""
     only_a: int | None
     """Codes that A uses and B does not; None as above."""
     only_b: int | None
@@ -34,7 +34,7 @@ class UsageComparison:
     def divergence_bits_if_same(self) -> float | None:
         """The expected divergence of two samples of these sizes from one distribution, to first order, at most 1.
 
-        (U - 1) (1/N_a + 1/N_b) / (8 ln 2), U codes being used by either.
+        It is (U - 1) (1/N_a + 1/N_b) / (8 ln 2), where U codes are used by either.
         """
         if self.only_a is None:
             return None
@@ -117,7 +117,7 @@ def _aligned(a: tuple[Codes, Counts], b: tuple[Codes, Counts]) -> tuple[Counts, 
 
 
 def _jensen_shannon_bits(a: Counts, b: Counts) -> float:
-    """The entropy of the mean distribution less the mean entropy (Lin 1991), 0 to 1."""
+    """The entropy of the mean distribution minus the mean entropy, 0 to 1. Source: Lin 1991."""
     p, q = a / a.sum(), b / b.sum()
     middle = (p + q) / 2
     divergence = sum(float((x[x > 0] * np.log2(x[x > 0] / middle[x > 0])).sum()) for x in (p, q)) / 2

@@ -29,9 +29,9 @@ from lfq_cli.statistics.usage import MOST_SHOWN, BitStatistics, Estimate, Usage
 
 ALWAYS_DENSE_BITS = 10  # 8 KiB
 MEMORY_BYTES = 1 << 30
-"""Of one counter, at most, by default."""
+"""The default limit for one counter."""
 _BYTES_OF_CODE = 64
-"""A code and its count, and the copies that merging makes of them."""
+"""A code and its count, including the copies made while merging."""
 
 
 class Counter:
@@ -40,7 +40,7 @@ class Counter:
     def __init__(self, bits: int, expected: int | None = None, memory_bytes: int = MEMORY_BYTES) -> None:
         """expected: how many indices to expect; for few, no table of a large codebook is allocated.
 
-        memory_bytes: the limit for exact counts where there is no table of all codes.
+        memory_bytes: the limit for exact counts if there is no table of all codes.
         """
         self.bits = bits
         self.most_codes = max(1 << 10, memory_bytes // _BYTES_OF_CODE)
@@ -49,7 +49,7 @@ class Counter:
 
     @classmethod
     def of_pairs(cls, codes: Codes, counts: Counts, bits: int, memory_bytes: int = MEMORY_BYTES) -> Counter:
-        """A counter with these counts of uint64 codes, in rising order."""
+        """A counter with these counts of uint64 codes, in ascending order."""
         counter = cls(bits, int(codes.size), memory_bytes)
         counter.take(Tally(codes, counts))
         return counter
@@ -71,12 +71,12 @@ class Counter:
 
     @property
     def sketch(self) -> Sketch | None:
-        """The sketch, where not every code was counted exactly."""
+        """The sketch, if not every code was counted exactly."""
         return self._state if isinstance(self._state, Sketch) else None
 
     @property
     def table(self) -> Counts | None:
-        """Counts of all codes, where there is a table of them; read-only."""
+        """Counts of all codes, if there is a table of them; read-only."""
         return self._state.table if isinstance(self._state, DenseTable) else None
 
     @property
@@ -85,7 +85,7 @@ class Counter:
         return self._state.total
 
     def tally(self, indices: Indices) -> Tally:
-        """The tally of indices [n] of any integer type; changes nothing, callable from any thread."""
+        """The tally of indices [n] of any integer type. Does not change the counter; may be called from any thread."""
         return tally_dense(indices, self.bits) if isinstance(self._state, DenseTable) else tally_sparse(indices)
 
     @property
@@ -94,7 +94,7 @@ class Counter:
         return isinstance(self._state, DenseTable) and kernels.counts_fields(self.bits)
 
     def tally_fields(self, fields: FieldsTally) -> Tally | FieldsTally:
-        """As `tally`, where `counts_fields`."""
+        """Like `tally`; requires `counts_fields`."""
         return tally_fields(fields, self.bits)
 
     def take(self, tally: Tally | FieldsTally) -> None:
@@ -127,7 +127,7 @@ class Counter:
         self._keep_to_memory()
 
     def exact_pairs(self) -> tuple[Codes, Counts] | None:
-        """(codes used, their counts), codes rising; None where not every code was counted."""
+        """(codes used, their counts), codes in ascending order; None if not every code was counted."""
         return None if isinstance(self._state, Sketch) else self._state.pairs()
 
     def usage(self, order: BitOrder, min_count: int = 1) -> Usage:
@@ -202,7 +202,7 @@ Extremes: TypeAlias = tuple[tuple[int, int], ...]
 def _extremes(runs: Iterable[tuple[Codes, Counts]]) -> tuple[Extremes, Extremes]:
     """((code, count) of the most used codes, of the least used); for equal counts the lower codes.
 
-    runs: codes rising from run to run, so that one of a later run has to be used more, or less, to be among them.
+    runs: codes in ascending order, also from run to run, so that for equal counts the earlier ones win.
     """
     most: list[tuple[int, int]] = []
     least: list[tuple[int, int]] = []
@@ -213,7 +213,7 @@ def _extremes(runs: Iterable[tuple[Codes, Counts]]) -> tuple[Extremes, Extremes]
 
 
 def _best(found: list[tuple[int, int]], codes: Codes, keys: Counts) -> list[tuple[int, int]]:
-    """(key, code) of MOST_SHOWN codes with the lowest keys, of those found before and of a later run."""
+    """(key, code) of the MOST_SHOWN codes with the lowest keys, among those found before and a later run."""
     if len(found) == MOST_SHOWN:
         better = np.flatnonzero(keys < found[-1][0])
         codes, keys = codes[better], keys[better]
@@ -221,7 +221,7 @@ def _best(found: list[tuple[int, int]], codes: Codes, keys: Counts) -> list[tupl
 
 
 def _lowest(codes: Codes, keys: Counts) -> list[tuple[int, int]]:
-    """(key, code) of MOST_SHOWN codes with the lowest keys, and of equal keys the lowest codes; in no order."""
+    """(key, code) of the MOST_SHOWN codes with the lowest keys, and for equal keys the lowest codes; unordered."""
     if codes.size <= MOST_SHOWN:
         chosen = np.arange(codes.size)
     else:
@@ -232,7 +232,7 @@ def _lowest(codes: Codes, keys: Counts) -> list[tuple[int, int]]:
 
 
 def _lowest_codes(codes: Codes, places: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Of these places those of the lowest codes."""
+    """The places of the lowest codes among these places."""
     if places.size <= MOST_SHOWN:
         return places
     return places[np.argpartition(codes[places], MOST_SHOWN)[:MOST_SHOWN]]

@@ -1,4 +1,4 @@
-"""Counts by position: a code and where it stands are counted as one larger code."""
+"""Counts by position: a code and its position are counted as one larger code."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lfq_cli.statistics.usage import PositionStatistics
 
 
 class PositionCounter:
-    """Counts pairs of position and code, for positions in C order of `axes`."""
+    """Counts pairs of a position and a code; positions are numbered in C order of `axes`."""
 
     def __init__(self, bits: int, axes: tuple[int, ...], vectors: int | None, memory_bytes: int) -> None:
         self.axes = axes
@@ -26,15 +26,15 @@ class PositionCounter:
         self.counter = Counter(self._code_bits + position_bits, vectors, memory_bytes)
 
     def tally(self, indices: Indices, start: int) -> Tally:
-        """What indices [n] of the vectors from `start` on come to; changes nothing."""
+        """The tally of indices [n] of the vectors from number `start` on; the counter does not change."""
         positions = np.arange(start, start + len(indices), dtype=np.uint64) % np.uint64(self._count)
         codes = indices.astype(np.uint64, copy=False)
-        if self._hashed:  # of 57 bits and more: no two codes of a position are likely to share one
+        if self._hashed:  # to 57 bits or more: two codes of a position are unlikely to share a hash
             codes = mixed(codes) >> np.uint64(MAX_INDEX_BITS - self._code_bits)
         return self.counter.tally(positions << np.uint64(self._code_bits) | codes)
 
     def statistics(self) -> PositionStatistics | None:
-        """What each position uses; None where not every pair was counted."""
+        """Statistics of each position; None if not every pair was counted."""
         pairs = self.counter.exact_pairs()
         if pairs is None:
             return None

@@ -1,4 +1,4 @@
-"""How often codes occur, without which ones: the counts of counts, and every statistic that needs nothing else.
+"""How often codes occur, but not which: counts of counts, and every statistic that needs nothing else.
 
 Formulas with sources are in docs/statistics.md.
 """
@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 STEPS_PER_OCTAVE = 4
 _FEW_COUNTS = 1 << 20
-_NEVER_TWICE_BITS = 200  # no sample is so large that a code of this many bits occurs twice
+_NEVER_TWICE_BITS = 200  # no sample is so large that a random code of this many bits occurs twice
 
 
 @dataclass(frozen=True)
 class Profile:
-    """`codes[i]` codes occurred `counts[i]` times each; counts in falling order, each once, none 0.
+    """`codes[i]` codes occurred `counts[i]` times each; counts are distinct, positive and in descending order.
 
-    Of exact counts `codes` are whole numbers; of a sample of codes they are estimates.
+    `codes` are integers for exact counts, and estimates for a sample of codes.
     """
 
     counts: NDArray[np.int64]
@@ -28,17 +28,17 @@ class Profile:
 
     @property
     def total(self) -> int:
-        """Indices that were counted."""
+        """The number of indices counted."""
         return round(float(self.counts @ self.codes))
 
     def used(self, at_least: int = 1) -> float:
-        """Codes that occurred at least this often."""
+        """The number of codes that occurred at least this often."""
         return float(self.codes[self.counts >= at_least].sum())
 
     def entropy_bits(self, total: int) -> float:
         """-Σ p log2 p over the codes' shares p = count / total.
 
-        Of a sample log2 N - Σ n log2 n / N, which knows the total.
+        For a sample of codes: log2 N - Σ n log2 n / N, which uses the known total.
         """
         if not total:
             return 0.0
@@ -48,11 +48,11 @@ class Profile:
         return max(0.0, -float((self.codes * shares) @ np.log2(shares)))
 
     def singletons(self) -> float:
-        """Codes that occurred once."""
+        """The number of codes that occurred once."""
         return float(self.codes[self.counts == 1].sum())
 
     def rank_frequency_curve(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """(ranks, counts): rank 1 is the code used most; four ranks per octave, and the last."""
+        """(ranks, counts): rank 1 is the most used code; four ranks per octave, and the last."""
         used = int(self.used())
         if not used:
             return np.empty(0), np.empty(0, np.int64)
@@ -77,9 +77,9 @@ def curve_ranks(used: int) -> NDArray[np.float64]:
 
 
 def profile_of(counts: NDArray[np.int64], weights: NDArray[np.float64] | None = None) -> Profile:
-    """The profile of counts [codes]; each stands for `weights` codes. Zeros are left out."""
+    """The profile of counts [codes], each of which stands for `weights` codes. Zeros are left out."""
     if weights is None and counts.size and counts.max() <= max(counts.size, _FEW_COUNTS):
-        codes = np.bincount(counts)  # of a large table a tenth of the time that sorting takes
+        codes = np.bincount(counts)  # for a large table, a tenth of the time of sorting
         values = np.flatnonzero(codes)
         codes = codes[values]
     elif weights is None:

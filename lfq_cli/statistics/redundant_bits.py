@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 from lfq_cli.statistics.usage import BitStatistics, TokenUsage, Usage
 
 SAME_BITS, STRONG_CORRELATION = 0.9, 0.7
-"""|phi| of two bits: 0.7 bits in common; half of one's variance is explained by the other. Around 0.3 is usual."""
+"""|phi| of two bits: at 0.9 they have 0.7 bits in common; at 0.7 one explains half of the other's variance. Around 0.3
+is usual."""
 CHANCE_DEVIATIONS = 6
-"""|phi| of independent bits is 1 / sqrt(N) or so; of a joint token's ten thousand pairs none reaches 6 times that."""
+"""|phi| of independent bits is about 1 / sqrt(N); among the ten thousand pairs of a joint token none reaches 6 times
+that."""
 
 
 def bits_of_codebooks(usage: TokenUsage) -> list[range]:
@@ -39,7 +41,7 @@ def strong_pairs(usage: TokenUsage, leave_out: Collection[int] = ()) -> list[tup
 
 
 def copied_codebooks(usage: TokenUsage, leave_out: Collection[int] = ()) -> list[tuple[int, int]]:
-    """(codebook, its copy) where every bit of one equals that bit of the other, or is its opposite."""
+    """(codebook, its copy): every bit of one equals the same bit of the other, or is its opposite."""
     if len(usage.codebooks) == 1:
         return []
     group_of = {bit: number for number, group in enumerate(same_bits(usage, leave_out)) for bit in group}
@@ -82,7 +84,7 @@ def _bit_statistics(usage: TokenUsage) -> list[tuple[int, BitStatistics]]:
 
 
 def _beyond_chance(statistics: BitStatistics) -> NDArray[np.float64]:
-    """Correlations [bits, bits] without the diagonal; 0 where there is none, or where chance explains it."""
+    """Correlations [bits, bits] without the diagonal; 0 where they are undefined or explained by chance."""
     found = np.nan_to_num(statistics.correlation)
     np.fill_diagonal(found, 0)
     found[abs(found) * np.sqrt(max(statistics.count, 1)) < CHANCE_DEVIATIONS] = 0
@@ -90,7 +92,7 @@ def _beyond_chance(statistics: BitStatistics) -> NDArray[np.float64]:
 
 
 def _connected(linked: NDArray[np.bool_]) -> list[list[int]]:
-    """Groups of two and more that links [n, n] connect, each in rising order."""
+    """Groups of two or more that links [n, n] connect, each in ascending order."""
     groups: list[list[int]] = []
     left = set(np.flatnonzero(linked.any(1)).tolist())
     while left:

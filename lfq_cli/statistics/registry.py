@@ -1,7 +1,7 @@
 """The statistics of one set of codes: one row each, read by every output. Formulas and sources: docs/statistics.md.
 
-Each is a property of `Usage` of the same name. A row says what people see; how a format is written is known by the
-terminal and by the page.
+Each is a property of `Usage` with the same name. A row says what people see; the terminal and the page decide how each
+format is written.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ class Counted(Protocol):
 
 @dataclass(frozen=True)
 class Statistic:
-    """One number, or None where it is not defined, of a set of codes."""
+    """One number, or None if it is undefined, of a set of codes."""
 
     key: str
     """Its name in JSON, and the property of `Usage` that computes it."""
     label: str
     """Its name for people."""
     column: str
-    """The same above a narrow column."""
+    """The label above a narrow column."""
     unit: Literal["indices", "codes", "bits", ""]
     format: Format
     definition: str
     error_of: Literal["codes_used", "entropy_bits"] | None = None
-    """The estimate that it comes from where not every code was counted; None for what stays exact."""
+    """The estimate that it depends on if not every code was counted; None if it stays exact."""
     share_of: str | None = None
-    """The key of the statistic of which this one is the share of all codes, or of all bits."""
+    """The key of the statistic that this one gives as a share of all codes, or of all bits."""
 
     def of(self, usage: Counted) -> float | None:
         """The value."""
@@ -179,13 +179,13 @@ STATISTICS: tuple[Statistic, ...] = (
         error_of="entropy_bits",
     ),
 )
-"""In the order in which they are shown."""
+"""In display order."""
 
 BY_KEY = {statistic.key: statistic for statistic in STATISTICS}
 
 
 def shown_for(usage: Counted) -> list[Statistic]:
-    """The statistics that apply to these codes: without --min-count, none of codes used at least k times."""
+    """The statistics that apply to these codes; those of codes used at least k times only with --min-count."""
     return [row for row in STATISTICS if row.key != "codes_used_at_least" or usage.min_count > 1]
 
 

@@ -1,14 +1,15 @@
-"""What is known of more codes than memory holds: how many there are, and the counts of some of them.
+"""Statistics of more codes than memory holds: how many there are, and the exact counts of some of them.
 
-How many: HyperLogLog (Flajolet, Fusy, Gandouet, Meunier 2007), unless what follows has the smaller error, as it has
-with more than some 15,000 codes sampled. Everything else is estimated from codes whose counts are exact: those that
-were frequent when memory ended are held, of all others those whose hash begins with `level` zeros, a random sample of
-codes (Gibbons 2001, distinct sampling). A sum of f(count) over all codes is then that over the held plus 2^level times
-that over the sampled (Horvitz and Thompson 1952). Bits are counted exactly.
+The number of codes comes from HyperLogLog (Flajolet, Fusy, Gandouet, Meunier 2007), unless the sample below has the
+smaller error, which it has from about 15,000 sampled codes on. Everything else is estimated from codes whose counts are
+exact. Codes that were frequent when memory ran out are held. Of all others those are sampled whose hash begins with
+`level` zeros: a random sample of codes (distinct sampling, Gibbons 2001). A sum of f(count) over all codes is estimated
+as the sum over held codes plus 2^level times the sum over sampled codes (Horvitz and Thompson 1952). Bits are counted
+exactly.
 
-A code that becomes frequent later, more than SHARE_OF_RUN of a run, is held from then on in the place of a rarer one.
-What it had before, less than that of each run, is missing in its count unless it was sampled. So it is for codes of
-more than SHARE_OF_ALL that only one of two merged sketches held.
+A code that becomes frequent later, with more than SHARE_OF_RUN of a run, replaces a rarer held code. Its earlier
+occurrences, at most that share of each run, are missing from its count unless it was sampled. The same holds for codes
+above SHARE_OF_ALL that only one of two merged sketches held.
 """
 
 from __future__ import annotations
@@ -24,18 +25,18 @@ from lfq_cli.statistics.usage import Estimate
 
 REGISTER_BITS = 14
 HLL_ERROR = 1.04 / 2 ** (REGISTER_BITS / 2)
-"""Relative standard error of the codes used."""
+"""Relative standard error of HyperLogLog's estimate."""
 BY_SAMPLE = "a sample of codes by hash"
 _MOST_LEVELS = 64 - REGISTER_BITS
 SHARE_OF_RUN, SHARE_OF_ALL = 2.0**-14, 2.0**-10
 _LEAST_FREQUENT = 8
-"""Of a short run more than a few indices."""
+"""In a short run a code also needs more occurrences than this to count as frequent."""
 _TWICE = 2.0  # n log2 n of a code that occurs twice
 
 
 @dataclass
 class Sketch:
-    """Mergeable. Codes are uint64, rising; at most `capacity` are sampled, half as many held."""
+    """A mergeable sketch. Codes are uint64 in ascending order; at most `capacity` are sampled, half as many held."""
 
     bits: int
     capacity: int
@@ -48,7 +49,7 @@ class Sketch:
 
     @classmethod
     def of(cls, pairs: tuple[Codes, Counts], bits: int, capacity: int, held: Codes | None = None) -> Sketch:
-        """The sketch of exact counts; `held`: which codes to hold, else the most frequent."""
+        """The sketch of exact counts. held: the codes to hold; unset: the most frequent ones."""
         codes, counts = pairs
         if held is None:
             most = min(capacity // 2, max(codes.size - 1, 0))
@@ -60,12 +61,12 @@ class Sketch:
         return found
 
     def take(self, tally: Tally) -> None:
-        """Adds a tally of some codes in rising order."""
+        """Adds a tally with codes in ascending order."""
         assert tally.codes is not None
         assert tally.counts is not None
         hashes = mixed(tally.codes)
         self.total += int(tally.counts.sum())
-        # new arrays: statistics returned before keep theirs
+        # new arrays: those in statistics that were returned before do not change
         self.both = self.both + pairs_of_codes(tally.codes, tally.counts, self.bits)
         self.registers = np.maximum(self.registers, registers_of(hashes))
         run = int(tally.counts.sum())
@@ -78,7 +79,7 @@ class Sketch:
         self._thin(self.level)
 
     def merge(self, other: Sketch) -> None:
-        """Adds what another sketch of the same codebook saw. What only one of them held is sampled from now on."""
+        """Adds another sketch of the same codebook. Codes that only one of the two held are sampled from now on."""
         kept = other.copy()
         self.total += other.total
         common = np.intersect1d(self.held[0], other.held[0], assume_unique=True)
@@ -97,7 +98,7 @@ class Sketch:
         self._thin(self.level)
 
     def copy(self) -> Sketch:
-        """A sketch that can be changed without changing this one."""
+        """A copy that can be changed independently."""
         return Sketch(
             self.bits,
             self.capacity,
@@ -110,7 +111,7 @@ class Sketch:
         )
 
     def codes_used(self) -> tuple[float, Estimate]:
-        """How many codes there are: as HyperLogLog has it, or the sample if it has the smaller error."""
+        """(number of codes used, its error): by HyperLogLog, or by the sample if that has the smaller error."""
         registers = self._by_registers()
         scale = 2.0**self.level
         sampled = float(np.count_nonzero(self.held[1])) + scale * self.sampled[0].size
@@ -120,14 +121,14 @@ class Sketch:
         return registers, Estimate("HyperLogLog", HLL_ERROR * registers)
 
     def _by_registers(self) -> float:
-        """HyperLogLog's estimate, by counting empty registers where few codes were seen."""
+        """HyperLogLog's estimate; for few codes by counting empty registers (linear counting)."""
         size = len(self.registers)
         estimate = 0.7213 / (1 + 1.079 / size) * size**2 / float(np.sum(2.0 ** -self.registers.astype(np.float64)))
         empty = int((self.registers == 0).sum())
         return size * float(np.log(size / empty)) if estimate <= 2.5 * size and empty else estimate
 
     def known(self) -> tuple[Codes, Counts, NDArray[np.float64]]:
-        """(codes, counts, how many codes each stands for) of all whose counts are known."""
+        """(codes, counts, weights): the codes with known counts, and how many codes each of them stands for."""
         held = self.held[1] > 0
         codes = np.concatenate([self.held[0][held], self.sampled[0]])
         weights = np.full(codes.size, 2.0**self.level)
@@ -137,8 +138,9 @@ class Sketch:
     def entropy_error_bits(self) -> float:
         """Standard error of H = log2 N - Σ n log2 n / N.
 
-        Of the sampled codes, as if one more of them had occurred twice: none that did is not proof that none does. And
-        what the known counts lack of N beyond their own standard error: missing indices may all be of one code.
+        The sampling error is computed as if one more sampled code had occurred twice, since a sample without such a
+        code does not prove that there is none. Added to it is what the known counts lack of N beyond their own standard
+        error, since the missing indices may all be of one code.
         """
         if not self.level or not self.total:
             return 0.0
@@ -152,7 +154,7 @@ class Sketch:
         return float(np.hypot(spread, lost)) / self.total
 
     def _hold_also(self, codes: Codes) -> None:
-        """Holds these codes too, with the counts that the sample has of them."""
+        """Holds these codes as well, with their counts from the sample."""
         new = np.setdiff1d(codes, self.held[0], assume_unique=True)
         if not new.size:
             return
@@ -163,7 +165,7 @@ class Sketch:
         self.held = merge_sorted(*self.held, new, counts)
 
     def _hold_only(self, codes: Codes) -> None:
-        """Holds these of the held codes; the others stay if the sample has them."""
+        """Holds only these codes; the others are kept if they belong to the sample."""
         _, stays = _find(codes, self.held[0])
         dropped, counts = self.held[0][~stays], self.held[1][~stays]
         kept = (counts > 0) & begins_with_zeros(mixed(dropped), self.level)
@@ -171,14 +173,14 @@ class Sketch:
         self.sampled = merge_sorted(*self.sampled, dropped[kept], counts[kept])
 
     def _hold_most_frequent(self) -> None:
-        """Holds no more codes than there is room for; what is rare of them is sampled from now on."""
+        """Holds as many codes as there is room for; the rarest of them are sampled from now on."""
         codes, counts = self.held
         room = max(1, self.capacity // 2)
         if codes.size > room:
             self._hold_only(np.sort(codes[np.argpartition(counts, -room)[-room:]]))
 
     def _thin(self, level: int) -> None:
-        """Samples at `level`, or as many levels above as memory asks for."""
+        """Raises the sampling level to `level`, and further until the sample fits into memory."""
         while level > self.level or (self.sampled[0].size > self.capacity and self.level < _MOST_LEVELS):
             self.level += 1
             kept = begins_with_zeros(mixed(self.sampled[0]), self.level)
@@ -186,7 +188,7 @@ class Sketch:
 
 
 def mixed(codes: Codes) -> NDArray[np.uint64]:
-    """A hash of 64 bits, another for every code. Source: Steele, Lea, Flood 2014, SplitMix64's finaliser."""
+    """A 64-bit hash that differs for every code: the finaliser of SplitMix64. Source: Steele, Lea, Flood 2014."""
     value = codes.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         value ^= value >> np.uint64(shift)
@@ -196,7 +198,10 @@ def mixed(codes: Codes) -> NDArray[np.uint64]:
 
 
 def registers_of(hashes: NDArray[np.uint64]) -> NDArray[np.uint8]:
-    """HyperLogLog's registers: by the last bits of the hash, the place of the first 1 in its other bits."""
+    """HyperLogLog's registers [2^REGISTER_BITS].
+
+    The last bits of a hash choose its register, which takes the maximum of 1 + the leading zeros of the other bits.
+    """
     registers = np.zeros(1 << REGISTER_BITS, np.uint8)
     rest = hashes >> np.uint64(REGISTER_BITS)
     _, exponents = np.frexp(rest.astype(np.float64))  # exact: 50 bits; the exponent of 0 is 0
@@ -206,12 +211,12 @@ def registers_of(hashes: NDArray[np.uint64]) -> NDArray[np.uint8]:
 
 
 def begins_with_zeros(hashes: NDArray[np.uint64], level: int) -> NDArray[np.bool_]:
-    """Whether each hash is one that is sampled at `level`."""
+    """Whether each hash is sampled at `level`."""
     return hashes <= np.uint64((1 << (64 - level)) - 1)
 
 
 def _find(sorted_codes: Codes, codes: Codes) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
-    """(where each code stands in the sorted ones, whether it does)."""
+    """(position of each code in `sorted_codes`, whether it is there)."""
     if not sorted_codes.size:
         return np.zeros(codes.size, np.intp), np.zeros(codes.size, np.bool_)
     places = np.minimum(np.searchsorted(sorted_codes, codes), sorted_codes.size - 1)

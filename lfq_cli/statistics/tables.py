@@ -23,12 +23,12 @@ DENSE_BITS = 26
 """512 MiB of counts."""
 _BINCOUNT_BITS = 18  # a table for every run: 2 MiB, which stays in cache
 _RUN_OF_CODES = 1 << 20
-_BINCOUNT_SHARE = 4  # a run of fewer indices than a fourth of the codes is not worth a table
+_BINCOUNT_SHARE = 4  # not worth a table for fewer indices than a quarter of the codes
 
 
 @dataclass(frozen=True)
 class Tally:
-    """The tally of a run: counts of all codes; or of some codes in rising order; or the codes unsorted."""
+    """The tally of a run: counts of all codes, or of some codes in ascending order, or the unsorted codes."""
 
     codes: Codes | None
     counts: Counts | None
@@ -55,13 +55,13 @@ class FieldsTally:
     """Codes in the run."""
 
     def count_into(self, table: NDArray[Any]) -> None:
-        """Adds 1 to table [2^bits] for each code; `kernels.counts_fields(bits)` has to be true."""
+        """Counts each code in table [2^bits]; requires `kernels.counts_fields(bits)`."""
         bits = table.size.bit_length() - 1
         kernels.count(self.stream, self.first, self.stride, bits, self.order, self.total, table)
 
 
 def tally_fields(fields: FieldsTally, bits: int) -> Tally | FieldsTally:
-    """The run as counts of all codes where such a table is small, else as it is."""
+    """The run as counts of all codes if such a table is small, else unchanged."""
     if not _is_worth_a_table(fields.total, bits):
         return fields
     counts = np.zeros(1 << bits, np.uint32)  # half the cache of int64: 1.7 times as fast at 18 bits
@@ -74,14 +74,14 @@ def _is_worth_a_table(total: int, bits: int) -> bool:
 
 
 def tally_dense(indices: Indices, bits: int) -> Tally:
-    """Indices [n] of a table of 2^bits counts."""
+    """Tallies indices [n] in a table of 2^bits counts."""
     if _is_worth_a_table(indices.size, bits):
         return Tally(None, np.bincount(indices.astype(np.int64, copy=False), minlength=1 << bits))
     return Tally(indices.astype(np.int64), None)  # a copy: the caller's buffer is reused before this is added
 
 
 def tally_sparse(indices: Indices) -> Tally:
-    """Indices [n] of any integer type -> the different ones as uint64, rising."""
+    """Tallies indices [n] of any integer type as distinct uint64 codes in ascending order."""
     codes, counts = np.unique(indices.astype(np.uint64, copy=False), return_counts=True)
     return Tally(codes, counts.astype(np.int64, copy=False))
 
@@ -107,7 +107,7 @@ class DenseTable:
             np.add.at(self.table, tally.codes.astype(np.int64, copy=False), counts)
 
     def pairs(self) -> tuple[Codes, Counts]:
-        """(codes used, their counts), codes rising."""
+        """(codes used, their counts), codes in ascending order."""
         codes = np.flatnonzero(self.table)
         return codes, self.table[codes]
 
@@ -116,7 +116,7 @@ class DenseTable:
         return self.table
 
     def in_runs(self) -> Iterator[tuple[Codes, Counts]]:
-        """`pairs` a run of codes after the other: all of a large table would take three times its memory."""
+        """`pairs`, run by run: for a large table, all of them at once would take three times its memory."""
         for first in range(0, self.table.size, _RUN_OF_CODES):
             part = self.table[first : first + _RUN_OF_CODES]
             codes = np.flatnonzero(part)
@@ -131,7 +131,7 @@ class SparseTable:
         self.total = 0
 
     def take(self, tally: Tally) -> None:
-        """Adds a tally of some codes in rising order."""
+        """Adds a tally of some codes in ascending order."""
         assert tally.codes is not None
         assert tally.counts is not None
         self.total += tally.total
@@ -143,27 +143,27 @@ class SparseTable:
 
     @property
     def size(self) -> int:
-        """Codes held; those that stand in several runs count for each."""
+        """The number of codes held; those in several runs count several times."""
         return sum(codes.size for codes, _ in self._runs)
 
     def pairs(self) -> tuple[Codes, Counts]:
-        """(codes used, their counts), codes rising; afterwards there is one run."""
+        """(codes used, their counts), codes in ascending order; afterwards there is a single run."""
         while len(self._runs) > 1:
             last = self._runs.pop()
             self._runs[-1] = merge_sorted(*self._runs[-1], *last)
         return self._runs[0] if self._runs else (np.empty(0, np.uint64), np.empty(0, np.int64))
 
     def counts(self) -> Counts:
-        """Counts of the codes that were seen."""
+        """Counts of the codes seen."""
         return self.pairs()[1]
 
     def in_runs(self) -> Iterator[tuple[Codes, Counts]]:
-        """`pairs`, which there are already."""
+        """`pairs`, which already exist."""
         yield self.pairs()
 
 
 def merge_sorted(a: Codes, a_counts: Counts, b: Codes, b_counts: Counts) -> tuple[Codes, Counts]:
-    """Two runs of rising codes -> one, counts added."""
+    """Merges two runs of codes in ascending order, adding their counts."""
     both = np.concatenate([a, b])
     order = np.argsort(both, kind="stable")  # two sorted runs: one merge
     both = both[order]

@@ -67,7 +67,7 @@ class TokenCounts:
     def tally(self, indices: Indices, stream: Callable[[], Packed], start: int) -> list[Tally]:
         """The tally of indices [n, codebooks] of the vectors from `start` on; `stream` holds the same as bits.
 
-        Changes nothing; from any thread.
+        Does not change the counters; may be called from any thread.
         """
         columns = [np.ascontiguousarray(column) for column in indices.T]
         tallies = [counter.tally(column) for counter, column in zip(self.codebooks, columns, strict=True)]
@@ -79,11 +79,11 @@ class TokenCounts:
 
     @property
     def counts_fields(self) -> bool:
-        """Whether there is nothing to count but codebooks, all of which take their codes as they lie in a stream."""
+        """Whether only codebooks are counted, and all of them can take their codes directly from a stream."""
         return self.joint is None and not self.positions and all(c.counts_fields for c in self.codebooks)
 
     def tally_fields(self, stream: Packed, vectors: int) -> list[Tally | FieldsTally]:
-        """As `tally`, of a stream that is not changed afterwards; where `counts_fields`."""
+        """Like `tally`, for a stream that is not changed afterwards; requires `counts_fields`."""
         tallies, first, stride = [], 0, sum(self.dims)
         for counter, bits in zip(self.codebooks, self.dims, strict=True):
             tallies.append(counter.tally_fields(FieldsTally(stream, first, stride, self.order, vectors)))
@@ -96,7 +96,7 @@ class TokenCounts:
             counter.take(tally)
 
     def merge(self, other: TokenCounts) -> None:
-        """Adds the counts of the same codebooks elsewhere. Drops positions where the axes differ."""
+        """Adds other counts of the same codebooks. Drops counts by position if the axes differ."""
         if not other.total:
             return
         if other.axes != self.axes:
@@ -111,7 +111,7 @@ class TokenCounts:
             here.counter.merge(there.counter)
 
     def replace(self, counters: Sequence[Counter]) -> None:
-        """Replaces `counters()` by others, as many and with as many bits."""
+        """Replaces `counters()` by others of the same number and bits."""
         rest = list(counters)
         self.codebooks = [rest.pop(0) for _ in self.codebooks]
         self.joint = rest.pop(0) if self.joint is not None else None
@@ -139,9 +139,9 @@ class TokenCounts:
         if self.options.joint and len(self.dims) > 1 and self.joint is None:
             notes.append("joint tokens were not counted everywhere")
         if self.options.by_position and not self.axes:
-            notes.append("no figures by position: there is no axis beside the batch, or not the same everywhere")
+            notes.append("no statistics by position: there is no axis besides the batch, or axes differ")
         if too_many:
-            notes.append("no figures by position: more pairs of position and code than fit in memory (--memory)")
+            notes.append("no statistics by position: more pairs of position and code than fit in memory (--memory)")
         return notes
 
     def counters(self) -> list[Counter]:
@@ -151,7 +151,7 @@ class TokenCounts:
 
 
 def joint_codes(stream: Packed, vectors: int, dims: tuple[int, ...]) -> NDArray[np.uint64]:
-    """The stream of some vectors -> one code each: its bits, first most significant; beyond 64 bits a hash."""
+    """The stream of some vectors -> one code each: its bits, the first most significant; a hash for more than 64."""
     width = sum(dims)
     if width <= MAX_INDEX_BITS:
         return stream_to_indices(stream, vectors, (width,), "msb", _JOINT_DTYPE)[:, 0]
@@ -166,5 +166,5 @@ def joint_codes(stream: Packed, vectors: int, dims: tuple[int, ...]) -> NDArray[
 
 
 def index_axes(positions: tuple[int, ...]) -> tuple[int, ...]:
-    """The position axes of an index tensor: all but the batch; none where there are no others."""
+    """The position axes of an index tensor: all except the batch."""
     return positions[1:] if prod(positions) else ()

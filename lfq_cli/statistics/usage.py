@@ -17,14 +17,14 @@ MOST_SHOWN = 10
 
 @dataclass(frozen=True)
 class BitStatistics:
-    """Bits of one code, in channel order, over `count` indices. `both[i, j]`: how often bits i and j were both one."""
+    """Bits of one code, in channel order, over `count` indices. `both[i, j]`: how often bits i and j were both 1."""
 
     count: int
     both: NDArray[np.int64]
 
     @property
     def ones(self) -> NDArray[np.float64]:
-        """Share of ones of each bit [bits]; empty where nothing was counted."""
+        """Share of ones of each bit [bits]; empty if nothing was counted."""
         return np.asarray(np.diagonal(self.both) / self.count) if self.count else np.empty(0)
 
     @property
@@ -55,7 +55,7 @@ class BitStatistics:
 
 @dataclass(frozen=True)
 class Estimate:
-    """How a statistic was estimated where exact counting did not fit, and its standard error."""
+    """How a statistic was estimated if exact counts did not fit into memory, and its standard error."""
 
     method: str
     standard_error: float
@@ -75,13 +75,13 @@ class Usage:
     least_used: tuple[tuple[int, int], ...] = ()
     """(code, count) of used codes, least used first."""
     estimated: dict[str, Estimate] = field(default_factory=dict)
-    """By statistic: `codes_used`, `entropy_bits`; empty where every count is exact."""
+    """By statistic: `codes_used`, `entropy_bits`; empty if every count is exact."""
     codes_used_estimate: float | None = None
     min_count: int = 1
     """The k of `codes_used_at_least`."""
 
     def of_hashes(self, bits: int) -> Usage:
-        """The same for tokens of so many bits that are distinguished by a hash: the codes themselves are unknown."""
+        """The same for tokens of `bits` bits that are distinguished by a hash: the codes themselves are unknown."""
         return replace(self, bits=bits, bit_statistics=None, most_used=(), least_used=())
 
     @property
@@ -139,7 +139,7 @@ class Usage:
     def unseen_probability(self) -> float:
         """The Good-Turing estimate of the probability that the next index is an unseen code: codes seen once / count.
 
-        0 where no code is left.
+        It is 0 if every code was seen.
         """
         if not self.count or self.codes_used == 1 << self.bits:
             return 1.0 - bool(self.count)
@@ -147,7 +147,7 @@ class Usage:
 
     @property
     def ones(self) -> tuple[float, ...]:
-        """Share of ones per bit, in channel order; empty where nothing was counted."""
+        """Share of ones per bit, in channel order; empty if nothing was counted."""
         return () if self.bit_statistics is None else tuple(self.bit_statistics.ones.tolist())
 
     @property
@@ -192,7 +192,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class PositionStatistics:
-    """One codebook's use at each position of a sequence or image: arrays over `axes`, the index axes but the batch."""
+    """One codebook's use at each position of a sequence or image: arrays over `axes`, the index axes except the batch."""
 
     axes: tuple[int, ...]
     count: int
@@ -225,11 +225,11 @@ class TokenUsage:
 
     codebooks: tuple[Usage, ...]
     joint: Usage | None
-    """None where there is one codebook, whose code is the token; or where it was not asked for."""
+    """None if there is one codebook, whose code is the token; or if it was not requested."""
     positions: tuple[PositionStatistics, ...] | None = None
-    """One for each codebook, if asked for."""
+    """One for each codebook, if requested."""
     notes: tuple[str, ...] = ()
-    """What was asked for and is not here, and why."""
+    """What was requested but is not available, and why."""
 
     @property
     def token(self) -> Usage | None:

@@ -36,7 +36,7 @@ def room_for(path: Path) -> Path:
 def upload(local: Path, path: UrlPath, *, overwrite: bool) -> None:
     """Renames or uploads a complete file to `path`; without `overwrite` only if the name is free.
 
-    Raises ExistsError where it is taken, OutputError for any other refusal.
+    Raises ExistsError if it is taken, OutputError for any other refusal.
     """
     store = path.store
     try:
@@ -50,7 +50,7 @@ def upload(local: Path, path: UrlPath, *, overwrite: bool) -> None:
 
 
 def refuse_existing_object(path: UrlPath, *, overwrite: bool) -> None:
-    """Raises OutputError where the output is impossible, or exists and may not be replaced."""
+    """Raises OutputError if the output is impossible, or exists and may not be replaced."""
     refuse_read_only(path)
     try:
         found = None if overwrite else path.store.find(str(path))
@@ -63,7 +63,7 @@ def refuse_existing_object(path: UrlPath, *, overwrite: bool) -> None:
 def refuse_read_only(path: Path) -> None:
     """Raises OutputError for an output where lfq can only read."""
     if isinstance(path, UrlPath) and not path.store.scheme.writes:
-        raise OutputError(f"{path}: cannot be written: {path.scheme}:// is for reading", "name a folder or a bucket")
+        raise OutputError(f"{path}: cannot be written: {path.scheme}:// is read-only", "name a folder or a bucket")
 
 
 def refused_output(path: Path, reason: OSError) -> OutputError:
@@ -94,8 +94,8 @@ def _refuses_second(store: Store, folder: Path) -> bool:
             with suppress(OSError):
                 store.remove(probe)
     warnings.warn(
-        f"{folder}: this store ignores the condition that nothing is there: of two runs that write one"
-        " object at the same moment both may win",
+        f"{folder}: this store ignores the condition that the name is free: if two runs write one"
+        " object at the same moment, both may win",
         LfqNote,
         stacklevel=2,
     )

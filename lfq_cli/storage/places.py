@@ -44,7 +44,7 @@ def real_folder(path: Path) -> Path:
 
 
 def common_folder(folders: Iterable[Path]) -> Path | None:
-    """The deepest folder that holds all of them; None where there is none, as in two stores."""
+    """The deepest folder that holds all of them; None if there is none, as in two stores."""
     names = {str(folder): folder for folder in folders}
     schemes = {folder.scheme if isinstance(folder, UrlPath) else "" for folder in names.values()}
     if len(schemes) > 1:
@@ -55,10 +55,12 @@ def common_folder(folders: Iterable[Path]) -> Path | None:
 
 
 def deepest(folders: Sequence[Path]) -> Path:
-    """The deepest folder that holds all of them. Raises OptionError where there is none."""
+    """The deepest folder that holds all of them. Raises OptionError if there is none."""
     found = common_folder(folders)
     if found is None:
-        raise OptionError(f"{folders[0]} and the other inputs lie in different places", "name those of one at a time")
+        raise OptionError(
+            f"{folders[0]} and the other inputs are in different places", "name inputs from one place at a time"
+        )
     return found
 
 
@@ -71,7 +73,7 @@ def below(folder: Path, top: Path) -> str:
 
 
 def version(path: Path, *, known: bool = False) -> tuple[int, ...] | None:
-    """A state that changes when a file is written to, replaced or removed; None where it does not exist.
+    """A state that changes when a file is written to, replaced or removed; None if it does not exist.
 
     known: for an object, use its last known state.
     """

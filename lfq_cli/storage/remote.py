@@ -74,7 +74,7 @@ def read_ahead(region: Region) -> None:
 
 
 def origin_of(path: Path, error: type[LfqError]) -> tuple[int, str] | None:
-    """(size in bytes, sha256 of the size and the store's tag) of an object now; None where there is no tag.
+    """(size in bytes, sha256 of the size and the store's tag) of an object now; None if there is no tag.
 
     The size is hashed as 8 bytes, little-endian.
     """
@@ -232,7 +232,7 @@ class RemoteFile(InputFile):
             folder = tempfile.gettempdir()
             return self._unreadable(
                 f"{self.path}: its {self.size / 1e9:.3g} GB do not fit into {folder}: {reason.strerror}",
-                "TMPDIR names another temporary folder",
+                "set TMPDIR to a folder with more space",
             )
         return self.refused(reason)
 

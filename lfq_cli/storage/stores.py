@@ -42,7 +42,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class ObjectStatus:
-    """A store's status of a name. size: None where a server does not report it. tag: changes with every version."""
+    """A store's status of a name. size: None if a server does not report it. tag: changes with every version."""
 
     is_folder: bool
     size: int | None = None
@@ -109,7 +109,7 @@ class Store:
     # what exists
 
     def find(self, url: str) -> ObjectStatus | None:
-        """The current status of the URL; None where nothing exists."""
+        """The current status of the URL; None if nothing exists."""
         try:
             return self.fresh(url)
         except FileNotFoundError:
@@ -117,7 +117,7 @@ class Store:
             return None
 
     def fresh(self, url: str) -> ObjectStatus:
-        """The current status of the URL. Raises FileNotFoundError where nothing exists."""
+        """The current status of the URL. Raises FileNotFoundError if nothing exists."""
         info = self._again(url, lambda: self._system.info(url))
         found = self._known[url] = self._status_from(info)
         return found
@@ -129,7 +129,7 @@ class Store:
     def below(self, url: str) -> Iterator[tuple[str, ...]]:
         """The names below a prefix, each as its parts, in any order."""
         if not self.scheme.lists:
-            raise OSError(errno.ENOTSUP, "a web server lists nothing: name the file itself")
+            raise OSError(errno.ENOTSUP, "web servers cannot be listed: name the file itself")
         found: dict[str, Any] = self._again(url, lambda: self._system.find(url, withdirs=False, detail=True))
         skipped = len(self._system._strip_protocol(url)) + 1
         for key, info in found.items():
@@ -150,7 +150,7 @@ class Store:
         return self.pool.submit(self.range, url, start, count)
 
     def range(self, url: str, start: int, count: int) -> bytes:
-        """`count` bytes from byte `start` on. Raises RangesIgnoredError where the server sends more."""
+        """`count` bytes from byte `start` on. Raises RangesIgnoredError if the server sends more."""
 
         def fetch() -> bytes:
             data: bytes = self._system.cat_file(url, start=start, end=start + count)
@@ -237,7 +237,7 @@ def _number_of(reason: OSError) -> int:
 
 
 def _status_of(reason: BaseException | None) -> int | None:
-    """The HTTP status that caused a refusal, as the libraries report it; None where there is none."""
+    """The HTTP status that caused a refusal, as the libraries report it; None if there is none."""
     while reason is not None:
         response = getattr(reason, "response", None)  # botocore's
         if isinstance(response, dict):

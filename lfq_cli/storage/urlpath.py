@@ -58,14 +58,14 @@ class UrlPath(PosixPath):
         return self
 
     def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
-        """Kind, size and time, as reported by the store or a listing. Raises OSError where nothing exists."""
+        """Kind, size and time, as reported by the store or a listing. Raises OSError if nothing exists."""
         status = self.store.known(str(self))
         mode = stat.S_IFDIR if status.is_folder else stat.S_IFREG
         times = {"st_mtime_ns": int(status.modified * 1e9)}
         return os.stat_result((mode, 0, 0, 1, 0, 0, status.size or 0, 0, int(status.modified), 0), times)
 
     def exists(self, *, follow_symlinks: bool = True) -> bool:
-        """Whether an object exists now, or any below it. Raises OSError where the store does not answer."""
+        """Whether an object exists now, or any below it. Raises OSError if the store does not answer."""
         return self.store.find(str(self)) is not None
 
     def is_file(self, *, follow_symlinks: bool = True) -> bool:
@@ -113,7 +113,8 @@ def path_of(place: str | os.PathLike[str]) -> Path:
     scheme, rest = found[1].lower(), found[2].rstrip("/")
     if scheme not in SCHEMES:
         raise OptionError(
-            f"{text}: lfq knows no {scheme}://", f"it reads local paths, {', '.join(f'{each}://' for each in SCHEMES)}"
+            f"{text}: lfq does not support {scheme}://",
+            f"it reads local paths, {', '.join(f'{each}://' for each in SCHEMES)}",
         )
     if not rest or rest.startswith("/"):
         raise OptionError(f"{text}: names no {'server' if scheme.startswith('http') else 'bucket'}")

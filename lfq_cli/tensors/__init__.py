@@ -32,7 +32,7 @@ STAGED = frozenset({".npz", ".pt", ".pth", ".h5", ".hdf5"})
 
 
 def open_source(path: Path) -> Source:
-    """The tensors of the file at `path`. Raises TensorError where it cannot be read."""
+    """The tensors of the file at `path`. Raises TensorError if it cannot be read."""
     open_file = _opener(path)
     return open_file(open_input(path, TensorError, staged=path.suffix.lower() in STAGED))
 
@@ -45,7 +45,7 @@ def open_bytes(path: Path, data: bytes) -> Source:
 def _opener(path: Path) -> Callable[[InputFile], Source]:
     suffix = path.suffix.lower()
     if suffix not in FORMATS:
-        raise TensorError(f"{path}: not a tensor file lfq knows", f"expected one of {', '.join(FORMATS)}")
+        raise TensorError(f"{path}: not a tensor format that lfq knows", f"expected one of {', '.join(FORMATS)}")
     return _opener_of(suffix)
 
 

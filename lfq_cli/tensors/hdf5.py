@@ -127,7 +127,7 @@ def _tensor(name: str, dataset: Any, file: InputFile) -> StoredTensor:
     where = f"{file.path}: {name!r}"
     known = dtype_name(dataset.dtype, where)
     dtype = NUMPY[known]
-    start = dataset.id.get_offset()  # None where it is chunked, or nothing was written yet
+    start = dataset.id.get_offset()  # None if it is chunked, or nothing was written yet
     nbytes = prod(dataset.shape) * dtype.itemsize
     plain = start is not None and dataset.dtype == dtype and not isinstance(file, MemoryFile)
     if plain and start + nbytes <= file.size and dataset.id.get_storage_size() == nbytes:

@@ -108,7 +108,7 @@ def _are_sizes(shape: tuple[Any, ...]) -> bool:
 
 def _check_shape(shape: tuple[Any, ...], where: str) -> None:
     if not _are_sizes(shape):
-        raise TensorError(f"{where}: has a shape of other things than sizes")
+        raise TensorError(f"{where}: its shape is not a list of sizes")
 
 
 def _is_plain(fortran_order: bool, dtype: np.dtype[Any]) -> bool:
@@ -123,7 +123,7 @@ def check_size(where: str, shape: tuple[int, ...], dtype: np.dtype[Any], nbytes:
     needed = prod(shape) * dtype.itemsize
     if needed != nbytes:
         raise TensorError(
-            f"{where}: shape {shape} in {dtype} needs {needed} bytes, the file has {nbytes}: it is not whole", AGAIN
+            f"{where}: shape {shape} in {dtype} needs {needed} bytes, the file has {nbytes}: it is incomplete", AGAIN
         )
 
 

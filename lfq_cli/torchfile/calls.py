@@ -48,7 +48,7 @@ def _ordered_dict(arguments: Arguments) -> Any:
     """Empty, and filled later; Python 2 gave the items as a list of pairs."""
     items = arguments[0] if arguments else []
     if not isinstance(items, list) or not all(isinstance(item, list | tuple) and len(item) == 2 for item in items):
-        raise BrokenError("an OrderedDict is made of what are not pairs")
+        raise BrokenError("an OrderedDict is not made of pairs")
     return {as_key(key): value for key, value in items}
 
 
@@ -105,7 +105,7 @@ def _view(arguments: Arguments, dtype: str | None, metadata: Any) -> View | OddT
 
 def _dtype(value: Any) -> str:
     if not isinstance(value, Global) or value.module != "torch":
-        raise BrokenError("a tensor has a dtype that is none")
+        raise BrokenError("a tensor has an invalid dtype")
     return dtype_name(value.name)
 
 

@@ -37,7 +37,7 @@ FindStorage = Callable[[Any], Any]
 def unpickle(stream: Stream, find_storage: FindStorage) -> Any:
     """The object of the pickle that begins at the stream's position; leaves the stream behind it.
 
-    find_storage: persistent id -> what it names. Raises BrokenError where it is not a whole pickle.
+    find_storage: persistent id -> what it names. Raises BrokenError if it is not a whole pickle.
     """
     return _Machine(stream, find_storage).run()
 
@@ -245,7 +245,7 @@ def _parsed(parse: Callable[[bytes], Any], line: bytes) -> Any:
     try:
         return parse(line)
     except ValueError as reason:
-        raise BrokenError("a number in its pickle is none") from reason
+        raise BrokenError("a number in its pickle is invalid") from reason
 
 
 def _line_natural(m: _Machine) -> int:
@@ -299,7 +299,7 @@ def _extend(m: _Machine, items: list[Any]) -> None:
     if isinstance(target, list):
         target += items
     elif not isinstance(target, Opaque):
-        raise BrokenError("its pickle appends to what is not a list")
+        raise BrokenError("its pickle appends to something that is not a list")
 
 
 def _set_item(m: _Machine) -> None:
@@ -314,7 +314,7 @@ def _set_items(m: _Machine, items: list[Any]) -> None:
     if isinstance(target, dict):
         target.update(zip(map(as_key, items[::2]), items[1::2], strict=True))
     elif not isinstance(target, Opaque):
-        raise BrokenError("its pickle sets items of what is not a dict")
+        raise BrokenError("its pickle sets items of something that is not a dict")
 
 
 def _add_items(m: _Machine) -> None:
@@ -322,7 +322,7 @@ def _add_items(m: _Machine) -> None:
     if isinstance(target, set):
         target.update(map(as_key, items))
     elif not isinstance(target, Opaque):
-        raise BrokenError("its pickle adds to what is not a set")
+        raise BrokenError("its pickle adds to something that is not a set")
 
 
 # Objects
@@ -336,7 +336,7 @@ def _global(m: _Machine) -> None:
 def _stack_global(m: _Machine) -> None:
     name, module = m.pop(), m.pop()
     if type(name) is not str or type(module) is not str:
-        raise BrokenError("its pickle names a class by what is not text")
+        raise BrokenError("its pickle names a class with something that is not text")
     m.push(Global(module, name))
 
 

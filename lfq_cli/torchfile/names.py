@@ -18,7 +18,7 @@ MAX_DEPTH = 100
 def named_values(file: InputFile, value: Any, sole: str, error: type[LfqError]) -> dict[str, Any]:
     """Every value below mappings, and below lists that hold tensors, by its path with dots: "model.0.weight".
 
-    A value that is none of these is called `sole`. Raises `error` where two values have one name.
+    A value that is none of these is called `sole`. Raises `error` if two values have one name.
     """
     pairs = list(_pairs(file, value, error))
     named = {name or sole: held for name, held in pairs}

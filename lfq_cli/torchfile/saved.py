@@ -77,7 +77,7 @@ def _read_archive(file: InputFile, members: Mapping[str, zipfile.ZipInfo], error
 
 
 def _members(file: InputFile) -> dict[str, zipfile.ZipInfo] | None:
-    """The members of a zip archive by name; None where the file does not begin as one, by which torch goes too."""
+    """The members of a zip archive by name; None if the file does not begin as one, by which torch goes too."""
     if file.read(0, min(file.size, len(_ZIP_START))) != _ZIP_START:
         return None
     try:
@@ -87,7 +87,7 @@ def _members(file: InputFile) -> dict[str, zipfile.ZipInfo] | None:
 
 
 def _stored(file: InputFile, member: zipfile.ZipInfo, error: type[LfqError]) -> int:
-    """Where a member's bytes begin. Raises `error` where they do not lie in the file as they are."""
+    """Where a member's bytes begin. Raises `error` if they do not lie in the file as they are."""
     if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & _ENCRYPTED:
         raise error(
             f"{file.path}: its records are compressed", "save it again with torch.save, which does not compress"
@@ -122,7 +122,7 @@ def _read_stream(file: InputFile, error: type[LfqError]) -> Saved:
     value = unpickle(stream, storages.find)
     keys = unpickle(stream, storages.find)
     if not isinstance(keys, list) or not all(type(key) is str for key in keys):
-        raise BrokenError("its list of storages is none")
+        raise BrokenError("its list of storages is invalid")
     return Saved(value, _starts(stream, keys, storages))
 
 

@@ -69,7 +69,7 @@ def _storage(storage_class: Any, key: Any, elements: Any) -> Storage:
 
 def _part(whole: Storage, part: Any) -> Storage:
     if not isinstance(part, tuple) or len(part) != 3 or not _is_count(part[1]) or not _is_count(part[2]):
-        raise BrokenError("a part of a storage in its pickle is none")
+        raise BrokenError("a part of a storage in its pickle is invalid")
     start, nbytes = part[1] * TORCH_BYTES[whole.dtype], part[2] * TORCH_BYTES[whole.dtype]
     if start + nbytes > whole.nbytes:
         raise BrokenError(f"a part of storage {whole.key!r} lies outside it")

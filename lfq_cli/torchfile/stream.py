@@ -28,7 +28,7 @@ class Stream:
         return self._held_start + self._at
 
     def take(self, count: int) -> bytes:
-        """The next `count` bytes. Raises BrokenError where there are not as many."""
+        """The next `count` bytes. Raises BrokenError if there are not as many."""
         end = self._at + count
         if end > len(self._held):
             self._fetch(count)

@@ -110,7 +110,7 @@ def view_of(
 ) -> View:
     """The checked description of a tensor; dtype None: that of the storage. Raises BrokenError for what is none."""
     if not isinstance(storage, Storage):
-        raise BrokenError("a tensor lies on no storage")
+        raise BrokenError("a tensor has no storage")
     named = storage.dtype if dtype is None else dtype
     if named not in TORCH_BYTES:
         raise BrokenError(f"a tensor is of the unknown dtype {named}")
@@ -128,7 +128,7 @@ def view_of(
 def sizes_of(value: Any) -> tuple[int, ...]:
     """A shape or strides. Raises BrokenError for anything else."""
     if not isinstance(value, tuple | list) or len(value) > MAX_AXES:
-        raise BrokenError("a tensor has a shape or strides that are none")
+        raise BrokenError("a tensor has an invalid shape or invalid strides")
     if not all(type(size) is int and 0 <= size < 2**63 for size in value):
         raise BrokenError("a tensor has sizes or strides that are not natural numbers")
     return tuple(value)

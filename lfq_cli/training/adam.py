@@ -1,7 +1,7 @@
-"""Adam, with steps in shares of each array's own size. Source: Kingma and Ba, 2015.
+"""Adam, with steps relative to the size of each array. Source: Kingma and Ba, 2015.
 
-Projections of vectors of any scale are learned at one rate: what is added is a share of the array's root mean square
-at the start, level by level.
+One learning rate suits vectors of any scale: a step is a share of the array's root mean square at the start, level by
+level.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _SMALLEST = 1e-20
 
 
 class Adam:
-    """The moments of each array's gradients; steps change `levels` in place."""
+    """Holds the moments of each array's gradients; steps change `levels` in place."""
 
     def __init__(self, levels: Levels) -> None:
         self.levels = levels
@@ -29,12 +29,12 @@ class Adam:
         self._sizes = {
             name: array.square().mean((1, 2), keepdim=True).sqrt() for name, array in arrays.items() if array.ndim == 3
         }
-        # thresholds start near 0 and are of the size of what they are compared with, which is 1
+        # thresholds start near 0, and what they are compared with has mean size 1
         self._sizes["threshold"] = torch.ones_like(levels.threshold)
 
     @torch.no_grad()
     def step(self, gradients: Mapping[str, Tensor], rate: float) -> None:
-        """Moves every array against its gradient by about `rate` of its size."""
+        """Moves every array against its gradient by about `rate` times its size."""
         self.count += 1
         unbias_1, unbias_2 = 1 - BETA_1**self.count, 1 - BETA_2**self.count
         for name, array in self.levels.arrays().items():
@@ -45,12 +45,12 @@ class Adam:
             array.sub_(direction * (self._sizes[name] * rate))
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that decides the next step, but for `count`."""
+        """The state that decides the next step, except `count`; the tensors themselves, not copies."""
         parts = {"first": self._first, "second": self._second, "sizes": self._sizes}
         return {f"{part}.{name}": array for part, arrays in parts.items() for name, array in arrays.items()}
 
     def restore(self, tensors: Mapping[str, Tensor], count: int) -> None:
-        """Goes on from what `tensors` and `count` were."""
+        """Restores the state that `tensors` and `count` returned."""
         self.count = count
         for name, array in self.tensors().items():
             array.copy_(tensors[name])

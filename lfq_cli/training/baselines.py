@@ -1,4 +1,4 @@
-"""What binary codes were before anything was learned: PCA + sign, and ITQ. The bars to be below."""
+"""The baselines: binary codes without gradient descent, PCA + sign and ITQ."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ _ROUNDS = 50
 
 @dataclass(frozen=True)
 class Baselines:
-    """Shares of the held-out variance that stay unexplained at the same number of bits."""
+    """Shares of the held-out variance that the baselines leave unexplained at the same number of bits."""
 
     pca_sign: float
     itq: float
 
 
 def baselines(x: Tensor, bits: int, error_of: Errors, generator: torch.Generator) -> Baselines:
-    """Of codes ±1 along the first directions of x [n, r]; error_of: (what is left of held-out coordinates) -> share.
+    """The errors of codes ±1 along the first principal directions of x [n, r]; error_of: measures them.
 
-    Both decode with the transposed directions and a scale for each bit, the mean size of its coordinate, which is best
-    for signs alone (one scale for all bits, as in the paper, leaves more: PCA + sign of photo patches at 32 bits 0.92
-    against 0.28). Where there are fewer directions than bits, all of them are taken.
+    Both baselines decode with the transposed directions and one scale per bit, the mean magnitude of its coordinate,
+    which is optimal for signs alone. One scale for all bits, as in the paper, leaves more: 0.92 against 0.28 for PCA +
+    sign on photo patches at 32 bits. If there are fewer directions than bits, all of them are taken.
     """
     _, directions = principal_directions(x)
     directions = directions[:, :bits].float()
@@ -42,9 +42,9 @@ def _error(x: Tensor, directions: Tensor, error_of: Errors) -> float:
 
 @dataclass(frozen=True)
 class Errors:
-    """Held-out vectors as coordinates [m, r], and what an error in them is of all their variance.
+    """Held-out vectors as coordinates [m, r], and the scale on which errors in them are measured.
 
-    `dropped`: the mean squared length in directions that are not coordinates; `total`: in all.
+    dropped: the mean squared length in directions that are no coordinates. total: the mean squared length in all.
     """
 
     held_out: Tensor
@@ -52,5 +52,5 @@ class Errors:
     total: float
 
     def __call__(self, rest: Tensor) -> float:
-        """What is left of the held-out coordinates [m, r] -> the share of their variance."""
+        """The remaining error of the held-out coordinates [m, r] -> its share of their variance."""
         return (float(rest.double().square().sum(1).mean()) + self.dropped) / self.total

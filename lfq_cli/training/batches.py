@@ -1,7 +1,7 @@
-"""Batches of coordinates by their number: the same number is the same batch, in whichever run it is asked for.
+"""Batches of coordinates by number: the same number gives the same batch in every run.
 
-Where all training vectors are in memory, an epoch is a permutation of them. Of more, runs of vectors are read in
-shuffled order until a pool is full, whose permutation is then handed out; the next pool goes on where it ended.
+If all training vectors are in memory, an epoch is a permutation of them. Otherwise runs of vectors are read in shuffled
+order until a pool is full, and batches come from a permutation of the pool; the next pool continues where it ended.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _PERMUTED, _SHUFFLED, _MIXED = 3, 4, 5
 
 
 def generator_of(*numbers: int) -> torch.Generator:
-    """Random numbers that follow from these."""
+    """A random generator seeded with these numbers."""
     seed = int(np.random.SeedSequence(list(numbers)).generate_state(1, np.uint64)[0])
     return torch.Generator().manual_seed(seed % 2**63)
 
 
 class MemoryBatches:
-    """Batches of vectors that are all in memory, x [n, r]; `mixed`: see `recipe.MIXED`."""
+    """Batches of vectors that are all in memory, x [n, r]. mixed: see `recipe.MIXED`."""
 
     def __init__(self, x: Tensor, size: int, *, seed: int, mixed: float = 0.0) -> None:
         self._x = x

@@ -1,4 +1,4 @@
-"""The decoder that is best for codes as they are: least squares."""
+"""The best decoder for given codes, by least squares."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from torch import Tensor
 
 from lfq_cli.training.levels import Levels, codes_of
 
-_RIDGE = 1e-4  # of the vectors: two bits that say the same share what either explains
+_RIDGE = 1e-4  # times the number of vectors: two equal bits then share what either explains
 
 
 def with_best_decoder(levels: Levels, x: Tensor) -> Levels:
-    """The levels with a project_out that fits x [n, r] best, where that leaves less of x; else as they are.
+    """The levels with the project_out that fits x [n, r] best; unchanged if that leaves a larger error.
 
-    Of several levels the later ones are given other rests then, so their bits change: it is measured, not assumed.
+    With several levels it can: later levels then get other residuals, so their bits change. Hence the error is
+    measured.
     """
     codes, rest = codes_of(levels, x)
     ones = codes.double()

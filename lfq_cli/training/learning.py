@@ -1,4 +1,4 @@
-"""Steps: batch, loss, gradient, Adam. One thread on the CPU, so the same batches end in the same bits."""
+"""Steps: batch, loss, gradient, Adam. Uses one thread on the CPU, so the same batches give the same bits."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Batches(Protocol):
 
 
 class Learner:
-    """Levels under training. `variance`: the mean squared length of training vectors, by which losses are divided."""
+    """Trains levels. variance: the mean squared length of training vectors, by which losses are divided."""
 
     def __init__(self, levels: Levels, batches: Batches, recipe: Recipe, *, variance: float) -> None:
         self.levels = levels.copy()
@@ -38,7 +38,7 @@ class Learner:
         return self._adam.count
 
     def step(self, progress: float) -> None:
-        """One step, with the schedules where the run is: progress in [0, 1)."""
+        """Takes one step. progress: the share of the run that is done, in [0, 1), for the schedules."""
         arrays = self.levels.arrays()
         for array in arrays.values():
             array.requires_grad_(True)
@@ -50,13 +50,13 @@ class Learner:
         self._adam.step(dict(zip(arrays, gradients, strict=True)), self._recipe.rate * rate_at(progress))
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that decides the next steps, but for `count`; theirs, not copies."""
+        """The state that decides the next steps, except `count`; the tensors themselves, not copies."""
         return {f"levels.{name}": array for name, array in self.levels.arrays().items()} | {
             f"adam.{name}": array for name, array in self._adam.tensors().items()
         }
 
     def restore(self, tensors: Mapping[str, Tensor], count: int) -> None:
-        """Goes on from what `tensors` and `count` were."""
+        """Restores the state that `tensors` and `count` returned."""
         for name, array in self.levels.arrays().items():
             array.copy_(tensors[f"levels.{name}"])
         own = {name.removeprefix("adam."): tensor for name, tensor in tensors.items() if name.startswith("adam.")}

@@ -1,7 +1,7 @@
-"""Levels that are learned: stacked lookup-free quantization as four arrays, and its forward pass.
+"""Trainable levels: stacked lookup-free quantization as three arrays, and its forward pass.
 
-Level q sees what the levels before left of x: u = A_q r + c_q, bits u > 0, codes ±1, and takes B_q codes off r. What
-is left in the end, with one bias off at the start, is the error. One level alone is a plain LFQ with projections.
+Level q computes u = A_q r + c_q for the residual r of the levels before; its bits are u > 0, its codes ±1, and it
+subtracts B_q codes from r. The last residual is the error. A single level is a plain LFQ with projections.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Shape:
-    """So many levels of so many bits."""
+    """A number of levels, and the bits of each."""
 
     levels: int
     bits: int
 
     @property
     def total(self) -> int:
-        """Bits of a vector."""
+        """Bits per vector."""
         return self.levels * self.bits
 
     def __str__(self) -> str:
@@ -31,8 +31,9 @@ class Shape:
 
 @dataclass(frozen=True)
 class Levels:
-    """project_in [Q, D, r], threshold [Q, D], project_out [Q, r, D], all float32: what Q levels of D bits know of r
-    coordinates whose mean is 0.
+    """Q levels of D bits over r coordinates of mean 0, all float32.
+
+    project_in [Q, D, r] is A, threshold [Q, D] is c, and project_out [Q, r, D] is B.
     """
 
     project_in: Tensor
@@ -41,7 +42,7 @@ class Levels:
 
     @property
     def shape(self) -> Shape:
-        """Levels and bits."""
+        """The number of levels and their bits."""
         return Shape(*self.threshold.shape)
 
     @property
@@ -57,19 +58,19 @@ class Levels:
         return {"project_in": self.project_in, "threshold": self.threshold, "project_out": self.project_out}
 
     def to(self, device: torch.device) -> Levels:
-        """The same values on a device."""
+        """The same values on `device`."""
         return Levels(**{name: array.to(device) for name, array in self.arrays().items()})
 
     def copy(self) -> Levels:
-        """The same values, apart from the graph and from later changes."""
+        """A copy, detached from the graph."""
         return Levels(**{name: array.detach().clone() for name, array in self.arrays().items()})
 
 
 def codes_by_level(levels: Levels, x: Tensor, code_of: Callable[[Tensor], Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-    """x [n, r] -> for one level after the other (u, what code_of makes of it), both [n, D]; differentiable.
+    """x [n, r] -> (u, code_of(u)) for one level after the other, both [n, D]; differentiable.
 
-    What a level sees of the rest is A_q (x - sum of B_p codes_p): A x for all levels at once, and the small products
-    A_q B_p. So x is read once and not once a level: 32 levels of 256 coordinates take a quarter of the time.
+    A level computes A_q (x - sum of B_p codes_p): here from A x for all levels at once and the small products A_q B_p.
+    So x is read once instead of once per level: 32 levels on 256 coordinates take a quarter of the time.
     """
     shape = levels.shape
     project_in = levels.project_in.flatten(0, 1)  # [Q * D, r]
@@ -91,6 +92,6 @@ def signs(u: Tensor) -> Tensor:
 
 @torch.no_grad()
 def codes_of(levels: Levels, x: Tensor) -> tuple[Tensor, Tensor]:
-    """x [n, r] -> (codes ±1 [n, Q * D] float32, what is left of x [n, r])."""
+    """x [n, r] -> (codes ±1 [n, Q * D] float32, residual [n, r])."""
     codes = torch.cat([codes for _, codes in codes_by_level(levels, x, signs)], dim=1)
     return codes, torch.addmm(x, codes, levels.decoder.T, alpha=-1)

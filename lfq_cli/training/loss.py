@@ -1,4 +1,4 @@
-"""What is made small: what the levels leave of a batch, and for even tokens the entropy terms of LFQ."""
+"""The loss: the residual that levels leave of a batch, and the entropy terms of LFQ where tokens are to be even."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from lfq_cli.training.recipe import Recipe, inverse_temperature_at, slope_at
 
 _SMALLEST = 1e-12
 GROUP_BITS = 16
-"""Codebooks above get the bound over groups of so many bits: the exact batch entropy takes 2^bits numbers."""
+"""Larger codebooks use the bound over groups of so many bits, since the exact batch entropy takes 2^bits numbers."""
 
 
 def loss_of(levels: Levels, x: Tensor, recipe: Recipe, *, progress: float, variance: float) -> Tensor:
-    """x [n, r] -> the share of `variance` that is left, plus the weighted terms of the recipe; 0-dim.
+    """x [n, r] -> the residual's share of `variance`, plus the weighted terms of the recipe; 0-dim.
 
-    `progress` in [0, 1) is where the schedules are. The value is that of hard bits; the gradient is that of
-    tanh(slope * u), which fades where a bit is certain: with the identity in its place a stack diverges.
+    progress: the share of the run that is done, in [0, 1). The value is computed with hard bits, the gradient with
+    tanh(slope * u), which vanishes where a bit is certain; with the identity instead, stacks diverge.
     """
 
     slope = slope_at(progress)
@@ -39,7 +39,7 @@ def loss_of(levels: Levels, x: Tensor, recipe: Recipe, *, progress: float, varia
 def _terms(u: Tensor, codes: Tensor, recipe: Recipe, progress: float) -> list[Tensor]:
     terms = []
     if recipe.entropy_weight:
-        sized = u / u.detach().abs().mean(0).clamp(min=_SMALLEST)  # else larger latents would do for sharper ones
+        sized = u / u.detach().abs().mean(0).clamp(min=_SMALLEST)  # or else latents would just grow
         z = rearrange(sized, "n (c d) -> n c d", c=recipe.num_codebooks)
         logits = entropy.bit_logits(z, magnitude=1.0, inv_temperature=inverse_temperature_at(progress))
         group_size = GROUP_BITS if recipe.codebook_bits > GROUP_BITS else None

@@ -1,4 +1,4 @@
-"""The metrics of a finished quantizer, by its own module, as its checkpoint records them."""
+"""How a finished quantizer does on vectors that it was not trained on, for the record in its checkpoint."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _ROWS = 1 << 12
 
 @dataclass(frozen=True)
 class Metrics:
-    """`unexplained`: the share of held-out variance, about the training mean, that decoding the codes leaves.
+    """unexplained: the share of the held-out variance about the training mean that encoding and decoding loses.
 
-    `usage`: how training vectors use the codes.
+    usage: how training vectors use the codes.
     """
 
     unexplained: float
@@ -35,7 +35,7 @@ class Metrics:
 
 
 def unexplained_by(quantizer: Quantizer, held_out: Floats, space: Space) -> float:
-    """The share of the variance of vectors [m, dim] that encoding and decoding them leaves."""
+    """The share of the variance of vectors [m, dim] that encoding and decoding them loses."""
     module = module_of(quantizer)
     left = 0.0
     for first in range(0, len(held_out), _ROWS):

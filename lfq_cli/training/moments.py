@@ -1,4 +1,4 @@
-"""Mean and covariance of vectors in one pass, and the vector that lies furthest off."""
+"""Mean and covariance of vectors in one pass, and the vector furthest from the mean."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lfq_cli.floats import Floats
 
 @dataclass(frozen=True)
 class Moments:
-    """mean [dim], covariance [dim, dim], float64, of `count` vectors."""
+    """mean [dim] and covariance [dim, dim] of `count` vectors, float64."""
 
     count: int
     mean: NDArray[np.float64]
@@ -21,12 +21,12 @@ class Moments:
 
     @property
     def variance(self) -> float:
-        """Mean squared distance from the mean."""
+        """The mean squared distance from the mean."""
         return float(np.trace(self.covariance))
 
 
 class MomentsCounter:
-    """Sums in float64 of what is added, about the mean of the first vectors: no digits cancel."""
+    """Sums of vectors in float64, shifted by the median of the first ones, so that no digits cancel."""
 
     def __init__(self, dim: int) -> None:
         self._sum = np.zeros(dim)
@@ -41,25 +41,25 @@ class MomentsCounter:
             return
         wide = vectors.astype(np.float64)
         if self._shift is None:
-            self._shift = np.median(wide, axis=0)  # an outlier among the first does not move it
+            self._shift = np.median(wide, axis=0)  # robust against an outlier among the first vectors
         wide -= self._shift
         self._sum += wide.sum(0)
         same = torch.from_numpy(wide)
-        self._squares += (same.T @ same).numpy()  # by torch, whose threads are held to one: the same sums every time
+        self._squares += (same.T @ same).numpy()  # torch, here with one thread, gives the same sums every time
         self._count += len(wide)
         lengths = np.einsum("nd,nd->n", wide, wide)
         most = int(lengths.argmax())
         self._furthest = max(self._furthest, (float(lengths[most]), int(numbers[most])))
 
     def moments(self) -> Moments:
-        """Of all that was added, at least one vector."""
+        """The moments of all added vectors, of which there must be at least one."""
         assert self._shift is not None
         off = self._sum / self._count
         covariance = self._squares / self._count - np.outer(off, off)
         return Moments(self._count, self._shift + off, covariance)
 
     def furthest(self) -> tuple[float, int]:
-        """(its share of all squared distances, its number) of the vector that lies furthest off."""
+        """(share of all squared distances, number) of the vector furthest from the mean."""
         length, number = self._furthest
         total = float(np.trace(self._squares))
         return (length / total if total > 0 else 0.0), number

@@ -1,4 +1,4 @@
-"""From a survey to all that a run needs: coordinates, baselines, batches, where errors are measured."""
+"""From a survey to everything that a run needs: coordinates, baselines, batches, held-out data."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from lfq_cli.training.space import Space, space_of
 from lfq_cli.training.survey import Survey
 
 START_VECTORS = 1 << 14
-"""From which levels start, and by which use of codes is seen."""
+"""The number of vectors that levels are initialised from and that the usage of codes is measured on."""
 FITTED_VALUES = 1 << 23
-"""To which the decoder is fitted at the end: 32 MiB, or as many vectors as levels start from."""
+"""The decoder is fitted to so many values at the end (32 MiB), but to at least START_VECTORS vectors."""
 _ROTATION, _SUBSET, _BASELINES = 6, 7, 8
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """x [n, r]: training coordinates to start from and to fit the decoder to, on the CPU, in random order.
+    """What a run needs.
 
-    `variance`: the mean squared length of training coordinates; `held_out`: vectors as they are [m, dim].
+    x [n, r]: training coordinates to initialise levels from and to fit the decoder to, on the CPU, in random order.
+    variance: the mean squared length of training coordinates. held_out: vectors as in the data [m, dim].
     """
 
     space: Space
@@ -41,17 +42,17 @@ class Prepared:
 
     @property
     def start_x(self) -> Tensor:
-        """What levels start from [n, r]."""
+        """The coordinates that levels are initialised from [n, r]."""
         return self.x[:START_VECTORS]
 
     def baselines(self, recipe: Recipe) -> Baselines:
-        """The bars at so many bits."""
+        """The baselines at the recipe's number of bits."""
         on_cpu = Errors(self.errors.held_out.cpu(), self.errors.dropped, self.errors.total)
         return baselines(self.start_x, recipe.bits, on_cpu, generator_of(recipe.seed, _BASELINES))
 
 
 def prepare(source: Source, found: Survey, recipe: Recipe, device: torch.device) -> Prepared:
-    """Coordinates of what the survey kept. Where that is not all, the source is read again as training goes on."""
+    """Prepares a run from what the survey kept; if that is not everything, training will read the source again."""
     space = space_of(found.moments, generator_of(recipe.seed, _ROTATION))
     coordinates = space.coordinates(found.sample)
     order = torch.randperm(len(coordinates), generator=generator_of(recipe.seed, _SUBSET))

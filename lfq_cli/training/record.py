@@ -1,4 +1,4 @@
-"""Learned levels -> the quantizer that a checkpoint holds."""
+"""Trained levels -> the quantizer that a checkpoint holds."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from lfq_cli.training.space import Space
 
 
 def quantizer_of(levels: Levels, space: Space, recipe: Recipe, *, channel_first: bool | None) -> Quantizer:
-    """The record of levels that were learned in `space`: one level is an LFQ with projections, several a stack.
+    """The quantizer of levels trained in `space`: one level is an LFQ with projections, several levels are a stack.
 
-    Level 0 takes the mean off, with project_in's bias, and puts it back with project_out's; the others see rests.
+    Level 0 subtracts the mean through the bias of project_in and adds it again through that of project_out; the other
+    levels see residuals.
     """
     weights: dict[str, Floats] = {}
     bits = recipe.codebook_bits

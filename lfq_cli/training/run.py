@@ -1,4 +1,4 @@
-"""One run: steps, an evaluation now and then, the best so far, and all that is needed to go on later."""
+"""One run: steps, regular evaluations, the best levels so far, and the state needed to resume."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from lfq_cli.training.usage import CodeUsage, usage_of
 
 @dataclass(frozen=True)
 class Evaluation:
-    """After `step` steps: the held-out share of variance unexplained, and how training vectors use the codes.
+    """Figures after `step` steps: the unexplained share of held-out variance, and how training vectors use the codes.
 
-    `seconds` since the start, interruptions left out; `remaining_seconds` at this speed.
+    seconds: since the start, without interruptions. remaining_seconds: at the current speed.
     """
 
     step: int
@@ -32,13 +32,13 @@ class Evaluation:
     remaining_seconds: float
 
     def as_json(self) -> dict[str, Any]:
-        """As a flat object."""
+        """The evaluation as a flat JSON object."""
         return {name: value for name, value in asdict(self).items() if name != "usage"} | asdict(self.usage)
 
 
 @dataclass(frozen=True)
 class State:
-    """What a run is at an evaluation. `tensors` decide what comes next; `best` are the levels that did best."""
+    """The state of a run at an evaluation. tensors: decide what comes next. best: the best levels so far."""
 
     tensors: Mapping[str, Tensor]
     best: Levels
@@ -46,7 +46,7 @@ class State:
 
 
 class TrainingRun:
-    """Learns levels of a recipe with a shape. `usage_sample`: coordinates [n, r], to see how codes are used."""
+    """Trains levels by a recipe with a shape. usage_sample: coordinates [n, r] to measure the usage of codes on."""
 
     def __init__(
         self,
@@ -68,11 +68,11 @@ class TrainingRun:
 
     @property
     def best_unexplained(self) -> float:
-        """The held-out share of variance that `best` leaves unexplained."""
+        """The held-out error of `best`."""
         return min((each.unexplained for each in self.history), default=inf)
 
     def evaluations(self) -> Iterator[Evaluation]:
-        """Trains to the end, with a pause after each evaluation, at which `state` may be taken."""
+        """Trains to the end and yields each evaluation; in between, `state` may be called."""
         if not self.history:
             yield self._evaluate(steps=0, seconds=0.0)
         while not self._is_over():
@@ -85,12 +85,12 @@ class TrainingRun:
             yield self._evaluate(steps=self._learner.count - first, seconds=seconds)
 
     def state(self) -> State:
-        """What the run is now, as copies."""
+        """The current state, as copies."""
         tensors = {name: tensor.detach().cpu().clone() for name, tensor in self._learner.tensors().items()}
         return State(tensors, self.best, self.history)
 
     def restore(self, state: State) -> None:
-        """Resumes from the state of a run that began with the same recipe."""
+        """Resumes from the state of a run with the same recipe."""
         last = state.history[-1]
         self._learner.restore(state.tensors, last.step)
         self._seconds = last.seconds
@@ -105,7 +105,7 @@ class TrainingRun:
         usage = usage_of(codes, self._recipe.codebook_bits)
         found = Evaluation(self._learner.count, unexplained, usage, self._seconds, speed, self._remaining(speed))
         if unexplained < self.best_unexplained or self._recipe.objective == "tokens":
-            self.best = levels.copy()  # even tokens cost reconstruction: there the last levels count
+            self.best = levels.copy()  # even tokens cost reconstruction: the last levels are wanted
         self.history = (*self.history, found)
         return found
 
@@ -118,13 +118,13 @@ class TrainingRun:
         return min(each.unexplained for each in self.history[-PATIENCE:]) > before * (1 - PATIENCE_GAIN)
 
     def _progress(self, begun: float) -> float:
-        """The share of the run that is done; begun: when the steps since the last evaluation began."""
+        """The share of the run that is done. begun: when the steps since the last evaluation began."""
         if self._recipe.minutes is None:
             return self._learner.count / self._recipe.steps
         return min((self._seconds + time.monotonic() - begun) / (60 * self._recipe.minutes), 1.0)
 
     def _due(self) -> int:
-        """After how many steps the next evaluation is due; with `minutes` time decides."""
+        """The step at which the next evaluation is due; with `minutes`, time decides instead."""
         each = max(FEWEST_STEPS, self._recipe.steps // EVALUATIONS)
         return min((self._learner.count // each + 1) * each, self._recipe.steps)
 
@@ -141,7 +141,7 @@ class TrainingRun:
 
 
 def history_from(rows: list[dict[str, Any]]) -> tuple[Evaluation, ...]:
-    """The evaluations that `as_json` made rows of."""
+    """The evaluations whose `as_json` gave these rows."""
     own, usage = Evaluation.__dataclass_fields__.keys() - {"usage"}, CodeUsage.__dataclass_fields__
     return tuple(
         Evaluation(**{name: row[name] for name in own}, usage=CodeUsage(**{name: row[name] for name in usage}))

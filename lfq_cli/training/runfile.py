@@ -1,7 +1,7 @@
-"""The file of a run that is under way: a safetensors file with all that `lfq train --resume` goes on from.
+"""The file of an unfinished run: a safetensors file with everything that `lfq train --resume` needs.
 
-Its metadata entry "lfq" is `{"format": "lfq-training", "version": 1, "recipe", "data", "facts", "history"}`. The
-arrays are float32 as they were: what goes on is the same run, bit for bit.
+Its metadata entry "lfq" is `{"format": "lfq-training", "version": 1, "recipe", "data", "facts", "history"}`. The arrays
+are stored in float32 unchanged, so the resumed run is the same run, bit for bit.
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ SUFFIX = ".run.safetensors"
 
 @dataclass(frozen=True)
 class SavedRun:
-    """`recipe` as JSON and `data`, a digest of the inputs: what a run must share to go on; `facts`: what was found
-    before its first step.
+    """A saved run.
+
+    recipe: as JSON. data: a digest of the inputs. A resumed run must have the same two. facts: results from before the
+    first step.
     """
 
     recipe: dict[str, Any]
@@ -38,12 +40,12 @@ class SavedRun:
 
 
 def path_beside(output: Path) -> Path:
-    """Where the run that makes `output` is saved."""
+    """Where an unfinished run for `output` is saved."""
     return output.with_name(output.name.removesuffix(".safetensors") + SUFFIX)
 
 
 def write_run(saved: SavedRun, path: Path) -> None:
-    """Replaces the file at `path`, whole or not at all. Raises OutputError where there is no room."""
+    """Replaces the file at `path` atomically. Raises OutputError if it cannot be written."""
     arrays = {name: tensor.numpy() for name, tensor in saved.state.tensors.items()}
     arrays |= {f"best.{name}": array.cpu().numpy() for name, array in saved.state.best.arrays().items()}
     described = {
@@ -62,7 +64,7 @@ def write_run(saved: SavedRun, path: Path) -> None:
 
 
 def read_run(path: Path) -> SavedRun:
-    """The run saved at `path`. Raises CheckpointError where there is none, or not a whole one."""
+    """The run saved at `path`. Raises CheckpointError if there is none, or it is not complete."""
     file = open_input(path, CheckpointError)
     try:
         header = read_header(file, CheckpointError)
@@ -82,5 +84,5 @@ def read_run(path: Path) -> SavedRun:
         return SavedRun(described["recipe"], described["data"], described["facts"], state)
     except (ValueError, KeyError, TypeError, RecursionError) as reason:
         raise CheckpointError(
-            f"{path}: not a run that this lfq can go on with: {reason}", "start anew with --overwrite"
+            f"{path}: not a run that this lfq can resume: {reason}", "start again with --overwrite"
         ) from reason

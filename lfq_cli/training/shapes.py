@@ -1,4 +1,4 @@
-"""Which shapes so many bits can have, and which of them is best: short tries, judged on held-out data."""
+"""The possible shapes for a number of bits, and which is best: short runs, compared on held-out data."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from lfq_cli.training.start import start
 MAX_LEVELS = 32
 MAX_LEVEL_BITS = 64
 TRY_SHARE = 10
-"""A try is a run of a tenth of the steps: the order of shapes is then that of whole runs (docs/training.md)."""
+"""A try is a run of a tenth of the steps, which ranks shapes as full runs do (docs/training.md)."""
 FEWEST_TRY_STEPS = 50
 
 
 @dataclass(frozen=True)
 class Try:
-    """The share of held-out variance that a shape leaves unexplained at the start, and after a short run."""
+    """The unexplained share of held-out variance for a shape, at the start and after a short run."""
 
     shape: Shape
     at_start: float
@@ -31,18 +31,22 @@ class Try:
 
 
 _TOLERANCE = 0.01
-"""Of the least error: within it the shape with fewest levels is taken, which encodes faster and has larger indices."""
+"""Shapes within this share of the least error count as equal. The one with the fewest levels is taken: it encodes
+faster and has larger indices."""
 
 
 def best_of(found: Sequence[Try]) -> Shape:
-    """The shape to go on with."""
+    """The shape to train: the best one, or one that is about as good and has fewer levels."""
     least = min(tried.unexplained for tried in found)
     equally_good = [tried.shape for tried in found if tried.unexplained <= least * (1 + _TOLERANCE)]
     return min(equally_good, key=lambda shape: shape.levels)
 
 
 def candidates(bits: int, coordinates: int) -> list[Shape]:
-    """Levels of equal bits. A level has no more bits than there are coordinates, if that can be had."""
+    """The shapes with `bits` bits in levels of equal size, fewest levels first.
+
+    Levels have at most as many bits as there are coordinates, if such a shape exists.
+    """
     shapes = [Shape(bits // each, each) for each in range(1, bits + 1) if bits % each == 0]
     shapes = [shape for shape in shapes if shape.levels <= MAX_LEVELS and shape.bits <= MAX_LEVEL_BITS]
     within = [shape for shape in shapes if shape.bits <= coordinates]
@@ -50,7 +54,7 @@ def candidates(bits: int, coordinates: int) -> list[Shape]:
 
 
 def start_levels(recipe: Recipe, shape: Shape, x: Tensor) -> Levels:
-    """Where a run of this shape starts, from training coordinates x [n, r] on the CPU."""
+    """The initial levels of this shape for training coordinates x [n, r] on the CPU."""
     generator = generator_of(recipe.seed, shape.levels, shape.bits)
     return start(recipe.init, x, shape, generator, balanced=recipe.objective == "tokens")
 
@@ -64,7 +68,10 @@ def tries(
     variance: float,
     advance: Callable[[], None] = lambda: None,
 ) -> Iterator[Try]:
-    """A try of every shape. sample: training coordinates [n, r] to start from, on the CPU; `advance` after a step."""
+    """Tries every shape.
+
+    sample: training coordinates [n, r] to start from, on the CPU. advance: called after each step.
+    """
     steps = max(recipe.steps // TRY_SHARE, FEWEST_TRY_STEPS)
     for shape in shapes:
         levels = start_levels(recipe, shape, sample).to(errors.held_out.device)

@@ -1,4 +1,4 @@
-"""What training reads: vectors in an order that never changes, and runs of them that can be read again."""
+"""What training needs from its data: vectors in a fixed order, in runs that can be read again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lfq_cli.floats import Floats
 
 @dataclass(frozen=True)
 class Run:
-    """`vectors` vectors from number `first` of the data on; `place`: where the source finds them."""
+    """`vectors` vectors from number `first` of the data on; `place` is for the source to find them."""
 
     first: int
     vectors: int
@@ -23,16 +23,16 @@ class Source(Protocol):
 
     @property
     def dim(self) -> int:
-        """Features of a vector."""
+        """Features per vector."""
         ...
 
     def scan(self) -> Iterator[Floats]:
-        """All vectors in order, float32 [n, dim] at a time; at its end `runs` is known."""
+        """All vectors in order, in blocks of float32 [n, dim]; afterwards `runs` is known."""
         ...
 
     @property
     def runs(self) -> Sequence[Run]:
-        """The runs of which the data consists, in order."""
+        """The runs that make up the data, in order."""
         ...
 
     def read(self, run: Run) -> Iterator[Floats]:
@@ -40,5 +40,5 @@ class Source(Protocol):
         ...
 
     def name(self, number: int) -> str:
-        """Where vector `number` stands, for messages."""
+        """Where vector `number` is, for messages."""
         ...

@@ -1,8 +1,8 @@
-"""The coordinates in which levels are learned: mean off, directions without variance dropped, the rest rotated.
+"""The coordinates in which levels are trained: centred, without directions of little variance, and rotated.
 
-The directions that hold the last 0.1 % of the variance cost time and only let training overfit: 64 features of digits
-become 49, 192 of photo patches 86. After a random rotation every coordinate has about the same variance, so one
-learning rate suits all.
+The directions that hold the last 0.1 % of the variance cost time and invite overfitting: without them, 64 features of
+digits become 49, and 192 of photo patches 86. After a random rotation all coordinates have about the same variance, so
+one learning rate suits all.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ _ROWS = 1 << 14
 
 @dataclass(frozen=True)
 class Space:
-    """mean [dim] and basis [dim, r], float64; columns are orthonormal."""
+    """mean [dim] and basis [dim, r], float64; the columns of the basis are orthonormal."""
 
     mean: Tensor
     basis: Tensor
 
     @property
     def dim(self) -> int:
-        """Features of a vector."""
+        """Features per vector."""
         return len(self.mean)
 
     @property
     def size(self) -> int:
-        """Coordinates."""
+        """The number of coordinates, r."""
         return self.basis.shape[1]
 
     def coordinates(self, vectors: Floats) -> Tensor:
@@ -56,7 +56,7 @@ class Space:
 
 
 def space_of(moments: Moments, generator: torch.Generator) -> Space:
-    """The coordinates for vectors of these moments."""
+    """The coordinates for vectors with these moments."""
     variances, directions = torch.linalg.eigh(torch.from_numpy(moments.covariance))
     variances, directions = variances.flip(0).clamp(min=0), directions.flip(1)
     explained = variances.cumsum(0) / variances.sum()

@@ -1,4 +1,4 @@
-"""Where training starts: the directions of most variance, rotated so that bits lose least (ITQ), level after level.
+"""Initial levels: principal directions, rotated for the smallest quantization error (ITQ), level by level.
 
 Source of ITQ: Gong and Lazebnik, Iterative Quantization, CVPR 2011.
 """
@@ -14,7 +14,7 @@ ITQ_ROUNDS = 30
 
 
 def principal_directions(x: Tensor) -> tuple[Tensor, Tensor]:
-    """x [n, r] of mean 0 -> (variances [r] falling, directions [r, r] as columns), float64."""
+    """x [n, r] of mean 0 -> (variances [r] in descending order, directions [r, r] as columns), float64."""
     x64 = x.double()
     variances, directions = torch.linalg.eigh(x64.T @ x64 / len(x))
     return variances.flip(0).clamp(min=0), directions.flip(1)
@@ -29,7 +29,7 @@ def random_rotation(size: int, generator: torch.Generator) -> Tensor:
 
 
 def itq_rotation(projected: Tensor, rounds: int, generator: torch.Generator) -> Tensor:
-    """projected [n, D] of mean 0 -> the rotation [D, D] float64 after which signs are nearest to the values."""
+    """projected [n, D] of mean 0 -> the rotation [D, D] after which values are closest to their signs; same dtype."""
     rotation = random_rotation(projected.shape[1], generator).to(projected.dtype)
     for _ in range(rounds):
         signs = torch.where(projected @ rotation > 0, 1.0, -1.0).to(projected.dtype)
@@ -39,9 +39,10 @@ def itq_rotation(projected: Tensor, rounds: int, generator: torch.Generator) -> 
 
 
 def start(method: str, x: Tensor, shape: Shape, generator: torch.Generator, *, balanced: bool = False) -> Levels:
-    """Levels of a shape for x [n, r], each for what the ones before left; method: "itq", "pca" or "random".
+    """Levels of a shape for x [n, r], each fitted to the residual of those before.
 
-    `balanced` puts thresholds at medians instead of means: every bit is 1 for half of the vectors.
+    kind: "itq", "pca" or "random". balanced: thresholds at medians instead of means, so every bit is 1 for half of the
+    vectors.
     """
     found: list[tuple[Tensor, Tensor, Tensor]] = []
     rest = x
@@ -60,7 +61,7 @@ def _stacked(found: list[tuple[Tensor, Tensor, Tensor]]) -> Levels:
 def _start_level(
     method: str, rest: Tensor, bits: int, generator: torch.Generator, *, balanced: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(project_in [D, r], threshold [D], project_out [r, D]) of one level for what is left [n, r]."""
+    """(project_in [D, r], threshold [D], project_out [r, D]) of one level for residuals [n, r]."""
     centred = rest - rest.mean(0)
     directions = _directions(method, centred, bits, generator)  # [r, D]
     projected = centred @ directions
@@ -84,7 +85,7 @@ def _directions(method: str, centred: Tensor, bits: int, generator: torch.Genera
     directions = principal[:, :bits].float()
     if method == "itq":
         directions = directions @ itq_rotation(centred @ directions, ITQ_ROUNDS, generator)
-    if bits > size:  # more bits than directions: the others lie between them
+    if bits > size:  # more bits than principal directions: random ones for the rest
         more = [random_rotation(size, generator).float() for _ in range(-(-bits // size) - 1)]
         directions = torch.cat([directions, *more], dim=1)[:, :bits]
     return directions

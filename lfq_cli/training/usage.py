@@ -1,4 +1,4 @@
-"""How evenly codes are used, quickly enough to be asked at every evaluation."""
+"""How evenly codes are used, computed fast enough for every evaluation."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from lfq_cli.statistics.profile import expected_used
 
 @dataclass(frozen=True)
 class CodeUsage:
-    """Means over codebooks. `utilisation`: codes used, of those that uniform use would reach with as many vectors;
-    `perplexity`: equally used codes that are as varied; `dead_bits`: bits that never change, of all codebooks.
+    """Means over codebooks.
+
+    utilisation: codes used, as a share of those that uniform use would reach with as many vectors. perplexity: the
+    number of equally frequent codes with the same entropy. dead_bits: bits that never change, summed over codebooks.
     """
 
     utilisation: float
@@ -23,7 +25,7 @@ class CodeUsage:
 
 
 def usage_of(codes: Tensor, codebook_bits: int) -> CodeUsage:
-    """codes ±1 [n, codebooks * D], codebook after codebook -> how they are used."""
+    """codes ±1 [n, codebooks * D], codebook by codebook -> how they are used."""
     bits = (codes > 0).cpu().numpy()
     dead = int((bits.all(0) | ~bits.any(0)).sum())
     found = [_counts(part) for part in np.split(bits, bits.shape[1] // codebook_bits, axis=1)]

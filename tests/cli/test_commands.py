@@ -211,7 +211,7 @@ def test_export_codebook_as_json():
 def test_inspect(encoded):
     _, codes = encoded
     checkpoint = run("inspect", "plain.safetensors")
-    assert "plain.safetensors: checkpoint, 1 quantizer(s)" in checkpoint.out
+    assert "plain.safetensors: checkpoint, 1 quantizer" in checkpoint.out
     assert ["codebook_size", "256"] in table(checkpoint.out)
     tensors = run("inspect", "x.npy", "--checkpoint", "plain.safetensors")
     assert ["data", "F32", "2×8×3×4", "yes,", "features", "on", "axis", "1"] in table(tensors.out)
@@ -250,7 +250,7 @@ def test_inspect_of_a_folder_of_codes(encoded):
     Path("all/bad.codes.safetensors").write_bytes(b"no codes")
     assert "all/bad" in run("inspect", "all", code=3).err
     shutil.copy("plain.safetensors", "all/model.safetensors")
-    assert "all: checkpoint, 1 quantizer(s)" in run("inspect", "all").out
+    assert "all: checkpoint, 1 quantizer" in run("inspect", "all").out
 
 
 def test_a_decoded_npy_that_is_there_is_refused_and_the_reason_is_true(encoded):
@@ -267,7 +267,7 @@ def test_inspect_of_a_folder_of_tensors():
     report = run("inspect", "all", "--json").json["paths"]
     assert [(item["path"], item["kind"]) for item in report] == [("all/a.npy", "tensors"), ("all/sub/b.npy", "tensors")]
     Path("none").mkdir()
-    assert "none: no checkpoint folder" in run("inspect", "none", code=1).err
+    assert "none: not a checkpoint folder" in run("inspect", "none", code=1).err
 
 
 def test_inspect_takes_suffixes_as_encode_does():

@@ -196,7 +196,7 @@ def test_tensors_are_no_checkpoint(lfq):
 
 def test_folder_without_model_is_no_checkpoint(lfq):
     Path("model").mkdir()
-    assert_error(lfq("encode", "model", array(), "-o", "out"), "model: no checkpoint folder", "model.safetensors")
+    assert_error(lfq("encode", "model", array(), "-o", "out"), "model: not a checkpoint folder", "model.safetensors")
 
 
 def test_truncated_safetensors(lfq):
@@ -550,7 +550,7 @@ def test_single_number(lfq):
 def test_tensor_option_that_matches_nothing(lfq):
     save_file({"a": floats(), "b": floats()}, "x.safetensors")
     result = lfq("encode", checkpoint(), "x.safetensors", "-o", "out", "--tensor", "z*")
-    assert_error(result, "x.safetensors: no float tensor to encode", "'a' (not asked for), 'b' (not asked for)")
+    assert_error(result, "x.safetensors: no float tensor to encode", "'a' (not selected), 'b' (not selected)")
     made = codes(lfq, "lfq.safetensors", "x.safetensors")
     result = lfq("decode", "lfq.safetensors", made, "-o", "out", "--tensor", "z*")
     assert_error(result, "no tensor matches", "'a', 'b'")
@@ -754,7 +754,7 @@ def test_fail_fast_stops_at_the_first_bad_input(lfq):
     Path("b.npy").write_text("no array")
     result = lfq("encode", checkpoint(), "a.npy", "b.npy", "c.npy", "-o", "out", "--fail-fast")
     assert result.code == 1
-    assert "1 inputs were not tried" in result.err
+    assert "1 input not tried" in result.err
     assert [path.name for path in Path("out").iterdir()] == ["a.codes.safetensors"]
     assert lfq("encode", "lfq.safetensors", "a.npy", "b.npy", "c.npy", "-o", "out").code == 3
     assert Path("out/c.codes.safetensors").exists()

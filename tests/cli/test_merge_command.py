@@ -162,7 +162,7 @@ USAGE = {
         ["split", "tokens", "-o", "tokens", "--samples-per-file", "3"],
         "is an input of this command and would be replaced",
     ),
-    "a URL": (["merge", "ftp://bucket/tokens", "-o", "x"], "lfq knows no ftp://"),
+    "a URL": (["merge", "ftp://bucket/tokens", "-o", "x"], "lfq does not support ftp://"),
 }
 
 
@@ -179,9 +179,9 @@ def test_usage(lfq, case):
 FAILURES = {
     "no file": (["merge", "nowhere", "-o", "x"], "nowhere: no such file"),
     "no match": (["merge", "tokens/*.npy", "-o", "x"], "no file matches"),
-    "a folder without codes": (["merge", "latents", "-o", "x"], "no file in this folder is one to read"),
+    "a folder without codes": (["merge", "latents", "-o", "x"], "no file in this folder has a format that lfq reads"),
     "no samples": (["merge", "whole.codes.safetensors", "-o", "x"], "and no samples"),
-    "files beside": (["merge", "tokens", "-o", "other"], "other/1.codes.safetensors: lies where this run writes"),
+    "files beside": (["merge", "tokens", "-o", "other"], "other/1.codes.safetensors: is in the output folder"),
     "the same twice": (["merge", "tokens", "copy", "-o", "x"], "both hold a sample with the key '000' (and 19 more"),
 }
 

@@ -69,7 +69,7 @@ def test_urls_that_lead_nowhere_are_refused_wherever_a_path_is_taken(here, comma
         if (command, name) == ("export", "output"):
             assert "is a URL, expected a local path" in said
         elif url in UNKNOWN:
-            assert "lfq knows no" in said
+            assert "lfq does not support" in said
         else:
             assert "names no " in said or "no path can have" in said
     assert sorted(Path().rglob("*")) == before

@@ -388,11 +388,11 @@ def test_nothing_to_show(capsys):
 
 
 def test_notes_go_to_stderr(capsys):
-    usage = dataclasses.replace(token_of(random_bits(50, 4)), notes=("no figures by position",))
+    usage = dataclasses.replace(token_of(random_bits(50, 4)), notes=("no statistics by position",))
     show_stats(report_of(usage, token_of(random_bits(50, 5)), overall=None), TABLE)
     out, err = capsys.readouterr()
-    assert "lfq: no figures by position\n" in err
-    assert "lfq: the files have different codebooks: no overall figures\n" in err
+    assert "lfq: no statistics by position\n" in err
+    assert "lfq: the files have different codebooks: no overall statistics\n" in err
     assert "lfq:" not in out
 
 

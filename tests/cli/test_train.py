@@ -220,8 +220,8 @@ def test_other_numbers_of_features_are_an_error(lfq, x):
         (["--bits", "8", "--plain", "--num-quantizers", "2"], "--plain"),
         (["--bits", "8", "--num-codebooks", "2", "--num-quantizers", "2"], "levels have one codebook"),
         (["--bits", "100", "--plain"], "an index holds 64"),
-        (["--bits", "8", "--resume"], "no run to go on with"),
-        (["--bits", "8", "--plot", "x.gif"], "no such kind of picture"),
+        (["--bits", "8", "--resume"], "no run to resume"),
+        (["--bits", "8", "--plot", "x.gif"], "unknown picture format"),
         (["--codebook-size", "9"], "power of two"),
         (["--bits", "8", "--device", "cuda:7"], "--device"),
     ],
@@ -315,7 +315,7 @@ def test_a_run_that_was_ended_goes_on_bit_for_bit(tmp_path, number):
     process = start_run(tmp_path, *options)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
-    assert "goes on from step" in err
+    assert "resumed at step" in err
     assert (tmp_path / "c.safetensors").read_bytes() == whole
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c.safetensors", "x.npy"]
 

@@ -584,7 +584,7 @@ def test_64_bits_have_no_index_for_a_dropped_level() -> None:
     mine = ResidualLFQ(dim=64, codebook_size=2**64, num_quantizers=2).eval()
     assert mine.get_output_from_indices(torch.tensor([-1])).tolist() == [1.0] * 64
     assert mine.get_output_from_indices(torch.tensor([2**64 - 1], dtype=torch.uint64)).tolist() == [1.0] * 64
-    with pytest.raises(ValueError, match="a code of 64 bits"):
+    with pytest.raises(ValueError, match="a valid index of 64 bits"):
         ResidualLFQ(dim=64, codebook_size=2**64, num_quantizers=2, quantize_dropout=True)
 
 
@@ -643,8 +643,8 @@ def test_integers_and_other_vectors_are_refused() -> None:
         ({"num_quantizers": 129}, "1 to 128, found 129"),
         ({"num_codebooks": 2}, "num_codebooks=2"),
         ({"codebook_scale": 1.0}, "codebook_scale is fixed"),
-        ({"has_projections": True}, "has_projections=True cannot be"),
-        ({"keep_num_codebooks_dim": True}, "keep_num_codebooks_dim=True cannot be"),
+        ({"has_projections": True}, "has_projections=True is not possible"),
+        ({"keep_num_codebooks_dim": True}, "keep_num_codebooks_dim=True is not possible"),
         ({"soft_clamp_input_value": 0.5}, "at least codebook_scale, 1.0; found 0.5"),
         ({"quantize_dropout_cutoff_index": -1}, "0 to 3, found -1"),
         ({"quantize_dropout": True, "quantize_dropout_cutoff_index": 4}, "0 to 3, found 4"),

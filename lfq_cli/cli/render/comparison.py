@@ -92,7 +92,7 @@ def _divergence_table(rows: Sequence[tuple[str, UsageComparison]]) -> list[Text]
         cells.append([name, *shown])
     one = len(rows) == 1
     lines = grid(titles[one:], [row[one:] for row in cells])
-    lines.append(Text("divergence: Jensen and Shannon's; 0 the same shares, 1 no code in common"))
+    lines.append(Text("divergence: Jensen-Shannon; 0 means equal shares, 1 no code in common"))
     if any(compared.only_a is None for _, compared in rows):
         return [*lines, Text("none where not every code was counted, or there is none")]
     return [*lines, Text("by chance: what two such samples of one source show; twice that is a difference")]

@@ -94,7 +94,7 @@ def print_lines(lines: Sequence[Text]) -> None:
 
 
 def text_width() -> int | None:
-    """Characters per line of stdout; None where it is not a terminal, and lines need no breaks."""
+    """Characters per line of stdout; None if it is not a terminal, and lines need no breaks."""
     console = stdout()
     return console.width if console.is_terminal else None
 

@@ -11,6 +11,7 @@ from lfq_cli.cli.render.console import MOST_ROWS, heading, more_rows, new_table,
 from lfq_cli.cli.render.training_record import training_table
 from lfq_cli.errors import LfqError
 from lfq_cli.jobs.inspect import CheckpointView, CodesView, QuantizerView, SamplesView, TensorsView, View, as_json
+from lfq_cli.wording import counted
 
 
 def show_inspection(views: Sequence[View], display: Display) -> None:
@@ -29,11 +30,12 @@ def show_inspection(views: Sequence[View], display: Display) -> None:
         else:
             _show_checkpoint(view)
     if len(shown) < len(views):
-        note(f"lfq: {len(views):,} files{more_rows(len(shown), len(views))}")
+        note(f"lfq: {counted(len(views), 'file')}{more_rows(len(shown), len(views))}")
 
 
 def _show_checkpoint(view: CheckpointView) -> None:
-    heading(f"{view.path}: checkpoint, {len(view.quantizers) or 'no'} quantizer(s)")
+    quantizers = counted(len(view.quantizers), "quantizer") if view.quantizers else "no quantizer"
+    heading(f"{view.path}: checkpoint, {quantizers}")
     for item in view.quantizers:
         _show_quantizer(item)
     if isinstance(view.training, LfqError):
@@ -90,12 +92,12 @@ def _show_codes(view: CodesView) -> None:
 
 def _show_samples(samples: SamplesView) -> None:
     more = ", ..." if samples.count > len(samples.first_keys) else ""
-    heading(f"  {samples.count:,} samples: {', '.join(map(repr, samples.first_keys))}{more}")
+    heading(f"  {counted(samples.count, 'sample')}: {', '.join(map(repr, samples.first_keys))}{more}")
     for name, (dtype, sizes) in samples.carried.items():
         heading(f"  carried: {name!r}, {dtype} {shape(sizes)}")
     for name in samples.texts:
         heading(f"  carried text: {name!r}")
     heading(
-        f"  made from {samples.inputs:,} input{'s' if samples.inputs != 1 else ''}"
-        + (f", {samples.skipped:,} bad samples left out" if samples.skipped else "")
+        f"  made from {counted(samples.inputs, 'input')}"
+        + (f", {counted(samples.skipped, 'bad sample')} left out" if samples.skipped else "")
     )

@@ -10,6 +10,7 @@ from lfq_cli.cli.messages import printable, size
 from lfq_cli.cli.options import Display
 from lfq_cli.cli.render.console import MOST_ROWS, more_rows, new_table, note, print_json, print_table
 from lfq_cli.jobs.outcome import Outcome
+from lfq_cli.wording import counted
 
 
 def tell_assumptions_of(outcomes: Sequence[Outcome]) -> None:
@@ -71,10 +72,10 @@ def _summary(outcomes: Sequence[Outcome], seconds: float) -> str:
     good = [outcome for outcome in outcomes if outcome.error is None]
     samples, skipped = sum(o.samples or 0 for o in good), sum(o.skipped for o in good)
     if samples or skipped:
-        parts.append(f"{samples:,} samples" + (f", {skipped:,} bad ones left out" if skipped else ""))
+        parts.append(counted(samples, "sample") + (f", {counted(skipped, 'bad sample')} left out" if skipped else ""))
     if done and bytes_in and bytes_out:
         big, small = max(bytes_in, bytes_out), min(bytes_in, bytes_out)
-        parts.append(f"{sum(o.vectors for o in done):,} vectors")
+        parts.append(counted(sum(o.vectors for o in done), "vector"))
         parts.append(f"{size(bytes_in)} -> {size(bytes_out)} (1:{big / small:.3g})")
         parts.append(f"{seconds:.2f} s, {size(big / seconds)}/s")
     return "lfq: " + "; ".join(parts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from lfq_cli.cli.render.grid import PICTURE, WIDTH, flow
 from lfq_cli.cli.render.numbers import digits
 from lfq_cli.statistics.advice import constant_positions, position_name
 from lfq_cli.statistics.usage import PositionStatistics
+from lfq_cli.wording import counted
 
 _MARGIN = "  "
 _LINE, _MOST_LINES = 64, 4
@@ -40,7 +42,8 @@ def position_lines(positions: Sequence[PositionStatistics], *, verbose: bool) ->
 
 def _map_lines(whose: str, positions: Sequence[PositionStatistics]) -> list[Text]:
     axes, count = positions[0].axes, positions[0].count
-    title = f"entropy by position{whose}: {shape(axes)} positions, {count:,} indices each"
+    places = f"{shape(axes)} {'position' if prod(axes) == 1 else 'positions'}"
+    title = f"entropy by position{whose}: {places}, {counted(count, 'index')} each"
     entropy = np.mean([statistics.entropy_bits for statistics in positions], 0)
     constant = np.all([constant_positions(statistics) for statistics in positions], 0)
     plane, still, blur = _as_plane(entropy, constant)

@@ -18,6 +18,7 @@ from lfq_cli.jobs.stats import Report, TensorUsage
 from lfq_cli.statistics.advice import advice, faults
 from lfq_cli.statistics.usage import TokenUsage, Usage
 from lfq_cli.storage.places import below, common_folder
+from lfq_cli.wording import counted
 
 _FEW_APART = 3
 """Up to this many tensors without common codebooks are still shown in full."""
@@ -111,7 +112,7 @@ def _notes(report: Report, display: Display) -> list[str]:
     usages = [item.usage for item in report.tensors] + ([report.overall] if report.overall is not None else [])
     lines = list(dict.fromkeys(text for usage in usages for text in usage.notes))
     if report.overall is None:
-        lines.append("the files have different codebooks: no overall figures")
+        lines.append("the files have different codebooks: no overall statistics")
     few = len(report.tensors) <= (MOST_ROWS if report.overall is not None else _FEW_APART)
     if not few and not display.verbose:
         lines.append(f"-v shows every {_what(report)[:-1]}")
@@ -158,7 +159,7 @@ def _rows(tensors: Sequence[tuple[str, Sequence[tuple[str, Usage]]]], width: int
     head, *lines = grid(titles, [row for rows in cells for row in rows])
     shown = [head]
     for (name, usages), rows in zip(tensors, cells, strict=True):
-        shown += wrapped(f"{name}: {usages[0][1].count:,} indices", width)
+        shown += wrapped(f"{name}: {counted(usages[0][1].count, 'index')}", width)
         shown += [lines.pop(0) for _ in rows]
     return shown
 

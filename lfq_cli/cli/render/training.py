@@ -21,6 +21,7 @@ from lfq_cli.training.advice import advice
 from lfq_cli.training.recipe import Recipe
 from lfq_cli.training.run import Evaluation
 from lfq_cli.training.shapes import Try
+from lfq_cli.wording import counted
 
 _LINES = 10
 """Of evaluations, unless --verbose asks for all."""
@@ -101,20 +102,20 @@ class _Lines:
         usage = metrics.usage
         heading(
             f"codes used, of what uniform use would reach: {usage.utilisation:.1%}; perplexity"
-            f" {tenths(usage.perplexity)} a codebook; {usage.dead_bits} dead bits"
+            f" {tenths(usage.perplexity)} a codebook; {counted(usage.dead_bits, 'dead bit')}"
         )
         for line in advice(metrics, report.recipe, report.started):
             heading(f"advice: {line}")
 
     def _started(self, started: Started) -> None:
         note(
-            f"lfq: {started.vectors:,} vectors of {started.dim} features, {started.held_out:,} held out; "
+            f"lfq: {started.vectors:,} vectors of {counted(started.dim, 'feature')}, {started.held_out:,} held out; "
             f"{started.coordinates} directions hold 99.9 % of the variance"
         )
         bars = started.baselines
         note(f"     unexplained at {self._recipe.bits} bits: PCA + sign {bars.pca_sign:.4f}, ITQ {bars.itq:.4f}")
         if started.resumed_step is not None:
-            note(f"     goes on from step {started.resumed_step:,}")
+            note(f"     resumed at step {started.resumed_step:,}")
 
     def _chosen(self, recipe: Recipe) -> None:
         if self._tries:

@@ -14,6 +14,7 @@ from lfq_cli.cli.render.numbers import codes, percent, whole, written
 from lfq_cli.cli.render.positions import position_lines
 from lfq_cli.statistics.registry import BY_KEY, Statistic, shown_for
 from lfq_cli.statistics.usage import TokenUsage, Usage
+from lfq_cli.wording import counted
 
 _FEW_CODEBOOKS = 8
 """Up to this many, every statistic is shown; beyond that one row each."""
@@ -70,18 +71,13 @@ def describe(usage: TokenUsage) -> str:
     """1,797 vectors of 40 bits, 5 codebooks of 8 bits."""
     count = usage.codebooks[0].count
     if len(usage.codebooks) == 1:
-        return f"{count:,} indices of {counted(usage.bits_stored, 'bit')}"
+        return f"{counted(count, 'index')} of {counted(usage.bits_stored, 'bit')}"
     dims = [codebook.bits for codebook in usage.codebooks]
     each = f"{dims[0]}" if len(set(dims)) == 1 else "+".join(map(str, dims))
     if len(each) > 20:
         each = f"{min(dims)} to {max(dims)}"
     each += " bit" if set(dims) == {1} else " bits"
-    return f"{count:,} vectors of {usage.bits_stored} bits: {len(dims)} codebooks of {each}"
-
-
-def counted(number: int, noun: str) -> str:
-    """1 bit, 2 bits."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    return f"{counted(count, 'vector')} of {usage.bits_stored} bits: {len(dims)} codebooks of {each}"
 
 
 _SUMMARY = ("codes_used", "utilisation", "utilisation_if_uniform", "perplexity", "entropy_bits")

@@ -9,6 +9,7 @@ from lfq_cli.cli.options import Display
 from lfq_cli.cli.render.console import MOST_ROWS, heading, more_rows, new_table, note, print_json, print_table
 from lfq_cli.jobs.verify import Verdict
 from lfq_cli.jobs.verify import as_json as verdict_json
+from lfq_cli.wording import counted
 
 
 def show_verdicts(verdicts: Sequence[Verdict], display: Display) -> None:
@@ -51,7 +52,7 @@ def _show_verdict_table(verdicts: Sequence[Verdict], display: Display) -> None:
 def _show_bits(verdict: Verdict) -> None:
     for name, comparison in verdict.comparisons.items():
         shares = comparison.as_json()
-        heading(f"{verdict.path}: {name}, {comparison.vectors:,} vectors encoded again")
+        heading(f"{verdict.path}: {name}, {counted(comparison.vectors, 'vector')} encoded again")
         table = new_table("bit", "differ", *(f"|z| < {margin}" for margin in shares["margin_by_bit"]), right=range(9))
         for bit, share in enumerate(shares["bits_differ_by_bit"]):
             table.add_row(str(bit), f"{share:.3%}", *(f"{m[bit]:.3%}" for m in shares["margin_by_bit"].values()))

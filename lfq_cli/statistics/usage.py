@@ -192,7 +192,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class PositionStatistics:
-    """One codebook's use at each position of a sequence or image: arrays over `axes`, the index axes except the batch."""
+    """One codebook's use at each position of a sequence or image: arrays over `axes`, all index axes but the batch."""
 
     axes: tuple[int, ...]
     count: int

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -174,3 +178,27 @@ def test_status_says_what_is_left(lfq: Lfq) -> None:
     ]
     assert "01.npy" in err
     assert "00.codes.safetensors is not there" in err
+
+
+def test_the_kubernetes_job_of_the_docs(tmp_path: Path) -> None:
+    """Its command, once for each completion index as Kubernetes sets it: every file once, as one process writes it."""
+    text = (Path(__file__).parent.parent / "docs" / "scaling.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r'command: \[sh, -c, "(.*)"\]', text)
+    assert re.findall(r"completions: (\d+)", text) == re.findall(r"--shard \$JOB_COMPLETION_INDEX/(\d+)", command)
+    command = command.replace("/data/", f"{tmp_path}/").replace("$JOB_COMPLETION_INDEX/64", "$JOB_COMPLETION_INDEX/3")
+    native.write(Quantizer(dim=4, codebook_dim=4), tmp_path / "lfq.safetensors")
+    (tmp_path / "latents").mkdir()
+    for k in range(7):
+        np.save(tmp_path / "latents" / f"{k}.npy", np.random.default_rng(k).standard_normal((k + 1, 4)))
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    written = []
+    for index in range(3):
+        environment = {**os.environ, "PATH": path, "JOB_COMPLETION_INDEX": str(index)}
+        subprocess.run(["sh", "-c", command], env=environment, check=True, capture_output=True)
+        written.append(len(list((tmp_path / "tokens").iterdir())))
+    assert written == sorted(set(written))
+    assert written[-1] == 7
+    whole = [sys.executable, "-m", "lfq_cli", "encode", "lfq.safetensors", "latents", "-o", "whole", "--no-progress"]
+    subprocess.run(whole, cwd=tmp_path, check=True, capture_output=True)
+    for path_of_one in (tmp_path / "whole").iterdir():
+        assert (tmp_path / "tokens" / path_of_one.name).read_bytes() == path_of_one.read_bytes()

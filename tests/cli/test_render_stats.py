@@ -304,7 +304,8 @@ def test_a_map_of_any_axes(axes):
     codes = random_bits(12, int(np.prod(axes)) * 3).reshape(12, *axes, 3)
     usage = token_of(codes.reshape(-1, 3), positions=(positions_of(codes),))
     text = text_of(report_of(usage))
-    assert f"entropy by position: {messages.shape(axes)} positions, 12 indices each" in text
+    places = "position" if np.prod(axes) == 1 else "positions"
+    assert f"entropy by position: {messages.shape(axes)} {places}, 12 indices each" in text
     drawn = re.findall(r"^  ([▁-█░▒▓·]+)$", text, re.MULTILINE)
     assert 1 <= len(drawn) <= 16
     assert len({len(line) for line in drawn[:-1]}) <= 1

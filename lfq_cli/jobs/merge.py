@@ -1,16 +1,16 @@
 """Codes files of samples -> codes files of other numbers of samples, without encoding again.
 
-The samples of all inputs are one data set, in the order of the inputs; no two may have one key. An output holds so many
-of them from where the output before it ended. What it says of its making is made of what its inputs say of themselves:
+The samples of all inputs are one data set, in the order of the inputs; keys must be unique. Each output begins where
+the previous one ended. Its `made_from` is derived from its inputs:
 
-- `bytes`: the sizes of the codes files that its samples come from; `inputs`: how many they are; `begin` and `end`: how
-  many samples of the first lie in outputs before it, and how many of the last up to its end.
-- `fingerprint`: sha256 of a line for each of those files with its `header_sha256`, which covers keys, codes and all
-  else that is in it. No names: equal inputs give equal bytes, wherever they lie.
-- `nan` and `skipped`: the sums of what the inputs say. Nobody knows to which sample a count belongs, so the counts of a
-  file whose samples go into several outputs go with its first sample: the sums over a data set stay what they were,
-  however often it is split and merged. The policy is "zero" if that of any input is.
-- `options`: `{"from": "codes"}`, which no other command writes: `lfq encode` never takes such a file for its own.
+- `bytes`: the total size of the codes files that its samples come from; `inputs`: their number; `begin` and `end`: how
+  many samples of the first are in earlier outputs, and how many of the last are in this output or earlier ones.
+- `fingerprint`: sha256 of a line for each of those files with its `header_sha256`, which covers keys, codes and
+  everything else in it. It has no names, so equal inputs give equal bytes wherever they are.
+- `nan` and `skipped`: the sums over the inputs. Nobody knows which sample a count belongs to, so if the samples of a
+  file go into several outputs, its counts go with its first sample: the sums over a data set stay the same, however
+  often it is split and merged. The policy is "zero" if that of any input is.
+- `options`: `{"from": "codes"}`, which no other command writes, so `lfq encode` never takes such a file for its own.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class MergeOptions:
 
 @dataclass(frozen=True)
 class Outputs:
-    """Where the outputs go: into the folder `place` by number, or, being but one, to the file `place`."""
+    """Where the outputs go: numbered files in the folder `place`, or a single output in the file `place`."""
 
     place: Path
     is_folder: bool = True
@@ -62,8 +62,8 @@ class Outputs:
 
 
 def name_codes(arguments: Sequence[str], output: Path, limits: Limits) -> tuple[list[Path], Outputs]:
-    """The codes files that the arguments name, and where what is made of them goes: to `output` if that is the name of
-    a file, which one file only can have, else into that folder.
+    """The codes files that the arguments name, and where the outputs go: to the file `output` if that is the name of a
+    file and there is a single output, else into the folder `output`.
 
     Raises OptionError if `output` is neither, CodesFileError if a folder cannot be read: samples would be missed.
     """
@@ -86,11 +86,11 @@ def name_codes(arguments: Sequence[str], output: Path, limits: Limits) -> tuple[
 def merge(
     paths: Sequence[Path], outputs: Outputs, options: MergeOptions, progress: Progress = lambda _: None
 ) -> Generator[Outcome]:
-    """Makes the outputs one after the other; what became of each. An output whose inputs are damaged is not made.
+    """Makes the outputs one after the other; yields their outcomes. An output whose inputs are damaged is not made.
 
-    Raises CodesFileError if an input cannot be read, is of another kind than the others or holds a key that stood
-    before, OptionError if an output would replace an input, ExistsError if files lie in the folder beside those
-    that the run would write: their samples would be counted to the data set.
+    Raises CodesFileError if an input cannot be read, is incompatible with the others or repeats a key, OptionError if
+    an output would replace an input, ExistsError if the folder has other codes files than the run would write: their
+    samples would become part of the data set.
     """
     groups = regroup(paths, options.limits)
     jobs = [Job(group.pieces[0].member.path, outputs.path(k)) for k, group in enumerate(groups)]
@@ -118,7 +118,7 @@ def _refuse_others(folder: Path, outputs: set[Path]) -> None:
 
 
 class _Merger:
-    """Makes outputs. Keeps in mind which inputs that are cut into several outputs are whole."""
+    """Makes outputs. Remembers which of the inputs that go into several outputs are intact."""
 
     def __init__(self, options: MergeOptions, reader: StoredReader, progress: Progress) -> None:
         self._options = options

@@ -28,7 +28,7 @@ FORMATS = {
 
 
 STAGED = frozenset({".npz", ".pt", ".pth", ".h5", ".hdf5"})
-"""Files whose readers jump about in them, or want a local file: an object is copied to a temporary folder first."""
+"""Files that are not read in order, or whose reader needs a local file: an object is copied to a temporary folder."""
 
 
 def open_source(path: Path) -> Source:
@@ -38,7 +38,7 @@ def open_source(path: Path) -> Source:
 
 
 def open_bytes(path: Path, data: bytes) -> Source:
-    """The tensors of a file that is in memory; `path` says what it is called. Raises TensorError."""
+    """The tensors of a file that is in memory; `path` is its name. Raises TensorError."""
     return _opener(path)(MemoryFile(path, data, TensorError))
 
 

@@ -24,7 +24,7 @@ from lfq_cli.tensors.source import Source, StoredTensor
 _BROKEN = (OSError, RuntimeError, ValueError, KeyError, TypeError, OverflowError, MemoryError, SystemError)
 """What h5py raises for damaged files."""
 _SLAB_BYTES = 1 << 26
-"""Of a chunked data set: how much is read at a time at most, where its chunks are not larger."""
+"""The most bytes of a chunked data set to read at a time, unless its chunks are larger."""
 
 
 class SlabRegion:
@@ -45,7 +45,7 @@ class SlabRegion:
         self._slab: NDArray[np.uint8] = np.empty(0, np.uint8)
 
     def read_into(self, offset: int, view: memoryview) -> None:
-        """Fills `view` (bytes) from byte `offset` of the tensor on."""
+        """Fills `view` (bytes) from byte `offset` of the tensor."""
         target = np.frombuffer(view, np.uint8)
         done = 0
         while done < len(target):
@@ -58,7 +58,7 @@ class SlabRegion:
             done += len(part)
 
     def _load(self, row: int) -> None:
-        """Holds the slab with this row."""
+        """Loads the slab that has this row."""
         first = row - row % self._slab_rows
         try:
             if self._dataset.shape:
@@ -72,7 +72,7 @@ class SlabRegion:
 
 
 def open_file(file: InputFile) -> Source:
-    """Every data set of numbers, by its path in the file. What else is there is named in `left_alone`."""
+    """Every data set of numbers, by its path in the file; everything else is named in `left_alone`."""
     tensors: dict[str, StoredTensor] = {}
     left_alone: dict[str, str] = {}
     with ExitStack() as opened:
@@ -93,14 +93,14 @@ def open_file(file: InputFile) -> Source:
 
 
 def _open_archive(h5py: Any, file: InputFile) -> Any:
-    """The file as h5py opens it; by its path, since reading through a Python file object takes longer."""
+    """The file, opened with h5py by its path, since reading through a Python file object takes longer."""
     if isinstance(file, MemoryFile):
         return h5py.File(h5py.h5f.open_file_image(file.data))
     return h5py.File(os.fsencode(file.path), "r", locking=False)
 
 
 def _names(archive: Any, h5py: Any, left_alone: dict[str, str]) -> list[str]:
-    """The paths of all data sets that lie in the file itself, sorted; each once, however many links lead to it."""
+    """The paths of all data sets in the file itself, sorted; each once, however many links lead to it."""
     found: list[str] = []
     archive.visititems(lambda name, item: found.append(name) if isinstance(item, h5py.Dataset) else None)
     archive.visititems_links(

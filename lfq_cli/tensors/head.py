@@ -18,7 +18,7 @@ from lfq_cli.errors import OptionError
 class Head:
     """`data` is the file up to the first tensor; `starts` are positions in the file; tensors follow each other.
 
-    `tells_origin`: whether `data` says what the tensors were made of, so that a file of the same head is the same file.
+    tells_origin: whether `data` says what the tensors were made from, so that files with the same head are equal.
     """
 
     data: bytes

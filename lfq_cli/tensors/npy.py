@@ -16,7 +16,7 @@ from lfq_cli.regions import FileRegion, InputFile, MemoryFile, MemoryRegion, Reg
 from lfq_cli.signatures import AGAIN, LOOKED_AT, unlike
 from lfq_cli.tensors.source import SOLE_TENSOR, Source, StoredTensor
 
-MAX_HEADER_BYTES = 1 << 16  # numpy refuses what is above 10,000, having read it
+MAX_HEADER_BYTES = 1 << 16  # numpy refuses headers above 10,000, but only after reading them
 
 
 def open_file(file: InputFile) -> Source:
@@ -54,7 +54,7 @@ def array_in(data: bytes, where: str) -> StoredTensor:
 
 
 def read_array_header(file: IO[bytes], where: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """(shape, fortran_order, dtype) of the array whose header `file` stands at; leaves it at the data."""
+    """(shape, fortran_order, dtype) of the array whose header is next in `file`; leaves it at the data."""
     head = b""
     try:
         head = file.read(10)
@@ -78,7 +78,7 @@ def _no_array(where: str, head: bytes, reason: BaseException) -> LfqError:
 
 
 def _head_bytes(start: bytes) -> int:
-    """How long a header is that begins so. Raises ValueError for one that numpy would read whole and find too long."""
+    """The length of a header that begins like this. Raises ValueError for one that numpy would read and then refuse."""
     end = 10 if start[6:7] == b"\x01" else 12
     length = int.from_bytes(start[8:end], "little")
     if length > MAX_HEADER_BYTES and start.startswith(np.lib.format.MAGIC_PREFIX):
@@ -88,9 +88,9 @@ def _head_bytes(start: bytes) -> int:
 
 @lru_cache(maxsize=256)
 def _parsed(head: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any], str | None, int]:
-    """(shape, fortran_order, dtype, its name, bytes of the data): what a whole header says.
+    """(shape, fortran_order, dtype, its name, bytes of the data) of a complete header.
 
-    The files of a data set have few different ones, and parsing one takes as long as reading a small file.
+    Cached: the files of a data set have few different headers, and parsing one takes as long as reading a small file.
     """
     file = io.BytesIO(head)
     version = np.lib.format.read_magic(file)
@@ -112,12 +112,12 @@ def _check_shape(shape: tuple[Any, ...], where: str) -> None:
 
 
 def _is_plain(fortran_order: bool, dtype: np.dtype[Any]) -> bool:
-    """Whether the data lies in C order and little-endian."""
+    """Whether the data is little-endian and in C order."""
     return not fortran_order and dtype.byteorder != ">"
 
 
 def check_size(where: str, shape: tuple[int, ...], dtype: np.dtype[Any], nbytes: int) -> None:
-    """Raises TensorError unless `nbytes` is what shape and dtype need."""
+    """Raises TensorError unless shape and dtype need exactly `nbytes`."""
     if dtype.hasobject:
         raise TensorError(f"{where}: holds Python objects", "save it as a plain float array; lfq never unpickles")
     needed = prod(shape) * dtype.itemsize
@@ -137,7 +137,7 @@ def _known_name(dtype: np.dtype[Any]) -> str | None:
 
 
 def dtype_name(dtype: np.dtype[Any], where: str) -> str:
-    """safetensors' name for a numpy dtype; raises TensorError for what has none."""
+    """safetensors' name for a numpy dtype; raises TensorError if it has none."""
     name = _known_name(dtype)
     if name is None:
         raise TensorError(
@@ -148,7 +148,7 @@ def dtype_name(dtype: np.dtype[Any], where: str) -> str:
 
 
 def reordered(data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any], fortran_order: bool) -> MemoryRegion:
-    """Fortran order or big-endian data as C order and little-endian, in memory."""
+    """Data in Fortran order or big-endian -> little-endian in C order, in memory."""
     try:
         array = np.frombuffer(data, dtype).reshape(shape, order="F" if fortran_order else "C")
     except ValueError as reason:

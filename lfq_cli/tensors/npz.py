@@ -15,7 +15,7 @@ from lfq_cli.tensors.source import Source, StoredTensor
 from lfq_cli.zipread import BROKEN, member_start
 
 MAX_REORDERED_BYTES = 1 << 30
-"""Of a compressed array whose bytes are not in C order: it has to be held in memory, whatever its header claims."""
+"""The limit for a compressed array whose bytes are not in C order, since it has to be held in memory."""
 
 _SKIPPED_BYTES = 1 << 20
 
@@ -31,7 +31,7 @@ class MemberRegion:
         self._position = 0
 
     def read_into(self, offset: int, view: memoryview) -> None:
-        """Fills `view`; `offset` must not be before where the last call ended: what lies between is read in vain."""
+        """Fills `view`; `offset` must not be before the end of the last call. Bytes in between are read and dropped."""
         if offset < self._position:
             raise ValueError(f"{self._where} is read out of order")
         while self._position < offset:

@@ -11,11 +11,11 @@ _NO_TENSORS = {
     "lfq-codes": ("a codes file", "lfq decode makes tensors of it"),
     "lfq-checkpoint": ("a checkpoint", "lfq encode takes it first, then the inputs; lfq inspect shows what it holds"),
 }
-"""What else lfq writes in this container: the format in its metadata -> what it is, and what to do with it."""
+"""Other files that lfq writes in this container: format in the metadata -> what it is, and what to do with it."""
 
 
 def open_file(file: InputFile) -> Source:
-    """Every tensor, in file order. Raises TensorError for a codes file and a native checkpoint too."""
+    """Every tensor, in file order. Raises TensorError, also for a codes file or a native checkpoint."""
     source = open_any(file, TensorError)
     for format_name, (what, remedy) in _NO_TENSORS.items():
         if f'"{format_name}"' in source.metadata.get("lfq", ""):
@@ -25,7 +25,7 @@ def open_file(file: InputFile) -> Source:
 
 
 def open_any(file: InputFile, error: type[LfqError]) -> Source:
-    """Every tensor, in file order, whatever the tensors mean. Raises `error` for what is damaged."""
+    """Every tensor, in file order, whatever the tensors mean. Raises `error` for a damaged file."""
     with file.closed_on_error():
         header = read_header(file, error)
     tensors = {

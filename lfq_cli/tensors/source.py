@@ -1,4 +1,4 @@
-"""What every tensor container gives: names, shapes, formats, and regions to read bytes from."""
+"""What every tensor container provides: names, shapes, formats, and regions to read bytes from."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ class StoredTensor:
 
 @dataclass(frozen=True)
 class Source:
-    """An open tensor file. No data is read before a region is asked for it."""
+    """An open tensor file. No data is read until a region is read."""
 
     path: Path
     tensors: dict[str, StoredTensor]
     left_alone: dict[str, str] = field(default_factory=dict)
-    """What else the file holds: name -> what it is."""
+    """Everything else in the file: name -> what it is."""
     odd: dict[str, OddTensor] = field(default_factory=dict)
-    """Of `left_alone`: the tensors that are not plain numbers in a row."""
+    """The tensors in `left_alone` that are not plain arrays of numbers."""
     metadata: dict[str, str] = field(default_factory=dict)
     close: Callable[[], None] = lambda: None
 

@@ -18,10 +18,10 @@ MAX_EXPANDED_BYTES = 1 << 28
 
 
 def open_file(file: InputFile, error: type[LfqError] = TensorError, sole: str = SOLE_TENSOR) -> Source:
-    """Every tensor, by its path with dots; dtypes that safetensors has no name for keep torch's.
+    """Every tensor, by its dotted path; dtypes without a name in safetensors keep that of torch.
 
-    A value that has no name is called `sole`; what is not a plain tensor is named in `left_alone`. Raises `error` for
-    what torch.save did not write, and for what is damaged.
+    A value without a name is called `sole`; everything that is not a plain tensor is named in `left_alone`. Raises
+    `error` if torch.save did not write the file, or if it is damaged.
     """
     tensors: dict[str, StoredTensor] = {}
     odd: dict[str, OddTensor] = {}
@@ -42,7 +42,7 @@ def open_file(file: InputFile, error: type[LfqError] = TensorError, sole: str = 
 
 
 def _region(file: InputFile, saved: Saved, view: View) -> Region:
-    """In place in the file where the tensor lies there in C order, else from memory."""
+    """A region in the file if the tensor is stored in C order, else one in memory."""
     item_bytes = TORCH_BYTES[view.dtype]
     start = saved.starts[view.storage.key] + view.storage.start + view.offset * item_bytes
     swapped = saved.is_big_endian and item_bytes > 1
@@ -52,7 +52,7 @@ def _region(file: InputFile, saved: Saved, view: View) -> Region:
 
 
 def _is_blown_up(view: View) -> bool:
-    """Whether a tensor is far larger than what is stored of it: one number expanded to any size."""
+    """Whether a tensor is far larger than what is stored of it, such as one number expanded to any size."""
     nbytes = prod(view.shape) * TORCH_BYTES[view.dtype]
     return nbytes > MAX_EXPANDED_BYTES and nbytes > 2 * view.storage.nbytes
 

@@ -1,4 +1,4 @@
-"""What torch.save writes, read without torch and without running anything in it: values, and where tensors lie.
+"""Files of torch.save, read without torch and without running anything in them: values, and where tensors are.
 
-What is not a tensor is passed over and named: an optimizer's numbers, a Namespace of arguments, objects of any class.
+Everything that is not a tensor is skipped and named: an optimizer's numbers, a Namespace of arguments, other objects.
 """

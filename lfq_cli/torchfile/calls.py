@@ -1,7 +1,7 @@
-"""What a call in a pickle stands for: containers, tensors, or an object that is only named.
+"""What a call in a pickle stands for: a container, a tensor, or an object that is only named.
 
-The functions are those by which torch and the standard library pickle their own values (torch/_utils.py,
-torch/_tensor.py). Nothing is imported or called: their arguments say it all.
+The functions are those with which torch and the standard library pickle their own values (torch/_utils.py,
+torch/_tensor.py). Nothing is imported or called: the arguments are enough.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _SPARSE, _QUANTIZED, _NESTED = "save x.to_dense()", "save x.dequantize()", "save
 
 
 def called(function: Any, arguments: Any) -> Any:
-    """What `function(*arguments)` stands for. Raises BrokenError for a tensor that is none."""
+    """What `function(*arguments)` stands for. Raises BrokenError for an invalid tensor."""
     while isinstance(function, Global) and function.path in _FROM_TYPE:
         if not isinstance(arguments, tuple) or len(arguments) < 3:
             raise BrokenError(f"{function.path} lacks arguments")
@@ -38,7 +38,7 @@ def called(function: Any, arguments: Any) -> Any:
 
 
 def _class_of(function: Global, arguments: Any) -> str:
-    """The class of the object that a call makes, or what makes it."""
+    """The class of the object that a call makes, or else the function that makes it."""
     if function.path == "copyreg._reconstructor" and isinstance(arguments, tuple) and arguments:
         function = arguments[0] if isinstance(arguments[0], Global) else function
     return function.path.removeprefix("builtins.")[:200]
@@ -65,7 +65,7 @@ def _counter(arguments: Arguments) -> Any:
 
 
 def _encoded(arguments: Arguments) -> Any:
-    """Bytes as protocols before 3 write them: text of Latin-1."""
+    """Bytes as written by protocols before 3: Latin-1 text."""
     try:
         return arguments[0].encode("latin-1") if type(arguments[0]) is str else Opaque("bytes")
     except UnicodeEncodeError:
@@ -88,7 +88,7 @@ def _tensor_v3(arguments: Arguments) -> View | OddTensor:
 
 
 def _view(arguments: Arguments, dtype: str | None, metadata: Any) -> View | OddTensor:
-    """With the sign that the metadata gives to what is stored."""
+    """A view with the sign that its metadata gives to the stored values."""
     storage, offset, shape, stride = arguments[:4]
     if isinstance(storage, Opaque):
         return OddTensor(f"tensor on an object ({storage.what})", "save it with torch.save", sizes_of(shape))
@@ -110,7 +110,7 @@ def _dtype(value: Any) -> str:
 
 
 def _copied(arguments: Arguments) -> Any:
-    """(tensor, dtype, device, requires_grad): a device without storage saved a copy."""
+    """(tensor, dtype, device, requires_grad): a device without storages saves a copy."""
     tensor, dtype = arguments[:2]
     if isinstance(tensor, View) and tensor.dtype == _dtype(dtype):
         return tensor
@@ -118,7 +118,7 @@ def _copied(arguments: Arguments) -> Any:
 
 
 def _odd(kind: str, remedy: str, shape: int | None = None) -> Callable[[Arguments], OddTensor]:
-    """A tensor of that kind, whose shape is the argument of that number."""
+    """A tensor of kind `kind`, whose shape is argument number `shape`."""
     return lambda arguments: OddTensor(kind, remedy, () if shape is None else sizes_of(arguments[shape]))
 
 

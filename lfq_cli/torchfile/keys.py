@@ -1,4 +1,4 @@
-"""Keys of dicts and elements of sets, such as no file can make slow."""
+"""Keys of dicts and elements of sets, chosen so that no file can make lookups slow."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from lfq_cli.torchfile.values import Global, Opaque
 
 
 def as_key(value: Any) -> Hashable:
-    """What stands for a value in a dict or set: text, bytes and numbers for themselves, all else for its identity.
+    """The key for a value in a dict or set: text, bytes and numbers themselves, the identity of everything else.
 
-    Tuples and long integers too: many can be made that have one hash, and hashing a tuple may recurse without end.
+    This includes tuples and long integers: many of them can have the same hash, and hashing a tuple may recurse
+    forever.
     """
     if value is None or type(value) in (str, bytes, bool, float):
         return value  # type: ignore[no-any-return]
@@ -21,7 +22,7 @@ def as_key(value: Any) -> Hashable:
 
 
 def _shown(value: Any) -> str:
-    """An integer, or a tuple of a few texts and numbers, as Python shows it; of anything else the type alone."""
+    """An integer, or a tuple of a few texts and numbers, as Python shows it; for anything else only the type."""
     items = value if isinstance(value, tuple) else (value,)
     plain = len(items) <= 8 and all(type(item) in (str, bool, float, int) for item in items)
     return repr(value) if plain else type(value).__name__

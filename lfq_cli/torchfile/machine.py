@@ -1,11 +1,11 @@
-"""The pickle machine without its power: opcodes of every protocol -> plain containers, and names for all else.
+"""A harmless unpickler: opcodes of every protocol -> plain containers, and names for everything else.
 
-A pickle is a program for a stack machine. Here only the opcodes that build dicts, lists, tuples, sets, numbers and text
-do as they say; what would look up a class, call it or change an object gives a name instead (Global, Opaque), unless
-`calls.py` knows what data it stands for. Source: CPython's Lib/pickle.py and Lib/pickletools.py (protocols 0 to 5).
+A pickle is a program for a stack machine. Only the opcodes that build dicts, lists, tuples, sets, numbers and text are
+carried out. Those that would look up a class, call it or change an object give a name instead (Global, Opaque), unless
+`calls.py` knows which data it stands for. Source: CPython's Lib/pickle.py and Lib/pickletools.py (protocols 0 to 5).
 
-Every step is bounded: their number, the objects they make, and the length of what is held (stream.py). Long texts and
-bytes, which nobody here needs, are passed over.
+Everything is bounded: the number of steps, the objects they make, and the bytes that are held (stream.py). Long texts
+and bytes, which are not needed here, are skipped.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from lfq_cli.torchfile.stream import Stream
 from lfq_cli.torchfile.values import BrokenError, Global, Opaque
 
 MAX_STEPS = 50_000_000
-"""Opcodes of one pickle: a million tensors, in half a minute."""
+"""The most opcodes of one pickle: enough for a million tensors, in half a minute."""
 MAX_OBJECTS = 10_000_000
-"""Containers of one pickle, and elements copied from one to another."""
+"""The most containers of one pickle, and elements copied between them."""
 MAX_TEXT = 4096
 MAX_INTEGER_BYTES = 16
 MAX_PROTOCOL = 5
@@ -35,9 +35,9 @@ FindStorage = Callable[[Any], Any]
 
 
 def unpickle(stream: Stream, find_storage: FindStorage) -> Any:
-    """The object of the pickle that begins at the stream's position; leaves the stream behind it.
+    """The object of the pickle that begins at the stream's position; leaves the stream after it.
 
-    find_storage: persistent id -> what it names. Raises BrokenError if it is not a whole pickle.
+    find_storage: persistent id -> the storage that it names. Raises BrokenError if it is not a complete pickle.
     """
     return _Machine(stream, find_storage).run()
 
@@ -55,7 +55,7 @@ class _Machine:
         self.objects_left = MAX_OBJECTS
 
     def run(self) -> Any:
-        """Steps until STOP."""
+        """Runs to the opcode STOP."""
         take = self.stream.take
         for self.steps in range(MAX_STEPS):
             opcode = take(1)
@@ -96,14 +96,14 @@ class _Machine:
         self.stack = []
 
     def pop_mark(self) -> list[Any]:
-        """What was pushed since the last mark, which goes."""
+        """Pops everything since the last mark, and the mark."""
         if not self.below_marks:
             raise BrokenError("its pickle has no mark where it needs one")
         items, self.stack = self.stack, self.below_marks.pop()
         return items
 
     def remember(self, index: int) -> None:
-        """Honest picklers number objects one by one, so an index beyond the steps so far is none of theirs."""
+        """Stores the top of the stack in the memo. Picklers count objects one by one, so larger indices are refused."""
         if not 0 <= index <= self.steps + 1:
             raise BrokenError(f"its pickle's memo has no place {index}")
         value, missing = self.top(), index + 1 - len(self.memo)
@@ -124,7 +124,7 @@ class _Machine:
 
 
 def _size(value: Any) -> int:
-    """The objects that a copy of a value may take."""
+    """How many objects a copy of a value counts as."""
     if isinstance(value, str):
         return len(value) // 64
     return _ITEM_OBJECTS * len(value) if isinstance(value, tuple | list) else 0
@@ -191,7 +191,7 @@ def _byte_array(m: _Machine) -> None:
 
 
 def _short_bytes(m: _Machine, width: int) -> bytes | None:
-    """The bytes whose length comes first; None, and passed over, where they are long."""
+    """Bytes preceded by their length; if they are long, they are skipped, and this is None."""
     count = m.stream.number(width)
     if count <= MAX_TEXT:
         return m.stream.take(count)
@@ -294,7 +294,7 @@ def _append(m: _Machine) -> None:
 
 
 def _extend(m: _Machine, items: list[Any]) -> None:
-    """Lists take items; objects that are none here may be lists of another class, and keep them to themselves."""
+    """Appends items to a list. Opaque objects may be lists of another class; their items are dropped."""
     target = m.top()
     if isinstance(target, list):
         target += items
@@ -475,4 +475,4 @@ STEPS: dict[bytes, Callable[[_Machine], object]] = {
     b"\x80": _protocol,
     b"\x95": lambda m: m.stream.take(8),
 }
-"""Opcode -> what it does. FRAME only says how much to read ahead."""
+"""Opcode -> its implementation. FRAME only says how much to read ahead."""

@@ -16,9 +16,9 @@ MAX_DEPTH = 100
 
 
 def named_values(file: InputFile, value: Any, sole: str, error: type[LfqError]) -> dict[str, Any]:
-    """Every value below mappings, and below lists that hold tensors, by its path with dots: "model.0.weight".
+    """Every value in mappings, and in lists that hold tensors, by its dotted path: "model.0.weight".
 
-    A value that is none of these is called `sole`. Raises `error` if two values have one name.
+    A single value outside these is called `sole`. Raises `error` if two values have the same name.
     """
     pairs = list(_pairs(file, value, error))
     named = {name or sole: held for name, held in pairs}
@@ -29,7 +29,7 @@ def named_values(file: InputFile, value: Any, sole: str, error: type[LfqError]) 
 
 
 def _pairs(file: InputFile, value: Any, error: type[LfqError]) -> Iterator[tuple[str, Any]]:
-    """(dotted name, value) of what is not a container. Containers may share and hold each other without end."""
+    """(dotted name, value) of everything that is not a container. Containers may be shared, even contain themselves."""
     opened = _holders_of_tensors(value)
     pending: list[tuple[str, int, Any]] = [("", 0, value)]
     count = letters = 0
@@ -57,7 +57,7 @@ def _joined(file: InputFile, prefix: str, key: Any, error: type[LfqError]) -> st
 
 
 def _holders_of_tensors(value: Any) -> set[int]:
-    """The ids of the containers that hold a tensor, themselves or further down; each container is looked at once."""
+    """The ids of the containers that hold a tensor, directly or further down; visits each container once."""
     owners: dict[int, list[int]] = {}
     holders: set[int] = set()
     pending, seen = [value], {id(value)}

@@ -1,8 +1,8 @@
-"""The two formats of torch.save: where their pickle is, and where the bytes of each storage lie.
+"""The two formats of torch.save: where the pickle is, and where the bytes of each storage are.
 
-Since torch 1.6 a zip archive with uncompressed members `NAME/data.pkl`, `NAME/data/KEY` and `NAME/byteorder`; before
-that, and with `_use_new_zipfile_serialization=False`, five pickles and then the storages, each behind its number of
-elements. Source: torch/serialization.py (_save, _legacy_save, _load, _legacy_load).
+Since torch 1.6 it is a zip archive with uncompressed members `NAME/data.pkl`, `NAME/data/KEY` and `NAME/byteorder`.
+Before that, and with `_use_new_zipfile_serialization=False`, it is five pickles followed by the storages, each preceded
+by its number of elements. Source: torch/serialization.py (_save, _legacy_save, _load, _legacy_load).
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ PROTOCOL_VERSION = 1001
 _PICKLE = "data.pkl"
 _ZIP_START = b"PK\x03\x04"
 _FIRST_BYTES = (b"P", b"\x80", b"L")
-"""Of a zip archive, and of the magic number as a pickle of protocol 2 and later, and of 0 and 1."""
+"""First bytes of a zip archive, and of the pickled magic number in protocols from 2 on and in 0 and 1."""
 _ENCRYPTED = 1
 
 
 @dataclass(frozen=True)
 class Saved:
-    """What torch.save was given, and the place of each storage's bytes in the file."""
+    """The value that was saved, and where the bytes of each storage are in the file."""
 
     value: Any
     starts: Mapping[str, int]
@@ -41,7 +41,7 @@ class Saved:
 
 
 def read_saved(file: InputFile, error: type[LfqError]) -> Saved:
-    """What the file holds. Raises `error` for what torch.save did not write, or what is damaged."""
+    """The contents of the file. Raises `error` if torch.save did not write it, or if it is damaged."""
     try:
         members = _members(file)
         return _read_stream(file, error) if members is None else _read_archive(file, members, error)
@@ -77,7 +77,7 @@ def _read_archive(file: InputFile, members: Mapping[str, zipfile.ZipInfo], error
 
 
 def _members(file: InputFile) -> dict[str, zipfile.ZipInfo] | None:
-    """The members of a zip archive by name; None if the file does not begin as one, by which torch goes too."""
+    """The members of a zip archive by name; None if the file does not begin like one, which is also torch's test."""
     if file.read(0, min(file.size, len(_ZIP_START))) != _ZIP_START:
         return None
     try:
@@ -87,7 +87,7 @@ def _members(file: InputFile) -> dict[str, zipfile.ZipInfo] | None:
 
 
 def _stored(file: InputFile, member: zipfile.ZipInfo, error: type[LfqError]) -> int:
-    """Where a member's bytes begin. Raises `error` if they do not lie in the file as they are."""
+    """Where a member's bytes begin. Raises `error` if they are not stored uncompressed inside the file."""
     if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & _ENCRYPTED:
         raise error(
             f"{file.path}: its records are compressed", "save it again with torch.save, which does not compress"
@@ -118,7 +118,7 @@ def _read_stream(file: InputFile, error: type[LfqError]) -> Saved:
         )
     if unpickle(stream, storages.find) != PROTOCOL_VERSION:
         raise BrokenError(f"its version is not {PROTOCOL_VERSION}")
-    unpickle(stream, storages.find)  # the machine that wrote it; storages are little-endian whatever it was
+    unpickle(stream, storages.find)  # of the machine that wrote it; storages are always little-endian
     value = unpickle(stream, storages.find)
     keys = unpickle(stream, storages.find)
     if not isinstance(keys, list) or not all(type(key) is str for key in keys):
@@ -127,7 +127,7 @@ def _read_stream(file: InputFile, error: type[LfqError]) -> Saved:
 
 
 def _starts(stream: Stream, keys: list[str], storages: Storages) -> dict[str, int]:
-    """Each storage follows the number of its elements."""
+    """Where each storage begins: after its number of elements."""
     starts = {}
     for key in keys:
         storage = storages.by_key.get(key)

@@ -1,4 +1,4 @@
-"""Persistent ids: how a pickle names the storages that lie beside it in the file."""
+"""Persistent ids: how a pickle names the storages in its file."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ _TYPES = {
     "QUInt2x4Storage": "quint2x4",
     "UntypedStorage": "uint8",
 }
-"""Class of a storage, in whatever module -> torch's name for the dtype. Source: torch/storage.py."""
+"""Class of a storage, in any module -> torch's name of its dtype. Source: torch/storage.py."""
 
 
 class Storages:
-    """The storages that a pickle names, by key; as torch, the first name of one counts."""
+    """The storages that a pickle names, by key; as in torch, the first mention of a key counts."""
 
     def __init__(self) -> None:
         self.by_key: dict[str, Storage] = {}
@@ -40,8 +40,8 @@ class Storages:
     def find(self, identifier: Any) -> Any:
         """What a persistent id stands for.
 
-        ("storage", class, key, location, elements) or, in files of the format before 1.6, with the part of it that is
-        meant, (key, offset, elements) or None, behind; there also ("module", class, source file, source).
+        It is ("storage", class, key, location, elements). In the format before torch 1.6, (key, offset, elements) of a
+        part of the storage, or None, follows; ("module", class, source file, source) occurs there as well.
         """
         if not isinstance(identifier, tuple) or len(identifier) < 2:
             raise BrokenError("a persistent id in its pickle is not a tuple")

@@ -1,4 +1,4 @@
-"""A pickle's bytes, taken one after the other."""
+"""The bytes of a pickle, read in order."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from lfq_cli.regions import InputFile
 from lfq_cli.torchfile.values import BrokenError
 
 MAX_BYTES = 1 << 28
-"""Of one pickle, without the long texts that are passed over; a state dict of 10,000 tensors has 2 MB."""
+"""The most bytes of one pickle, without long texts, which are skipped; a state dict of 10,000 tensors has 2 MB."""
 MAX_LINE = 4096
 _PIECE = 1 << 16
 
@@ -24,7 +24,7 @@ class Stream:
 
     @property
     def position(self) -> int:
-        """Where in the file the next byte lies."""
+        """The position of the next byte in the file."""
         return self._held_start + self._at
 
     def take(self, count: int) -> bytes:
@@ -42,13 +42,13 @@ class Stream:
         return int.from_bytes(self.take(count), "little")
 
     def skip(self, count: int) -> None:
-        """Passes over `count` bytes without reading them."""
+        """Skips `count` bytes without reading them."""
         if self.position + count > self._end:
             raise BrokenError(f"it ends within {count} bytes at byte {self.position}")
         self._held, self._held_start, self._at = b"", self.position + count, 0
 
     def line(self) -> bytes:
-        """The bytes up to the next line feed, which is passed over."""
+        """The bytes up to the next line feed, which is skipped."""
         end = self._held.find(b"\n", self._at)
         if end < 0:
             self._fetch(min(MAX_LINE, self._end - self.position))
@@ -60,7 +60,7 @@ class Stream:
         return taken
 
     def _fetch(self, count: int) -> None:
-        """Makes the next byte the first one held, and `count` bytes or more follow it."""
+        """Reads on, so that at least `count` bytes from the next one on are held, and drops earlier ones."""
         start = self.position
         if start + count > self._end:
             raise BrokenError(f"it ends within {count} bytes at byte {start}")

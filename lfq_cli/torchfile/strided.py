@@ -1,4 +1,4 @@
-"""The elements of tensors that do not lie in C order in their file."""
+"""The elements of tensors that are not stored in C order."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from lfq_cli.regions import InputFile, bytes_of
 from lfq_cli.torchfile.values import View
 
 PIECE_BYTES = 8 << 20
-"""Read at a time: a narrow view of a large tensor takes no more memory than its own elements and this."""
+"""Bytes read at a time: a narrow view of a large tensor takes no more memory than its own elements and this."""
 
 
 @dataclass(eq=False)
 class StridedRegion:
-    """A tensor that is held in memory, in C order and little-endian, once something of it is read.
+    """A tensor that is loaded into memory, in C order and little-endian, when the first bytes of it are read.
 
-    start: where in the file the tensor's first element lies.
+    start: the position of its first element in the file.
     """
 
     file: InputFile
@@ -34,14 +34,14 @@ class StridedRegion:
     _lock: Lock = field(default_factory=Lock)
 
     def read_into(self, offset: int, view: memoryview) -> None:
-        """Copies into `view` from byte `offset` of the tensor on."""
+        """Fills `view` from byte `offset` of the tensor."""
         with self._lock:
             if self._held is None:
                 self._held = bytes_of(self._elements())
         view[:] = self._held[offset : offset + len(view)]
 
     def _elements(self) -> NDArray[np.uint8]:
-        """[elements, bytes of one] in C order."""
+        """The elements [elements, bytes of one] in C order."""
         item_bytes = TORCH_BYTES[self.view.dtype]
         elements = np.empty(self.view.shape, f"V{item_bytes}")
         self._fill(elements, [step * item_bytes for step in self.view.stride], self.start)
@@ -53,7 +53,7 @@ class StridedRegion:
         return parts
 
     def _fill(self, elements: NDArray[Any], strides: list[int], start: int) -> None:
-        """Reads what `start` and `strides` (bytes) say into the elements; by halves along the longest way."""
+        """Reads elements at `start` and `strides` (in bytes); halves the axis that spans most bytes until it fits."""
         ways = [step * (size - 1) for step, size in zip(strides, elements.shape, strict=True)]
         nbytes = elements.itemsize + sum(ways)
         if nbytes <= PIECE_BYTES:

@@ -1,6 +1,6 @@
-"""What a pickle holds besides plain containers, numbers and text: tensors as descriptions, and everything else by name.
+"""What a pickle has besides plain containers, numbers and text: descriptions of tensors, and names of everything else.
 
-None of it is more than data: no class is looked up, no function called.
+All of it is plain data: no class is looked up, and no function is called.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ FLOATS = frozenset(name for name in TORCH_BYTES if name.startswith(("F", "BF")) 
 
 
 class BrokenError(Exception):
-    """What is read is not a whole file of torch.save; the text says what is wrong with it."""
+    """This is not a complete file of torch.save; the text says what is wrong."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,7 +29,7 @@ class Global:
 
     @property
     def path(self) -> str:
-        """Its dotted name; that of Python 3 for what Python 2 and old versions of torch called otherwise."""
+        """Its dotted name; where Python 2 or old versions of torch had another one, that of Python 3."""
         return f"{_RENAMED.get(self.module, self.module)}.{self.name}"
 
 
@@ -38,7 +38,7 @@ _RENAMED = {"__builtin__": "builtins", "copy_reg": "copyreg", "torch.tensor": "t
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Opaque:
-    """An object that only code could make, or that nobody here needs: what it is, in words or by its class."""
+    """An object that only code could make, or that is not needed here: what it is, in words or by its class."""
 
     what: str
 
@@ -47,7 +47,7 @@ class Opaque:
 class Storage:
     """Bytes that tensors share, by their key in the file.
 
-    `start` counts bytes from the beginning of what the key names (files of torch 0.4 and before hold storages that are
+    `start` counts bytes from the beginning of what the key names (in files of torch 0.4 and earlier, storages can be
     parts of others).
     """
 
@@ -59,7 +59,7 @@ class Storage:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class View:
-    """A tensor: where its elements lie in a storage. offset and stride count elements."""
+    """A tensor: where its elements are in a storage. offset and stride count elements."""
 
     storage: Storage
     dtype: str
@@ -70,14 +70,14 @@ class View:
 
     @property
     def span(self) -> int:
-        """Elements from the first to the last, both included; 0 where there are none."""
+        """The number of elements from the first to the last, both included; 0 if there are none."""
         if 0 in self.shape:
             return 0
         return 1 + sum((size - 1) * step for size, step in zip(self.shape, self.stride, strict=True))
 
     @property
     def is_contiguous(self) -> bool:
-        """Whether the elements lie in C order without gaps."""
+        """Whether the elements are in C order without gaps."""
         expected = 1
         for size, step in zip(reversed(self.shape), reversed(self.stride), strict=True):
             if size != 1 and step != expected:
@@ -88,7 +88,7 @@ class View:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OddTensor:
-    """A tensor that is not numbers in a row: `kind` says what it is, `remedy` how to save it instead."""
+    """A tensor that is not a plain array of numbers: `kind` says what it is, `remedy` how to save it instead."""
 
     kind: str
     remedy: str
@@ -108,7 +108,7 @@ def dtype_name(name: str) -> str:
 def view_of(
     storage: Any, offset: Any, shape: Any, stride: Any, *, dtype: str | None = None, negated: bool = False
 ) -> View:
-    """The checked description of a tensor; dtype None: that of the storage. Raises BrokenError for what is none."""
+    """The checked description of a tensor; dtype None: that of the storage. Raises BrokenError for an invalid one."""
     if not isinstance(storage, Storage):
         raise BrokenError("a tensor has no storage")
     named = storage.dtype if dtype is None else dtype

@@ -400,3 +400,19 @@ def test_no_room_is_said_before_the_first_step(lfq, x, monkeypatch):
     assert "No space left" in err
     assert not [line for line in lines_of(out) if line["event"] == "evaluation"]
     assert not list(Path().glob("c*"))
+
+
+def test_the_names_of_many_shapes_have_room_in_the_plot():
+    from matplotlib.figure import Figure
+
+    from lfq_cli.report.training import draw_tries
+    from lfq_cli.training.shapes import Try, candidates
+
+    figure = Figure(figsize=(3.5, 3.6))  # a third of the picture
+    axes = figure.subplots()
+    shapes = candidates(60, 60)
+    draw_tries(axes, [Try(shape, 0.5, 0.1) for shape in shapes])
+    figure.canvas.draw()
+    boxes = [label.get_window_extent() for label in axes.get_yticklabels()]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [str(shape) for shape in shapes]
+    assert not any(one.overlaps(other) for k, one in enumerate(boxes) for other in boxes[:k])

@@ -18,7 +18,7 @@ from lfq_cli.cli.render.numbers import tenths
 from lfq_cli.cli.render.progress import count_bar
 from lfq_cli.jobs.train import Listener, Started, TrainOptions, TrainReport, train
 from lfq_cli.training.advice import advice
-from lfq_cli.training.recipe import Recipe
+from lfq_cli.training.recipe import PATIENCE, Recipe
 from lfq_cli.training.run import Evaluation
 from lfq_cli.training.shapes import Try
 
@@ -89,7 +89,7 @@ class _Lines:
             return
         assert report.recipe.shape is not None
         figures = report.figures
-        heading(f"{report.output}: {_described(report.recipe)}, {report.history[-1].step:,} steps")
+        heading(f"{report.output}: {_described(report.recipe)}, {_length(report)}")
         table = new_table("of held-out variance", "unexplained", "of ITQ's", right=(1, 2))
         for name, value in (
             (str(report.output), figures.unexplained),
@@ -141,6 +141,13 @@ class _Lines:
             f"step {found.step:>6,}  unexplained {found.unexplained:.4f}  used {found.usage.utilisation:.1%}"
             f"  perplexity {tenths(found.usage.perplexity)}  dead bits {found.usage.dead_bits}{speed}{left}"
         )
+
+
+def _length(report: TrainReport) -> str:
+    steps, recipe = report.history[-1].step, report.recipe
+    if recipe.minutes is not None or steps == recipe.steps:
+        return f"{steps:,} steps"
+    return f"{steps:,} of {recipe.steps:,} steps: no gain in the last {PATIENCE} evaluations"
 
 
 def _share_done(recipe: Recipe, found: Evaluation) -> int:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,19 +29,55 @@ _LINES = 10
 
 def train_and_show(inputs: Sequence[str], output: Path, options: TrainOptions, display: Display) -> TrainReport:
     """Runs `train`, and shows its progress and result."""
-    with count_bar("read", display) as reading:
-        shown = _JsonLines() if display.json else _Lines(display, options.recipe)
-        report = train(inputs, output, options, shown.listener(reading))
+    shown = _JsonLines() if display.json else _Lines(display, options.recipe)
+    with closing(_Bars(display)) as bars:
+        bars.show("read")
+        report = train(inputs, output, options, _with_bars(shown.listener(), bars))
     shown.ended(report)
     return report
+
+
+class _Bars:
+    """One progress bar at a time."""
+
+    def __init__(self, display: Display) -> None:
+        self._display = display
+        self._shown = ExitStack()
+        self._advance: Callable[[int], None] = lambda _: None
+
+    def show(self, title: str) -> None:
+        """A bar of this title in place of the one before."""
+        self.close()
+        self._advance = self._shown.enter_context(count_bar(title, self._display))
+
+    def advance(self, count: int) -> None:
+        """Moves the bar."""
+        self._advance(count)
+
+    def close(self) -> None:
+        """Removes the bar."""
+        self._shown.close()
+
+
+def _with_bars(listener: Listener, bars: _Bars) -> Listener:
+    """The listener, with bars for vectors that are read and steps of tries. Training itself prints lines."""
+
+    def started(found: Started) -> None:
+        bars.show("steps of tries")
+        listener.started(found)
+
+    def chosen(recipe: Recipe) -> None:
+        bars.close()
+        listener.chosen(recipe)
+
+    return replace(listener, reading=bars.advance, stepping=lambda: bars.advance(1), started=started, chosen=chosen)
 
 
 class _JsonLines:
     """One JSON object per line on stdout."""
 
-    def listener(self, reading: Any) -> Listener:
+    def listener(self) -> Listener:
         return Listener(
-            reading=reading,
             started=lambda started: self._print("started", asdict(started)),
             tried=lambda tried: self._print("try", _try_json(tried)),
             evaluated=lambda evaluation: self._print("evaluation", evaluation.as_json()),
@@ -73,11 +110,10 @@ class _Lines:
         self._shown = -1
         """The tenth of the run of which a line was last printed."""
 
-    def listener(self, reading: Any) -> Listener:
+    def listener(self) -> Listener:
         if self._display.quiet:
-            return Listener(reading=reading)
+            return Listener()
         return Listener(
-            reading=reading,
             started=self._started,
             tried=self._tries.append,
             chosen=self._chosen,

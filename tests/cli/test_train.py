@@ -393,16 +393,18 @@ def test_a_damaged_run_is_refused(lfq, interrupted):
     assert lfq("train", "x.npy", "--bits", "6", "-o", "c.safetensors", "--overwrite", *QUICK)[0] == 0
 
 
-def test_no_room_is_said_before_the_first_step(lfq, x, monkeypatch):
+@pytest.mark.parametrize("place", ["files._set_aside", "training.runfile.write_all"])  # for any file; for the run's
+def test_no_room_is_said_before_the_first_step(lfq, x, monkeypatch, place):
     import errno
 
-    def full(file, nbytes):
+    def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("lfq_cli.files._set_aside", full)
+    monkeypatch.setattr(f"lfq_cli.{place}", full)
     code, out, err = lfq("train", "x.npy", "--bits", "6", "-o", "c.safetensors", "--json", *QUICK)
     assert code == 1
     assert "No space left" in err
+    assert "goes on" not in err
     assert not [line for line in lines_of(out) if line["event"] == "evaluation"]
     assert not list(Path().glob("c*"))
 

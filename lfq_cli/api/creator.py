@@ -95,9 +95,9 @@ class Creator:
                 raise OptionError(f"{what} is a single value, expected one for each sample")
             if len(values) != len(arrays):
                 raise OptionError(f"{what}: {len(values)} for {len(arrays)} samples")
-        self._check_keys(names)
         texts = {name: values for name, values in carried.items() if _are_texts(values)}
-        columns = {name: values for name, values in carried.items() if name not in texts}
+        columns = {name: _rows(name, values) for name, values in carried.items() if name not in texts}
+        self._check_keys(names)
         options = SampleOptions(
             layout=self._axis(x) if self._options.layout is None else self._options.layout,
             carry=tuple(columns),
@@ -133,12 +133,11 @@ class Creator:
         self,
         arrays: Sequence[Any],
         names: Sequence[str],
-        columns: Mapping[str, Any],
+        columns: Mapping[str, Sequence[StoredTensor]],
         texts: Mapping[str, Sequence[str]],
     ) -> Iterator[Sample]:
-        rows = {name: _rows(name, values) for name, values in columns.items()}
         for k, (array, name) in enumerate(zip(arrays, names, strict=True)):
-            tensors = {self._name: tensor_of(self._name, array)} | {each: found[k] for each, found in rows.items()}
+            tensors = {self._name: tensor_of(self._name, array)} | {each: found[k] for each, found in columns.items()}
             yield Sample(name, f"sample {name!r}", tensors, {each: values[k] for each, values in texts.items()})
 
     def _add(self, batch: Batch) -> None:

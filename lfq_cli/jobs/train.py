@@ -288,6 +288,7 @@ class _Job:
             write_run(saved, self._run_path)
         except OutputError as error:
             if is_first:
+                self._state = None  # there is no run to go on with, so no checkpoint is left of it
                 raise
             warnings.warn(f"{error}; training goes on without saving", LfqNote, stacklevel=2)
 

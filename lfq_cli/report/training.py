@@ -38,7 +38,7 @@ def write_plot(
         _draw_error(panels[0], history, bars)
         _draw_usage(panels[1], history)
         if tries:
-            _draw_tries(panels[2], tries)
+            draw_tries(panels[2], tries)
         figure.tight_layout()
         data = canvas.to_bytes(figure, path.suffix.lower().removeprefix("."))
     with atomic_output(path, overwrite=overwrite) as file:
@@ -46,7 +46,9 @@ def write_plot(
 
 
 def _draw_error(axes: Any, history: Sequence[Evaluation], bars: Baselines) -> None:
-    axes.plot([each.step for each in history], [each.unexplained for each in history], color=canvas.BLUE, label="here")
+    axes.plot(
+        [each.step for each in history], [each.unexplained for each in history], color=canvas.BLUE, label="lfq train"
+    )
     axes.axhline(bars.itq, color=canvas.ORANGE, linestyle="--", label="ITQ")
     axes.axhline(bars.pca_sign, color=canvas.MUTED, linestyle=":", label="PCA + sign")
     axes.set(title="held-out variance unexplained", xlabel="step", ylim=(0, None))
@@ -56,9 +58,12 @@ def _draw_error(axes: Any, history: Sequence[Evaluation], bars: Baselines) -> No
 def _draw_usage(axes: Any, history: Sequence[Evaluation]) -> None:
     steps = [each.step for each in history]
     axes.plot(steps, [each.usage.utilisation for each in history], color=canvas.GREEN)
-    axes.set(title="codes used, of what uniform use would reach", xlabel="step", ylim=(0, 1.05))
+    axes.set(title="codes used, as a share of uniform use", xlabel="step", ylim=(0, 1.05))
 
 
-def _draw_tries(axes: Any, tries: Sequence[Try]) -> None:
-    axes.bar([str(tried.shape) for tried in tries], [tried.unexplained for tried in tries], color=canvas.SKY)
-    axes.set(title="unexplained after a try", xlabel="levels × bits")
+def draw_tries(axes: Any, tries: Sequence[Try]) -> None:
+    """A bar for each shape that was tried."""
+    # horizontal: the names of many shapes (60 bits have 11) need room
+    axes.barh([str(tried.shape) for tried in tries], [tried.unexplained for tried in tries], color=canvas.SKY)
+    axes.invert_yaxis()  # in the order in which they were tried
+    axes.set(title="unexplained after a try", ylabel="levels × bits")

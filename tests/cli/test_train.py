@@ -252,6 +252,11 @@ def test_minutes_end_a_run(lfq, x):
     assert len([line for line in lines_of(out) if line["event"] == "evaluation"]) > 2
 
 
+def test_a_run_that_stops_early_says_so(lfq, x):
+    _, out, _ = lfq("train", "x.npy", "--bits", "2", "--plain", "-o", "c.safetensors", "--lr", "1e-6", "--steps", "400")
+    assert out.startswith("c.safetensors: a plain LFQ of 2 bits, 200 of 400 steps: no gain in the last 20 evaluations\n")
+
+
 @pytest.mark.parametrize("length", [("--minutes", "0.05"), ("--steps", "130")])
 def test_about_ten_lines_show_how_a_run_goes(lfq, x, length):
     code, _, err = lfq("train", "x.npy", "--bits", "6", "--objective", "tokens", "-o", "c.safetensors", *length)
@@ -388,15 +393,33 @@ def test_a_damaged_run_is_refused(lfq, interrupted):
     assert lfq("train", "x.npy", "--bits", "6", "-o", "c.safetensors", "--overwrite", *QUICK)[0] == 0
 
 
-def test_no_room_is_said_before_the_first_step(lfq, x, monkeypatch):
+@pytest.mark.parametrize("place", ["files._set_aside", "training.runfile.write_all"])  # for any file; for the run's
+def test_no_room_is_said_before_the_first_step(lfq, x, monkeypatch, place):
     import errno
 
-    def full(file, nbytes):
+    def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("lfq_cli.files._set_aside", full)
+    monkeypatch.setattr(f"lfq_cli.{place}", full)
     code, out, err = lfq("train", "x.npy", "--bits", "6", "-o", "c.safetensors", "--json", *QUICK)
     assert code == 1
     assert "No space left" in err
+    assert "goes on" not in err
     assert not [line for line in lines_of(out) if line["event"] == "evaluation"]
     assert not list(Path().glob("c*"))
+
+
+def test_the_names_of_many_shapes_have_room_in_the_plot():
+    from matplotlib.figure import Figure
+
+    from lfq_cli.report.training import draw_tries
+    from lfq_cli.training.shapes import Try, candidates
+
+    figure = Figure(figsize=(3.5, 3.6))  # a third of the picture
+    axes = figure.subplots()
+    shapes = candidates(60, 60)
+    draw_tries(axes, [Try(shape, 0.5, 0.1) for shape in shapes])
+    figure.canvas.draw()
+    boxes = [label.get_window_extent() for label in axes.get_yticklabels()]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [str(shape) for shape in shapes]
+    assert not any(one.overlaps(other) for k, one in enumerate(boxes) for other in boxes[:k])

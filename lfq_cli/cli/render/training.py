@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from lfq_cli.cli.render.numbers import tenths
 from lfq_cli.cli.render.progress import count_bar
 from lfq_cli.jobs.train import Listener, Started, TrainOptions, TrainReport, train
 from lfq_cli.training.advice import advice
-from lfq_cli.training.recipe import Recipe
+from lfq_cli.training.recipe import PATIENCE, Recipe
 from lfq_cli.training.run import Evaluation
 from lfq_cli.training.shapes import Try
 from lfq_cli.wording import counted
@@ -29,19 +30,55 @@ _LINES = 10
 
 def train_and_show(inputs: Sequence[str], output: Path, options: TrainOptions, display: Display) -> TrainReport:
     """Runs `train`, and shows its progress and result."""
-    with count_bar("read", display) as reading:
-        shown = _JsonLines() if display.json else _Lines(display, options.recipe)
-        report = train(inputs, output, options, shown.listener(reading))
+    shown = _JsonLines() if display.json else _Lines(display, options.recipe)
+    with closing(_Bars(display)) as bars:
+        bars.show("read")
+        report = train(inputs, output, options, _with_bars(shown.listener(), bars))
     shown.ended(report)
     return report
+
+
+class _Bars:
+    """One progress bar at a time."""
+
+    def __init__(self, display: Display) -> None:
+        self._display = display
+        self._shown = ExitStack()
+        self._advance: Callable[[int], None] = lambda _: None
+
+    def show(self, title: str) -> None:
+        """A bar of this title in place of the one before."""
+        self.close()
+        self._advance = self._shown.enter_context(count_bar(title, self._display))
+
+    def advance(self, count: int) -> None:
+        """Moves the bar."""
+        self._advance(count)
+
+    def close(self) -> None:
+        """Removes the bar."""
+        self._shown.close()
+
+
+def _with_bars(listener: Listener, bars: _Bars) -> Listener:
+    """The listener, with bars for vectors that are read and steps of tries. Training itself prints lines."""
+
+    def started(found: Started) -> None:
+        bars.show("steps of tries")
+        listener.started(found)
+
+    def chosen(recipe: Recipe) -> None:
+        bars.close()
+        listener.chosen(recipe)
+
+    return replace(listener, reading=bars.advance, stepping=lambda: bars.advance(1), started=started, chosen=chosen)
 
 
 class _JsonLines:
     """One JSON object per line on stdout."""
 
-    def listener(self, reading: Any) -> Listener:
+    def listener(self) -> Listener:
         return Listener(
-            reading=reading,
             started=lambda started: self._print("started", asdict(started)),
             tried=lambda tried: self._print("try", _try_json(tried)),
             evaluated=lambda evaluation: self._print("evaluation", evaluation.as_json()),
@@ -74,11 +111,10 @@ class _Lines:
         self._shown = -1
         """The tenth of the run of which a line was last printed."""
 
-    def listener(self, reading: Any) -> Listener:
+    def listener(self) -> Listener:
         if self._display.quiet:
-            return Listener(reading=reading)
+            return Listener()
         return Listener(
-            reading=reading,
             started=self._started,
             tried=self._tries.append,
             chosen=self._chosen,
@@ -90,7 +126,7 @@ class _Lines:
             return
         assert report.recipe.shape is not None
         metrics = report.metrics
-        heading(f"{report.output}: {_described(report.recipe)}, {report.history[-1].step:,} steps")
+        heading(f"{report.output}: {_described(report.recipe)}, {_length(report)}")
         table = new_table("of held-out variance", "unexplained", "of ITQ's", right=(1, 2))
         for name, value in (
             (str(report.output), metrics.unexplained),
@@ -142,6 +178,13 @@ class _Lines:
             f"step {found.step:>6,}  unexplained {found.unexplained:.4f}  used {found.usage.utilisation:.1%}"
             f"  perplexity {tenths(found.usage.perplexity)}  dead bits {found.usage.dead_bits}{speed}{left}"
         )
+
+
+def _length(report: TrainReport) -> str:
+    steps, recipe = report.history[-1].step, report.recipe
+    if recipe.minutes is not None or steps == recipe.steps:
+        return f"{steps:,} steps"
+    return f"{steps:,} of {recipe.steps:,} steps: no gain in the last {PATIENCE} evaluations"
 
 
 def _share_done(recipe: Recipe, found: Evaluation) -> int:

@@ -171,7 +171,7 @@ def test_every_reader_gives_the_same_vectors(lfq, x):
         (lambda x: x[:2], "vectors to train 8 bits on"),
         (lambda x: x[:7], "vectors to train 8 bits on"),
         (lambda x: x[:40], "held out"),
-        (np.zeros_like, "are the same"),
+        (np.zeros_like, "are equal"),
         (lambda x: np.where(np.arange(x.size).reshape(x.shape) == 40, np.nan, x), "nan in vector 3, feature 4"),
         (lambda x: np.where(np.arange(x.size).reshape(x.shape) == 40, np.inf, x), "inf in vector 3, feature 4"),
         (lambda x: np.where(np.arange(x.size).reshape(x.shape) == 40, 1e30, x), "vector 3 alone has"),

@@ -113,7 +113,7 @@ class Quantizer(Description):
         options = ", ".join(OPTIONS[fact] for fact in sorted(self.assumed))
         return (
             f"{self.origin} does not say everything; assumed ({self.usual_of}): {', '.join(assumptions)}",
-            f"{weight}; {options} say otherwise",
+            f"{weight}; override with {options}",
         )
 
     def assuming(self, facts: Iterable[str]) -> Quantizer:

@@ -155,7 +155,7 @@ def test_inspect_of_nothing(lfq):
 def test_wrong_suffix(lfq):
     Path("x.txt").write_text("hello")
     expected = "expected one of .safetensors, .npy, .npz, .pt, .pth"
-    assert_error(lfq("encode", checkpoint(), "x.txt", "-o", "out"), "x.txt: not a tensor file", expected)
+    assert_error(lfq("encode", checkpoint(), "x.txt", "-o", "out"), "x.txt: not a tensor format that lfq", expected)
 
 
 def test_checkpoint_of_wrong_suffix(lfq):
@@ -1063,7 +1063,7 @@ def test_device_that_is_not_there(lfq, device, monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     result = lfq("encode", checkpoint(), array(), "-o", "out", "--device", device)
-    assert_error(result, f"--device {device} is not there", "--device auto")
+    assert_error(result, f"--device {device} does not exist", "--device auto")
 
 
 def test_device_that_is_none(lfq):

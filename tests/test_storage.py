@@ -428,9 +428,9 @@ def test_a_key_that_is_a_folder(tree, client, lfq):
     assert [each["source" if "source" in each else "input"] for each in json.loads(out)["outputs"]] == [
         f"{tree}/key.npy/below.npy"
     ]
-    code, _, err = lfq("inspect", f"{tree}/key.npy")
-    assert code == 1
-    assert "Traceback" not in err
+    code, out, err = lfq("inspect", f"{tree}/key.npy")
+    assert code == 0, err
+    assert f"{tree}/key.npy/below.npy" in out
 
 
 @pytest.mark.parametrize("reads", [True, False])

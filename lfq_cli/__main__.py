@@ -7,7 +7,6 @@ import os
 import signal
 from types import FrameType
 
-
 _OBJECTS_BEFORE_COLLECTING = 10_000
 """Python's default of 700 searches the modules for garbage while they are imported: 15 ms of 250 for a small file."""
 

@@ -20,7 +20,7 @@ from lfq_cli.files import refuse_existing
 from lfq_cli.jobs.encode import require_certain_bits
 from lfq_cli.jobs.keys import KeySet
 from lfq_cli.matching import fitting_axis
-from lfq_cli.pipeline import Batch, Plan, SampleEncoder, SampleOptions
+from lfq_cli.pipeline.samples import Batch, Plan, SampleEncoder, SampleOptions
 from lfq_cli.regions import MemoryRegion
 from lfq_cli.samples import BadSample, Sample
 from lfq_cli.storage.outputs import room_for

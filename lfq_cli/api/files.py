@@ -13,7 +13,7 @@ from lfq_cli.jobs.file_types import is_codes_file
 from lfq_cli.jobs.outcome import Outcome
 from lfq_cli.jobs.pack import PackOptions, encode_each, pack, refuse_idle_options
 from lfq_cli.jobs.plan import name_samples, plan_encoding, plan_jobs
-from lfq_cli.pipeline import SampleOptions
+from lfq_cli.pipeline.samples import SampleOptions
 from lfq_cli.storage.urlpath import path_of
 
 Paths = str | Path | Sequence[str | Path]

@@ -159,7 +159,7 @@ def encode(
     from lfq_cli.jobs.plan import name_samples, plan_encoding, refuse_to_replace
     from lfq_cli.jobs.shards import parse_shard, sizes_of
     from lfq_cli.packings import PACKINGS
-    from lfq_cli.pipeline import SampleOptions
+    from lfq_cli.pipeline.samples import SampleOptions
 
     if index_dtype is not None and not PACKINGS[packing].holds_indices:
         raise OptionError("--index-dtype belongs to --packing ints", "leave it out, or add --packing ints")

@@ -14,7 +14,9 @@ from lfq_cli.jobs.keys import KeySet
 from lfq_cli.jobs.outcome import Outcome
 from lfq_cli.jobs.reading import Cursor, Ended, Piece, Stream
 from lfq_cli.jobs.sample_inputs import SampleInput
-from lfq_cli.pipeline import SAMPLE_BYTES, Batch, Plan, Progress
+from lfq_cli.pipeline.samples import Batch, Plan
+from lfq_cli.pipeline.survey import SAMPLE_BYTES
+from lfq_cli.pipeline.workers import Progress
 from lfq_cli.samples import BadSample
 from lfq_cli.storage.outputs import room_for
 

@@ -28,7 +28,8 @@ from lfq_cli.jobs.plan import Job
 from lfq_cli.jobs.reading import Cursor, Known, Stream
 from lfq_cli.jobs.sample_inputs import SampleInput
 from lfq_cli.jobs.shards import Shard
-from lfq_cli.pipeline import Progress, SampleOptions
+from lfq_cli.pipeline.samples import SampleOptions
+from lfq_cli.pipeline.workers import Progress
 from lfq_cli.quantizer import Quantizer
 from lfq_cli.samples import container_of, stem_of
 from lfq_cli.storage.places import exists

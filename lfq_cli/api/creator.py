@@ -12,7 +12,8 @@ import numpy as np
 from lfq_cli import backends
 from lfq_cli.api.arrays import is_torch, tensor_of
 from lfq_cli.api.codec import Codec
-from lfq_cli.codesfile import Coding, MadeFrom, SamplesBuilder, SourceInfo
+from lfq_cli.codesfile import MadeFrom, SourceInfo
+from lfq_cli.codesfile.builder import Coding, SamplesBuilder
 from lfq_cli.codesfile.columns import bad_key
 from lfq_cli.container import tensor_bytes
 from lfq_cli.errors import OptionError, TensorError

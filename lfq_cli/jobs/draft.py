@@ -7,7 +7,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lfq_cli.codesfile import Coding, MadeFrom, SamplesBuilder, SourceInfo
+from lfq_cli.codesfile import MadeFrom, SourceInfo
+from lfq_cli.codesfile.builder import Coding, SamplesBuilder
 from lfq_cli.codesfile.columns import bad_key
 from lfq_cli.errors import LfqError, TensorError
 from lfq_cli.jobs.keys import KeySet

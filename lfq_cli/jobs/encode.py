@@ -78,6 +78,8 @@ def encode(
 
     Raises CheckpointError as `require_certain_bits` does.
     """
+    if not jobs:
+        return
     require_certain_bits(quantizer)
     backend = backends.select(options.device, quantizer, options.compute_dtype, decoding=False)
     backends.tell_unused(options.compute_dtype, quantizer)

@@ -30,6 +30,7 @@ ASIDE = "aside-"
 
 def main() -> None:
     arguments = parse()
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or sources that changed are compiled in every timed process
     arguments.data.mkdir(parents=True, exist_ok=True)
     results = []
     for case in CASES:

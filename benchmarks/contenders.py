@@ -163,7 +163,7 @@ def ours_pack(source: str, checkpoint: str, output: str) -> Work:
     from lfq_cli import checkpoints
     from lfq_cli.jobs.pack import PackOptions, pack
     from lfq_cli.jobs.plan import name_samples
-    from lfq_cli.pipeline import SampleOptions
+    from lfq_cli.pipeline.samples import SampleOptions
 
     quantizer = checkpoints.load(Path(checkpoint))
     options = PackOptions(SampleOptions(layout=0), samples_per_file=1 << 30, overwrite=True, durable=False)

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lfq_cli.codesfile import CodesHeader, CodesTensor, Coding, MadeFrom, SamplesBuilder, SourceInfo, create
+from lfq_cli.codesfile import CodesHeader, CodesTensor, MadeFrom, SourceInfo, create
+from lfq_cli.codesfile.builder import Coding, SamplesBuilder
 from lfq_cli.container import header_bytes, tensor_bytes
 from lfq_cli.native import write
 from lfq_cli.quantizer import Quantizer

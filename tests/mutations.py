@@ -31,7 +31,7 @@ from lfq_cli.jobs.pack import PackOptions, pack
 from lfq_cli.jobs.plan import Job, name_samples
 from lfq_cli.jobs.stats import save_counts, stats
 from lfq_cli.jobs.verify import VerifyOptions, verify
-from lfq_cli.pipeline import SampleOptions
+from lfq_cli.pipeline.samples import SampleOptions
 from lfq_cli.quantizer import Quantizer
 from lfq_cli.statistics import CountOptions
 

@@ -11,7 +11,8 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from lfq_cli.codesfile import Coding, MadeFrom, SamplesBuilder, SourceInfo
+from lfq_cli.codesfile import MadeFrom, SourceInfo
+from lfq_cli.codesfile.builder import Coding, SamplesBuilder
 
 LABEL, FLAGS, CAPTION = "label", "flags", "caption"
 

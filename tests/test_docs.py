@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 from lfq_cli import native
 from lfq_cli.jobs.pack import PackOptions, pack
 from lfq_cli.jobs.plan import name_samples
-from lfq_cli.pipeline import SampleOptions
+from lfq_cli.pipeline.samples import SampleOptions
 from lfq_cli.quantizer import Quantizer
 
 pytestmark = pytest.mark.slow

@@ -32,7 +32,8 @@ from safetensors.numpy import load_file
 from safetensors.torch import save_file
 
 from lfq_cli import checkpoints, open_codes
-from lfq_cli.checkpoints import FAMILIES, Facts
+from lfq_cli.checkpoints import Facts
+from lfq_cli.checkpoints.families import FAMILIES
 from lfq_cli.errors import LfqError
 from lfq_cli.jobs.decode import DecodeOptions, decode
 from lfq_cli.jobs.encode import EncodeOptions, encode

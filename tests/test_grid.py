@@ -12,6 +12,7 @@ from grid.cells import Cell, Prepared, Refused
 
 from lfq_cli import checkpoints
 from lfq_cli.checkpoints import Facts
+from lfq_cli.checkpoints.families import FAMILIES
 from lfq_cli.cli import COMMANDS
 from lfq_cli.errors import LfqError
 from lfq_cli.packings import PACKINGS
@@ -91,7 +92,7 @@ def test_every_packing_is_a_route(packing):
 
 
 def test_every_family_has_a_case():
-    assert {case.family for case in quantizers.QUANTIZERS.values()} == {None, *checkpoints.FAMILIES}
+    assert {case.family for case in quantizers.QUANTIZERS.values()} == {None, *FAMILIES}
 
 
 def test_no_name_stands_twice():

@@ -23,7 +23,7 @@ from lfq_cli.errors import LfqError, TensorError
 from lfq_cli.jobs.encode import EncodeOptions, encode
 from lfq_cli.jobs.pack import PackOptions, pack
 from lfq_cli.jobs.plan import Job, name_samples
-from lfq_cli.pipeline import SampleOptions
+from lfq_cli.pipeline.samples import SampleOptions
 from lfq_cli.quantizer import Quantizer
 from lfq_cli.regions import FileRegion
 from lfq_cli.samples import Sample, samples_in

@@ -13,7 +13,8 @@ import pytest
 from sample_files import Sample, Schema, read, write
 from test_faults import failing
 
-from lfq_cli.codesfile import Coding, MadeFrom, SamplesBuilder, SourceInfo, open_codes
+from lfq_cli.codesfile import MadeFrom, SourceInfo, open_codes
+from lfq_cli.codesfile.builder import Coding, SamplesBuilder
 from lfq_cli.errors import LfqError
 from lfq_cli.files import PARTIAL_PREFIX
 from lfq_cli.jobs.draft import Limits

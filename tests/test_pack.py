@@ -31,7 +31,7 @@ from lfq_cli.jobs.merge import MergeOptions, merge, name_codes
 from lfq_cli.jobs.outcome import Outcome
 from lfq_cli.jobs.pack import PackOptions, pack
 from lfq_cli.jobs.plan import name_samples
-from lfq_cli.pipeline import SampleOptions
+from lfq_cli.pipeline.samples import SampleOptions
 from lfq_cli.quantizer import Quantizer
 
 Array = NDArray[Any]

@@ -21,7 +21,7 @@ from lfq_cli.dtypes import NUMPY
 from lfq_cli.errors import LfqError, TensorError
 from lfq_cli.jobs.pack import PackOptions, pack
 from lfq_cli.jobs.plan import name_samples
-from lfq_cli.pipeline import SampleOptions
+from lfq_cli.pipeline.samples import SampleOptions
 from lfq_cli.quantizer import Quantizer
 from lfq_cli.samples import BadSample, Sample, samples_in
 from lfq_cli.samples.selection import Selection

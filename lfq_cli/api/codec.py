@@ -24,7 +24,8 @@ from lfq_cli.floats import FORMATS
 from lfq_cli.jobs.encode import require_certain_bits
 from lfq_cli.layout import Layout, positions_shape
 from lfq_cli.matching import fitting_axis
-from lfq_cli.pipeline import EncodeTask, Encoding, start_workers
+from lfq_cli.pipeline.encode import EncodeTask, Encoding
+from lfq_cli.pipeline.workers import start_workers
 from lfq_cli.quantizer import Quantizer
 from lfq_cli.storage.urlpath import path_of
 

@@ -12,7 +12,8 @@ import numpy as np
 from lfq_cli import backends
 from lfq_cli.api.arrays import is_torch, tensor_of
 from lfq_cli.api.codec import Codec
-from lfq_cli.codesfile import Coding, MadeFrom, SamplesBuilder, SourceInfo
+from lfq_cli.codesfile import MadeFrom, SourceInfo
+from lfq_cli.codesfile.builder import Coding, SamplesBuilder
 from lfq_cli.codesfile.columns import bad_key
 from lfq_cli.container import tensor_bytes
 from lfq_cli.errors import OptionError, TensorError
@@ -20,7 +21,7 @@ from lfq_cli.files import refuse_existing
 from lfq_cli.jobs.encode import require_certain_bits
 from lfq_cli.jobs.keys import KeySet
 from lfq_cli.matching import fitting_axis
-from lfq_cli.pipeline import Batch, Plan, SampleEncoder, SampleOptions
+from lfq_cli.pipeline.samples import Batch, Plan, SampleEncoder, SampleOptions
 from lfq_cli.regions import MemoryRegion
 from lfq_cli.samples import BadSample, Sample
 from lfq_cli.storage.outputs import room_for

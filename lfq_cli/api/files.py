@@ -11,9 +11,9 @@ from lfq_cli.jobs.decode import DecodeOptions, decode
 from lfq_cli.jobs.encode import EncodeOptions
 from lfq_cli.jobs.file_types import is_codes_file
 from lfq_cli.jobs.outcome import Outcome
-from lfq_cli.jobs.pack import PackOptions, encode_each, pack, refuse_idle_options
-from lfq_cli.jobs.plan import name_samples, plan_encoding, plan_jobs
-from lfq_cli.pipeline import SampleOptions
+from lfq_cli.jobs.pack import PackOptions, encode_each, pack
+from lfq_cli.jobs.plan import name_samples, plan_encoding, plan_jobs, refuse_idle_options
+from lfq_cli.pipeline.samples import SampleOptions
 from lfq_cli.storage.urlpath import path_of
 
 Paths = str | Path | Sequence[str | Path]
@@ -46,7 +46,7 @@ def encode_files(
         return _done(pack(codec.quantizer, found, path_of(output), packed, missed=missed))
     alone = EncodeOptions(**shared, tensors=tuple(tensors), layout=channel_axis)
     jobs = plan_encoding(_strings(inputs), path_of(output))
-    refuse_idle_options(jobs, packed)
+    refuse_idle_options(jobs, {"carry": carry, "carry_text": carry_text}, stacked=stacked)
     return _done(encode_each(codec.quantizer, jobs, alone, packed))
 
 

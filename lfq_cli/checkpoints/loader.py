@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lfq_cli import native
-from lfq_cli.checkpoints import refused
 from lfq_cli.checkpoints.facts import Facts, check_agreement, cut_codes
-from lfq_cli.checkpoints.families import FAMILIES
 from lfq_cli.checkpoints.files import checkpoint_files, open_tensors, parse_json, read_json
 from lfq_cli.checkpoints.statefile import FIRST, StateFile
 from lfq_cli.dtypes import PLAIN_FLOATS
@@ -67,6 +65,8 @@ def find(state: StateFile, description: dict[str, Any] | None, family: str | Non
     """Every quantizer in an open checkpoint; those of one family only, if it is named."""
     if description is not None:
         return [Found("", NATIVE)]
+    from lfq_cli.checkpoints.families import FAMILIES  # late, as below: a native checkpoint needs none of these modules
+
     if family is not None and family not in FAMILIES:
         raise OptionError(f"--family {family} is unknown", f"expected one of {', '.join(FAMILIES)}")
     claimed: set[str] = set()
@@ -116,6 +116,8 @@ def _build(state: StateFile, description: dict[str, Any] | None, found: Found, f
         if description is not None:
             quantizer = _load_native(state, description, facts)
         else:
+            from lfq_cli.checkpoints.families import FAMILIES
+
             quantizer = FAMILIES[found.family].build(state, found.module, facts)
         return replace(quantizer, origin=str(state.path))
 
@@ -178,6 +180,9 @@ def _listing(found: list[Found]) -> str:
 
 
 def _nothing_found(path: Path, state: StateFile, facts: Facts) -> CheckpointError:
+    from lfq_cli.checkpoints import refused
+    from lfq_cli.checkpoints.families import FAMILIES
+
     if '"lfq-codes"' in state.metadata.get("lfq", ""):
         return CheckpointError(f"{path}: is a codes file, expected a checkpoint", FIRST)
     if facts.family is not None:

@@ -78,11 +78,20 @@ def app_for(arguments: Sequence[str]) -> typer.Typer:
     return app
 
 
+def _runs_a_command(arguments: Sequence[str]) -> bool:
+    """Whether a command will do something, rather than show help."""
+    return len(arguments) > 1 and arguments[0] in COMMANDS and not {"-h", "--help"} & set(arguments)
+
+
 def main() -> None:
     """Runs the command line and exits with its code."""
     messages.make_printable(sys.stdout, sys.stderr)
     with raise_on_signals(), _notes_as_lines():
         try:
+            if _runs_a_command(sys.argv[1:]):
+                # not from within a command: CPython's stack grows in chunks of 16 KB, and numpy's imports, 35 calls
+                # deeper, would cross the end of the first again and again: 1,700 chunks mapped and unmapped, 10 ms
+                import numpy  # noqa: F401
             app_for(sys.argv[1:])(prog_name="lfq")  # also for python -m lfq_cli: completion is installed for this name
         except LfqError as error:
             _tell(error)

@@ -151,15 +151,13 @@ def encode(
     from lfq_cli.cli.exits import exit_if_work_is_left
     from lfq_cli.cli.render.checkpoints import tell_assumptions
     from lfq_cli.cli.render.status import show_status
-    from lfq_cli.cli.run import run_jobs, run_packing
+    from lfq_cli.cli.run import run_jobs
     from lfq_cli.errors import OptionError
     from lfq_cli.jobs.encode import EncodeOptions
-    from lfq_cli.jobs.pack import PackOptions, pack, refuse_idle_options
     from lfq_cli.jobs.parts import cut_jobs
-    from lfq_cli.jobs.plan import name_samples, plan_encoding, refuse_to_replace
+    from lfq_cli.jobs.plan import plan_encoding, refuse_idle_options, refuse_to_replace
     from lfq_cli.jobs.shards import parse_shard, sizes_of
     from lfq_cli.packings import PACKINGS
-    from lfq_cli.pipeline import SampleOptions
 
     if index_dtype is not None and not PACKINGS[packing].holds_indices:
         raise OptionError("--index-dtype belongs to --packing ints", "leave it out, or add --packing ints")
@@ -193,32 +191,32 @@ def encode(
     alone = EncodeOptions(
         **shared, by_header=status, zero_nan=nan == "zero", tensors=patterns, layout=where, part_rows=part_rows
     )
-    packed = PackOptions(
-        **shared,
-        samples=SampleOptions(
-            tensors=patterns,
-            layout=where,
-            carry=tuple(carry or ()),
-            carry_text=tuple(carry_text or ()),
-            ragged=ragged,
-            zero_nan=nan == "zero",
-        ),
-        samples_per_file=samples_per_file,
-        file_bytes=file_bytes,
-        stacked=stacked,
-        append=append,
-        skip_bad=skip_bad,
-        shard=part,
-    )
+
+    def packed() -> PackOptions:
+        from lfq_cli.jobs.pack import PackOptions  # a dozen modules, of use only where samples are packed
+        from lfq_cli.pipeline.samples import SampleOptions
+
+        return PackOptions(
+            **shared,
+            samples=SampleOptions(
+                tensors=patterns,
+                layout=where,
+                carry=tuple(carry or ()),
+                carry_text=tuple(carry_text or ()),
+                ragged=ragged,
+                zero_nan=nan == "zero",
+            ),
+            samples_per_file=samples_per_file,
+            file_bytes=file_bytes,
+            stacked=stacked,
+            append=append,
+            skip_bad=skip_bad,
+            shard=part,
+        )
+
     kept = checkpoints.read_files(checkpoint)
     if together:
-        found, missed = name_samples(inputs, output, stacked=stacked, inputs_kept=kept)
-
-        def run_pack(progress: Callable[[int], None]) -> Generator[Outcome]:
-            return pack(quantizer, found, output, packed, progress, missed)
-
-        counted = _counting(run_pack, found.paths(), stats, expected=None, overwrite=overwrite, dry_run=dry_run)
-        run_packing("encode", found.paths(), counted, display)
+        _pack(quantizer, inputs, output, packed(), stats, display, kept=kept)
         return
     jobs = plan_encoding(inputs, output, inputs_kept=kept)
     if part_rows is not None:
@@ -227,8 +225,9 @@ def encode(
     if part is not None:
         jobs = list(part.of(jobs, sizes_of(jobs)))
 
-    refuse_idle_options(jobs, packed)
-    run = _encoding(quantizer, jobs, alone, packed, None if dry_run else cluster, display)
+    of_samples = {"carry": carry, "carry_text": carry_text, "ragged": ragged, "skip_bad": skip_bad}
+    refuse_idle_options(jobs, of_samples, stacked=stacked)
+    run = _encoding(quantizer, jobs, alone, packed, None if dry_run else cluster, display, stacked=stacked)
     if status:
         outcomes = list(run(lambda _: None))
         show_status(outcomes, display)
@@ -255,25 +254,57 @@ def _refuse_contradictions(
         raise OptionError("--ray makes a codes file of every input", "leave it out: this runs in a single process")
 
 
+def _pack(
+    quantizer: Quantizer,
+    inputs: Sequence[str],
+    output: Path,
+    options: PackOptions,
+    stats: Path | None,
+    display: Display,
+    *,
+    kept: Sequence[Path],
+) -> None:
+    """Packs the samples of all inputs into files of the folder `output`. kept: files that are not replaced."""
+    from lfq_cli.cli.run import run_packing
+    from lfq_cli.jobs.pack import pack
+    from lfq_cli.jobs.plan import name_samples
+
+    found, missed = name_samples(inputs, output, stacked=options.stacked, inputs_kept=kept)
+
+    def run(progress: Callable[[int], None]) -> Generator[Outcome]:
+        return pack(quantizer, found, output, options, progress, missed)
+
+    overwrite, dry_run = options.overwrite, options.dry_run
+    counted = _counting(run, found.paths(), stats, expected=None, overwrite=overwrite, dry_run=dry_run)
+    run_packing("encode", found.paths(), counted, display)
+
+
 def _encoding(
     quantizer: Quantizer,
     jobs: Sequence[Job],
     alone: EncodeOptions,
-    packed: PackOptions,
+    packed: Callable[[], PackOptions],
     cluster: Cluster | None,
     display: Display,
+    *,
+    stacked: bool,
 ) -> Run:
     """Runs the jobs, locally or on a cluster."""
-    from lfq_cli.jobs.pack import encode_each
+    from lfq_cli.jobs.encode import encode
+    from lfq_cli.jobs.plan import holds_many
 
+    if cluster is None and any(holds_many(job, stacked=stacked) for job in jobs):
+        from lfq_cli.jobs.pack import encode_each
+
+        return lambda progress: encode_each(quantizer, jobs, alone, packed(), progress)
     if cluster is None:
-        return lambda progress: encode_each(quantizer, jobs, alone, packed, progress)
+        return lambda progress: encode(quantizer, jobs, alone, progress)
 
     from lfq_cli.cli.render.console import say_unless_quiet
     from lfq_cli.cluster import EncodeWork, run_on
 
     elsewhere: dict[str, Any] = {"tidy": False, "fail_fast": False}
-    work = EncodeWork(quantizer, replace(alone, **elsewhere), replace(packed, **elsewhere))
+    work = EncodeWork(quantizer, replace(alone, **elsewhere), replace(packed(), **elsewhere))
     say = say_unless_quiet(display)
     return lambda progress: run_on(cluster, work, jobs, progress, fail_fast=alone.fail_fast, say=say)
 

@@ -4,7 +4,6 @@ A codes file is a safetensors file whose metadata entry "lfq" records how the by
 packings and digests, but not how codes are computed.
 """
 
-from lfq_cli.codesfile.builder import Coding, SamplesBuilder
 from lfq_cli.codesfile.header import (
     FORMAT,
     FROM_CODES,
@@ -28,10 +27,8 @@ __all__ = [
     "CodesFile",
     "CodesHeader",
     "CodesTensor",
-    "Coding",
     "MadeFrom",
     "PartRows",
-    "SamplesBuilder",
     "SourceInfo",
     "TensorCodes",
     "Writer",

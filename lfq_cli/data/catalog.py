@@ -15,7 +15,7 @@ from lfq_cli.bits import BitOrder
 from lfq_cli.codesfile import CodesFile, CodesTensor
 from lfq_cli.data.shelf import Shelf
 from lfq_cli.errors import CodesUnreadableError
-from lfq_cli.pipeline import hashes_of_keys, survey
+from lfq_cli.pipeline.survey import hashes_of_keys, survey
 
 _RUN_KEYS = 1 << 13
 Bounds = NDArray[np.int64]

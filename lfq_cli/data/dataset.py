@@ -25,7 +25,7 @@ from lfq_cli.data.windows import Windows
 from lfq_cli.errors import CodesFileError, CodesUnreadableError, OptionError
 from lfq_cli.jobs.file_types import is_codes_file
 from lfq_cli.jobs.inputs import find_inputs, sorted_out
-from lfq_cli.pipeline import hash_of_key
+from lfq_cli.pipeline.survey import hash_of_key
 from lfq_cli.storage.places import is_folder, is_taken
 from lfq_cli.storage.urlpath import path_of
 from lfq_cli.wording import counted

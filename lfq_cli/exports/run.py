@@ -26,7 +26,7 @@ from lfq_cli.exports.splits import split
 from lfq_cli.exports.vocabulary import Vocabulary
 from lfq_cli.extras import require
 from lfq_cli.jobs.outcome import Outcome
-from lfq_cli.pipeline import Progress
+from lfq_cli.pipeline.workers import Progress
 
 _IDS_AT_ONCE = 1 << 18
 _SAMPLES_AT_ONCE = 1 << 13

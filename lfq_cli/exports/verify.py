@@ -10,7 +10,7 @@ from pathlib import Path
 from lfq_cli.errors import OutputError
 from lfq_cli.exports.notes import DESCRIPTION, FORMAT, PROGRESS, described, read_notes
 from lfq_cli.jobs.verify import Verdict
-from lfq_cli.pipeline import Progress
+from lfq_cli.pipeline.workers import Progress
 
 
 def is_export(path: Path) -> bool:

@@ -21,7 +21,8 @@ from lfq_cli.jobs.outcome import Outcome, clear_leftovers, each, outcome_of, set
 from lfq_cli.jobs.plan import Job
 from lfq_cli.jobs.side_by_side import are_small_objects, at_once
 from lfq_cli.layout import insert_channels
-from lfq_cli.pipeline import DecodeTask, Progress, Workers, start_workers, write_decoded
+from lfq_cli.pipeline.decode import DecodeTask, write_decoded
+from lfq_cli.pipeline.workers import Progress, Workers, start_workers
 from lfq_cli.quantizer import LAYOUT_KEYS, OPTIONS, Quantizer, bits_of_size
 from lfq_cli.storage.places import exists
 from lfq_cli.storage.remote import open_input

@@ -19,7 +19,7 @@ from lfq_cli.jobs.decode import Backends, DecodeOptions, begins_with, made_of, m
 from lfq_cli.jobs.outcome import Outcome, each
 from lfq_cli.jobs.plan import Job
 from lfq_cli.layout import Geometry, geometry_of, insert_channels
-from lfq_cli.pipeline import Progress
+from lfq_cli.pipeline.workers import Progress
 from lfq_cli.quantizer import Quantizer
 from lfq_cli.regions import bytes_of
 from lfq_cli.storage.places import exists

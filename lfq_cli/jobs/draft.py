@@ -7,14 +7,17 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lfq_cli.codesfile import Coding, MadeFrom, SamplesBuilder, SourceInfo
+from lfq_cli.codesfile import MadeFrom, SourceInfo
+from lfq_cli.codesfile.builder import Coding, SamplesBuilder
 from lfq_cli.codesfile.columns import bad_key
 from lfq_cli.errors import LfqError, TensorError
 from lfq_cli.jobs.keys import KeySet
 from lfq_cli.jobs.outcome import Outcome
 from lfq_cli.jobs.reading import Cursor, Ended, Piece, Stream
 from lfq_cli.jobs.sample_inputs import SampleInput
-from lfq_cli.pipeline import SAMPLE_BYTES, Batch, Plan, Progress
+from lfq_cli.pipeline.samples import Batch, Plan
+from lfq_cli.pipeline.survey import SAMPLE_BYTES
+from lfq_cli.pipeline.workers import Progress
 from lfq_cli.samples import BadSample
 from lfq_cli.storage.outputs import room_for
 

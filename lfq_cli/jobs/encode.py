@@ -24,7 +24,8 @@ from lfq_cli.jobs.processes import LOOKED_AT, are_many_and_small, in_processes
 from lfq_cli.jobs.side_by_side import are_small_objects, at_once
 from lfq_cli.layout import Layout, positions_shape
 from lfq_cli.matching import select_tensors
-from lfq_cli.pipeline import EncodeTask, Encoding, Progress, Workers, start_workers
+from lfq_cli.pipeline.encode import EncodeTask, Encoding
+from lfq_cli.pipeline.workers import Progress, Workers, start_workers
 from lfq_cli.quantizer import Quantizer
 from lfq_cli.storage.places import version
 from lfq_cli.storage.ranges import RANGE_BYTES
@@ -77,6 +78,8 @@ def encode(
 
     Raises CheckpointError as `require_certain_bits` does.
     """
+    if not jobs:
+        return
     require_certain_bits(quantizer)
     backend = backends.select(options.device, quantizer, options.compute_dtype, decoding=False)
     backends.tell_unused(options.compute_dtype, quantizer)

@@ -17,7 +17,8 @@ from lfq_cli.errors import OptionError, OutputError
 from lfq_cli.files import atomic_output, refuse_existing, write_all
 from lfq_cli.floats import FORMATS
 from lfq_cli.matching import MAX_VALUES
-from lfq_cli.pipeline import Progress, write_table
+from lfq_cli.pipeline.table import write_table
+from lfq_cli.pipeline.workers import Progress
 from lfq_cli.quantizer import Quantizer
 from lfq_cli.regions import bytes_of
 from lfq_cli.storage.outputs import room_for

@@ -14,7 +14,8 @@ from lfq_cli import codesfile
 from lfq_cli.bits import BitOrder
 from lfq_cli.codesfile import CodesFile
 from lfq_cli.errors import CodesUnreadableError, LfqError
-from lfq_cli.pipeline import Progress, Workers, count_ranges
+from lfq_cli.pipeline.count import count_ranges
+from lfq_cli.pipeline.workers import Progress, Workers
 from lfq_cli.statistics import CountOptions, TokenCounts, index_axes
 
 Value: TypeAlias = int | float | bool | str

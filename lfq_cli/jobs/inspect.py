@@ -18,7 +18,7 @@ from lfq_cli.floats import FORMATS
 from lfq_cli.jobs.file_types import described_format, is_codes_file
 from lfq_cli.jobs.inputs import find_inputs, sorted_out
 from lfq_cli.matching import fitting_axis
-from lfq_cli.pipeline import key_at
+from lfq_cli.pipeline.survey import key_at
 from lfq_cli.quantizer import Quantizer
 from lfq_cli.tensors import FORMATS as TENSOR_FORMATS
 from lfq_cli.tensors import Source, open_source

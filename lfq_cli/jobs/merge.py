@@ -32,7 +32,8 @@ from lfq_cli.jobs.inputs import find_inputs, sorted_out
 from lfq_cli.jobs.outcome import Outcome, clear_leftovers, outcome_of, settle_output, until_failure
 from lfq_cli.jobs.plan import Job, refuse_to_replace
 from lfq_cli.jobs.regroup import Group, regroup, reopened
-from lfq_cli.pipeline import Progress, SamplesJoiner, StoredFile, StoredReader, start_workers
+from lfq_cli.pipeline.merge import SamplesJoiner, StoredFile, StoredReader
+from lfq_cli.pipeline.workers import Progress, start_workers
 from lfq_cli.samples import CONTAINERS
 from lfq_cli.storage.places import exists, is_folder, is_taken
 from lfq_cli.tensors import FORMATS

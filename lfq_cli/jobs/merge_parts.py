@@ -22,7 +22,8 @@ from lfq_cli.jobs.outcome import Outcome, clear_leftovers, outcome_of, until_fai
 from lfq_cli.jobs.parts import whole_path
 from lfq_cli.jobs.plan import Job, plan_wholes
 from lfq_cli.jobs.regroup import reopened
-from lfq_cli.pipeline import PartsJoiner, Progress, StoredReader, start_workers
+from lfq_cli.pipeline.merge import PartsJoiner, StoredReader
+from lfq_cli.pipeline.workers import Progress, start_workers
 from lfq_cli.storage.places import exists
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 from lfq_cli.errors import ExistsError, LfqError, LfqNote
 from lfq_cli.files import remove_leftovers
 from lfq_cli.jobs.plan import Job
-from lfq_cli.pipeline import Progress
+from lfq_cli.pipeline.workers import Progress
 from lfq_cli.storage.outputs import work_folder
 from lfq_cli.wording import counted
 

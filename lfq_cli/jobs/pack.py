@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from lfq_cli import backends, codesfile
-from lfq_cli.codesfile import FROM_CODES, CodesHeader, Coding, MadeFrom
+from lfq_cli.codesfile import FROM_CODES, CodesHeader, MadeFrom
+from lfq_cli.codesfile.builder import Coding
 from lfq_cli.errors import ExistsError, OptionError, TensorError
 from lfq_cli.files import remove_leftovers
 from lfq_cli.fingerprint import fingerprint
@@ -24,13 +25,14 @@ from lfq_cli.jobs.draft import Draft, Limits
 from lfq_cli.jobs.encode import EncodeOptions, encode, require_certain_bits
 from lfq_cli.jobs.keys import KeySet
 from lfq_cli.jobs.outcome import Outcome, clear_leftovers
-from lfq_cli.jobs.plan import Job
+from lfq_cli.jobs.plan import Job, holds_many
 from lfq_cli.jobs.reading import Cursor, Known, Stream
 from lfq_cli.jobs.sample_inputs import SampleInput
 from lfq_cli.jobs.shards import Shard
-from lfq_cli.pipeline import Progress, SampleOptions
+from lfq_cli.pipeline.samples import SampleOptions
+from lfq_cli.pipeline.workers import Progress
 from lfq_cli.quantizer import Quantizer
-from lfq_cli.samples import container_of, stem_of
+from lfq_cli.samples import stem_of
 from lfq_cli.storage.places import exists
 
 _NAMES_AT_ONCE = 1 << 12
@@ -126,7 +128,7 @@ def encode_each(
     progress: Progress = lambda _: None,
 ) -> Generator[Outcome]:
     """Makes a codes file of every input: of samples where it holds many, else of its tensors unchanged."""
-    many = [job for job in jobs if _holds_many(job, packed)]
+    many = [job for job in jobs if holds_many(job, stacked=packed.stacked)]
     rest = [job for job in jobs if job not in many]
     if rest:
         for outcome in encode(quantizer, rest, alone, progress):
@@ -142,18 +144,6 @@ def encode_each(
             yield outcome
             if packed.fail_fast and outcome.error is not None:
                 return
-
-
-def refuse_idle_options(jobs: Sequence[Job], packed: PackOptions) -> None:
-    """Raises OptionError if options for samples are given and no input holds many."""
-    given = packed.recorded().keys() & {"carry", "carry_text", "ragged", "skip_bad"}
-    if given and not any(_holds_many(job, packed) for job in jobs):
-        option = f"--{min(given).replace('_', '-')}"
-        raise OptionError(f"{option} belongs to samples", "add --samples-per-file N, --file-size SIZE or --stacked")
-
-
-def _holds_many(job: Job, packed: PackOptions) -> bool:
-    return job.error is None and (packed.stacked or container_of(job.source.name) is not None)
 
 
 def _always(path: Path) -> Callable[[int], Path]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -13,7 +13,7 @@ from lfq_cli.errors import CodesFileError, LfqError, OptionError, TensorError
 from lfq_cli.jobs.file_types import is_codes_file, is_tensor_file
 from lfq_cli.jobs.inputs import Accepts, Folder, Inputs, find_inputs
 from lfq_cli.jobs.sample_inputs import SampleInputs
-from lfq_cli.samples import CONTAINERS, stem_of
+from lfq_cli.samples import CONTAINERS, container_of, stem_of
 from lfq_cli.storage.outputs import refuse_read_only
 from lfq_cli.storage.places import below, deepest, is_folder, is_taken, real_folder, real_path
 from lfq_cli.storage.urlpath import path_of
@@ -147,6 +147,19 @@ def source_jobs(sources: Sequence[str], arguments: Sequence[str], codes: Sequenc
     folder = real_folder(folders[0] if folders else deepest([real_path(path).parent for path in codes]))
     jobs = _mirrored(found, folder, lambda name: stem_of(name) + SUFFIX)
     return [replace(job, output=real_path(job.output)) for job in jobs]
+
+
+def holds_many(job: Job, *, stacked: bool) -> bool:
+    """Whether a job's input holds many samples."""
+    return job.error is None and (stacked or container_of(job.source.name) is not None)
+
+
+def refuse_idle_options(jobs: Sequence[Job], given: Mapping[str, object], *, stacked: bool) -> None:
+    """given: options for samples, by parameter name. Raises OptionError if one is set and no input holds many."""
+    idle = [name for name, value in given.items() if value]
+    if idle and not any(holds_many(job, stacked=stacked) for job in jobs):
+        option = f"--{min(idle).replace('_', '-')}"
+        raise OptionError(f"{option} belongs to samples", "add --samples-per-file N, --file-size SIZE or --stacked")
 
 
 def refuse_to_replace(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:

@@ -18,7 +18,7 @@ from lfq_cli.jobs.keys import KeySet
 from lfq_cli.jobs.processes import LOOKED_AT, are_many_and_small, in_processes
 from lfq_cli.jobs.sample_inputs import SampleInput
 from lfq_cli.jobs.side_by_side import at_once
-from lfq_cli.pipeline import Batch, SampleEncoder, SampleOptions
+from lfq_cli.pipeline.samples import Batch, SampleEncoder, SampleOptions
 from lfq_cli.regions import read_small
 from lfq_cli.samples import BadSample, Sample, sample_of, samples_in, small_sample_of
 from lfq_cli.storage.urlpath import is_url

@@ -17,7 +17,8 @@ from lfq_cli.codesfile.reader import Stored
 from lfq_cli.errors import CodesFileError, CodesUnreadableError
 from lfq_cli.jobs.agreement import require_compatible, require_samples
 from lfq_cli.jobs.draft import Limits
-from lfq_cli.pipeline import Part, StoredFile, key_at, sizes_of, survey
+from lfq_cli.pipeline.merge import Part, StoredFile
+from lfq_cli.pipeline.survey import key_at, sizes_of, survey
 from lfq_cli.regions import InputFile
 from lfq_cli.storage.remote import open_input
 from lfq_cli.wording import counted

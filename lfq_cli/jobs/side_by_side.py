@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import TypeVar
 
 from lfq_cli.jobs.plan import Job
-from lfq_cli.pipeline import Workers
+from lfq_cli.pipeline.workers import Workers
 from lfq_cli.storage.ranges import RANGE_BYTES
 from lfq_cli.storage.urlpath import UrlPath
 

@@ -16,7 +16,8 @@ from lfq_cli.jobs.file_types import described_format
 from lfq_cli.jobs.groups import Group, counts_by
 from lfq_cli.jobs.outcome import Outcome
 from lfq_cli.jobs.plan import refuse_to_replace
-from lfq_cli.pipeline import Progress, Workers, count, start_workers
+from lfq_cli.pipeline.count import count
+from lfq_cli.pipeline.workers import Progress, Workers, start_workers
 from lfq_cli.statistics import Counter, CountOptions, TokenComparison, TokenCounts, TokenUsage, compare, index_axes
 from lfq_cli.storage.places import common_folder
 

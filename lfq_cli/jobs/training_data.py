@@ -14,7 +14,7 @@ from lfq_cli.errors import TensorError
 from lfq_cli.fingerprint import fingerprint
 from lfq_cli.floats import FORMATS, Floats
 from lfq_cli.layout import Block, Layout, axis_of, usual_axis
-from lfq_cli.pipeline import all_vectors, read_vectors, vector_blocks
+from lfq_cli.pipeline.vectors import all_vectors, read_vectors, vector_blocks
 from lfq_cli.samples import BadSample, Selection, container_of, samples_in, stem_of
 from lfq_cli.tensors import Source, StoredTensor, open_source
 from lfq_cli.training.source import Run

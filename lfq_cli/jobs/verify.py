@@ -18,7 +18,10 @@ from lfq_cli.jobs.merge_parts import holds_parts, read_parts
 from lfq_cli.jobs.parts import whole_path
 from lfq_cli.jobs.plan import source_jobs
 from lfq_cli.jobs.verify_samples import SampleSources, compare_samples
-from lfq_cli.pipeline import Comparison, EncodeTask, Progress, check_indices, check_keys, check_texts, compare
+from lfq_cli.pipeline.compare import Comparison, check_indices, compare
+from lfq_cli.pipeline.encode import EncodeTask
+from lfq_cli.pipeline.survey import check_keys, check_texts
+from lfq_cli.pipeline.workers import Progress
 from lfq_cli.quantizer import Quantizer
 from lfq_cli.storage.places import real_path
 from lfq_cli.tensors import Source, StoredTensor, open_source

@@ -12,7 +12,8 @@ from lfq_cli.codesfile import CodesFile, CodesTensor
 from lfq_cli.errors import LfqError
 from lfq_cli.jobs.plan import sample_inputs
 from lfq_cli.jobs.sample_inputs import SampleInput
-from lfq_cli.pipeline import Comparison, EncodeTask, compare_item
+from lfq_cli.pipeline.compare import Comparison, compare_item
+from lfq_cli.pipeline.encode import EncodeTask
 from lfq_cli.samples import BadSample, Sample, Selection, sample_of, samples_in, stem_of
 from lfq_cli.storage.urlpath import path_of
 from lfq_cli.tensors import StoredTensor

@@ -20,14 +20,22 @@ RUN_AND_REPORT = """
 import json, sys
 report = sys.argv.pop(1)
 code = 0
+class Depth:
+    calls = None
+    def find_spec(self, name, path=None, target=None):
+        if name == "numpy":
+            frame, self.calls = sys._getframe(), 0
+            while frame := frame.f_back:
+                self.calls += 1
+depth = Depth()
+sys.meta_path.insert(0, depth)
 try:
     from lfq_cli.cli import main
     main()
 except SystemExit as exit:
     code = exit.code or 0
-modules = sorted({name.partition(".")[0] for name in sys.modules})
 with open(report, "w") as file:
-    json.dump({"code": code, "modules": modules}, file)
+    json.dump({"code": code, "modules": sorted(sys.modules), "calls_around_numpy": depth.calls}, file)
 """
 
 
@@ -55,15 +63,20 @@ def files(tmp_path_factory):
     return folder
 
 
-def modules_after(*arguments, folder):
-    """The top-level modules that `lfq ARGUMENTS` has imported when it ends well."""
+def report_of(*arguments, folder):
+    """What `lfq ARGUMENTS` has imported when it ends well."""
     report = folder / "report.json"
     command = [sys.executable, "-c", RUN_AND_REPORT, str(report), *arguments]
     ran = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
     parsed = json.loads(report.read_text())
     report.unlink()
     assert parsed["code"] == 0, ran.stderr
-    return set(parsed["modules"])
+    return parsed
+
+
+def modules_after(*arguments, folder):
+    """The top-level modules that `lfq ARGUMENTS` has imported when it ends well."""
+    return {name.partition(".")[0] for name in report_of(*arguments, folder=folder)["modules"]}
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["encode", "--help"], ["--version"]], ids=" ".join)
@@ -76,6 +89,65 @@ def test_help_imports_neither_numpy_nor_torch(arguments, tmp_path):
 def test_encode_without_projection_never_imports_torch(checkpoint, name, files, tmp_path):
     arguments = ("encode", checkpoint, name, "-o", str(tmp_path / "out"))
     assert "torch" not in modules_after(*arguments, folder=files)
+
+
+NOT_FOR_ONE_FILE = {
+    "asyncio",
+    "fsspec",
+    "lfq_cli.checkpoints.families",
+    "lfq_cli.checkpoints.refused",
+    "lfq_cli.codesfile.builder",
+    "lfq_cli.jobs.pack",
+    "lfq_cli.pipeline.compare",
+    "lfq_cli.pipeline.decode",
+    "lfq_cli.pipeline.merge",
+    "lfq_cli.pipeline.samples",
+    "lfq_cli.pipeline.survey",
+    "lfq_cli.statistics",
+    "lfq_cli.torchfile",
+    "lfq_cli.training",
+    "rich.console",
+    "rich.progress",
+    "rich.table",
+    "torch",
+}
+"""What `lfq encode -q` of one file with a native checkpoint can do without: 39 of the 85 ms that its imports took."""
+
+
+def test_encode_of_one_file_imports_no_more_than_it_needs(files, tmp_path):
+    arguments = ("encode", "plain.safetensors", "x.safetensors", "-o", str(tmp_path / "out"), "-q")
+    found = set(report_of(*arguments, folder=files)["modules"])
+    assert {"numpy", "lfq_cli.jobs.encode", "lfq_cli.pipeline.encode"} <= found  # the report sees what is imported
+    assert found & NOT_FOR_ONE_FILE == set()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "module"),
+    [
+        (["encode", "plain.safetensors", "x.safetensors"], "rich.table"),
+        (["encode", "state.pt", "x.safetensors", "-q"], "lfq_cli.checkpoints.families"),
+        (["encode", "plain.safetensors", "x.safetensors", "-q", "--stacked"], "lfq_cli.jobs.pack"),
+    ],
+    ids=["a table", "a foreign checkpoint", "samples"],
+)
+def test_what_an_encode_needs_is_imported(arguments, module, files, tmp_path):
+    assert module in report_of(*arguments, "-o", str(tmp_path / "out"), folder=files)["modules"]
+
+
+def test_numpy_is_imported_before_a_command_is_called(files):
+    """Its imports, the deepest of all, then fit into the first chunk of CPython's stack."""
+    assert report_of("stats", "plain.codes.safetensors", folder=files)["calls_around_numpy"] < 12
+
+
+def test_exit_searches_no_modules_for_garbage(files):
+    code = (
+        "import atexit, gc, sys; atexit.register(lambda: print(gc.get_freeze_count() > 10_000))\n"
+        "from lfq_cli.__main__ import main; sys.argv = ['lfq', 'stats', 'plain.codes.safetensors', '-q']; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=files, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.endswith("True\n")
 
 
 @pytest.mark.parametrize("output", ["back.npy", "back.safetensors"])

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-from rich.table import Table
+from typing import TYPE_CHECKING, Any
 
 from lfq_cli.cli.messages import assumption_lines, printable, shape
 from lfq_cli.cli.options import Display
 from lfq_cli.cli.render.console import heading, new_table, note, print_json, print_table
 from lfq_cli.quantizer import Quantizer
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 def show_import(output: Path, quantizer: Quantizer, display: Display, *, written: bool) -> None:

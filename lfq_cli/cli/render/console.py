@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.cells import cell_len
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from lfq_cli.cli.messages import printable
 from lfq_cli.cli.options import Display
+
+if TYPE_CHECKING:  # rich is imported when something is printed with it
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
 
 _FLAT_LIST = re.compile(r"\[\n\s+([^\[\]{}]*?)\n\s+\]")  # JSON breaks no line within a string
 MOST_ROWS = 20
@@ -37,6 +38,8 @@ def say_unless_quiet(display: Display) -> Callable[[str], None]:
 
 def new_table(*columns: str, right: Iterable[int] = ()) -> Table:
     """A table without rows; columns `right` hold numbers."""
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     aligned = set(right)
     for k, column in enumerate(columns):
@@ -51,6 +54,8 @@ def print_table(table: Table) -> None:
     """A table on stdout. Where a terminal lacks the room for the numbers and part of each name, lines are broken and
     nothing is left out.
     """
+    from rich.cells import cell_len
+
     console = stdout()
     widths = [max(cell_len(str(cell)) for cell in (column.header, *column.cells)) for column in table.columns]
     for k, column in enumerate(table.columns):
@@ -74,6 +79,8 @@ def heading(text: str) -> None:
 
 def stdout() -> Console:
     """stdout; as wide as the terminal, and never wrapped where there is none."""
+    from rich.console import Console
+
     console = Console(markup=False, highlight=False)
     if not console.is_terminal:
         console.width = 400
@@ -101,6 +108,9 @@ def text_width() -> int | None:
 
 def wrapped(text: str | Text, width: int | None, *, first: str = "", style: str = "") -> list[Text]:
     """The text after `first`, wrapped to a width, with a hanging indent; breaks only at spaces."""
+    from rich.console import Console
+    from rich.text import Text
+
     whole = text if isinstance(text, Text) else Text(text, style)
     if width is None:
         return [Text(first).append_text(whole)]

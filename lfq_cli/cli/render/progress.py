@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-
-from rich.console import Console
+from typing import TYPE_CHECKING
 
 from lfq_cli.cli import interrupts
 from lfq_cli.cli.options import Display
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _WIDE = 60
 """Letters of a line on which speed and remaining time have room as well."""
@@ -20,8 +22,8 @@ def progress_bar(title: str, total: int | Callable[[], int], display: Display) -
 
     total: bytes in all; or a function that determines them, where that takes time.
     """
-    console = Console(stderr=True)
-    if not console.is_terminal or display.quiet or display.no_progress:
+    console = _console(display)
+    if console is None:
         yield lambda _: interrupts.check()
         return
     # late: a quarter of what rich takes to import
@@ -43,8 +45,8 @@ def progress_bar(title: str, total: int | Callable[[], int], display: Display) -
 @contextmanager
 def count_bar(title: str, display: Display) -> Iterator[Callable[[int], None]]:
     """As `progress_bar`, for things whose total is unknown."""
-    console = Console(stderr=True)
-    if not console.is_terminal or display.quiet or display.no_progress:
+    console = _console(display)
+    if console is None:
         yield lambda _: interrupts.check()
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -57,3 +59,13 @@ def count_bar(title: str, display: Display) -> Iterator[Callable[[int], None]]:
             progress.advance(task, count)
 
         yield advance
+
+
+def _console(display: Display) -> Console | None:
+    """stderr if a bar is wanted and it is a terminal."""
+    if display.quiet or display.no_progress:
+        return None
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    return console if console.is_terminal else None

@@ -96,7 +96,9 @@ class GroupedResidualLFQ(nn.Module):
         See `ResidualLFQ.decode_bits`, also for the errors.
         """
         if bits.shape[-1] % self.groups:
-            raise ValueError(f"expected the same number of bits for {self.groups} groups, found {bits.shape[-1]} bits")
+            raise ValueError(
+                f"expected the same number of bits for each of {self.groups} groups, found {bits.shape[-1]}"
+            )
         parts = zip(self._groups(), rearrange(bits, "n (g b) -> g n b", g=self.groups), strict=True)
         return torch.cat([group.decode_bits(part, project_out, levels) for group, part in parts], dim=-1)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from stats_records import positions_of, random_bits, report_of, token_of, usage_of
 
@@ -575,6 +575,7 @@ def test_numbers_are_short_and_near(value):
 
 
 @given(st.floats(0, 1))
+@example(2.4e-5)
 def test_shares_are_short_and_near(share):
     text = percent(share)
     assert len(text) <= 9

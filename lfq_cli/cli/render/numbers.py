@@ -35,8 +35,8 @@ def digits(value: float, *, estimated: bool = False) -> str:
 
 
 def percent(value: float, *, estimated: bool = False) -> str:
-    """93.359%; below 0.001% as 1.6e-7%."""
-    if value == 0 or abs(value) >= 1e-5:
+    """93.359%; below 0.01% with two digits: 1.6e-7%."""
+    if value == 0 or abs(value) >= 1e-4:
         return approximate(f"{value:.3%}", estimated)
     return approximate(_short(f"{100 * value:.1e}") + "%", estimated)
 

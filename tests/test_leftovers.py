@@ -97,7 +97,7 @@ def test_encode_clears_the_folders_it_writes_to_and_says_so(tmp_path: Path) -> N
     dead = leftover(task.output.parent)
     list(encode(PLAIN, [task], EncodeOptions(dry_run=True)))
     assert dead.exists()  # a plan touches nothing
-    with pytest.warns(LfqNote, match="removed 1 unfinished"):
+    with pytest.warns(LfqNote, match="removed 1 temporary file of killed runs"):
         list(encode(PLAIN, [task], EncodeOptions()))
     assert not dead.exists()
     assert task.output.exists()

@@ -197,7 +197,7 @@ def test_a_refused_write_leaves_the_folder_as_it_was(tmp_path, present):
 
 @pytest.mark.parametrize("name", ["model.pt", "model.CKPT", "model.npy"])
 def test_a_name_of_another_kind_of_file_does_not_become_a_folder(tmp_path, name):
-    with pytest.raises(OptionError, match="a native checkpoint is a .safetensors file or a folder") as refused:
+    with pytest.raises(OptionError, match="a native checkpoint is a") as refused:
         native.write(Quantizer(dim=4, codebook_dim=4), tmp_path / name)
     assert refused.value.hint == "name it model.safetensors"
     assert not list(tmp_path.iterdir())

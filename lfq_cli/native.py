@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lfq_cli.container import header_bytes
-from lfq_cli.errors import CheckpointError
+from lfq_cli.errors import CheckpointError, OptionError
 from lfq_cli.files import atomic_output, refuse_existing, write_all
 from lfq_cli.quantizer import Quantizer, from_config
 
@@ -25,6 +25,7 @@ FORMAT = "lfq-checkpoint"
 VERSION = 1
 CONFIG_NAME = "config.json"
 MODEL_NAME = "model.safetensors"
+_OTHER_FILES = (".pt", ".pth", ".ckpt", ".bin", ".npy", ".npz", ".h5", ".hdf5", ".json")
 _TRAINING_DEPTH = 4
 """Nesting of what `lfq train` records: training, tries, one try, its shape."""
 
@@ -50,7 +51,14 @@ def write(
 
 
 def refuse_existing_checkpoint(path: Path, *, overwrite: bool = False) -> None:
-    """Raises OutputError if `write` would have to replace something and `overwrite` is not set."""
+    """Raises OutputError if `write` would have to replace something and `overwrite` is not set, and OptionError for the
+    name of another kind of file, which would become a folder.
+    """
+    if path.suffix.lower() in _OTHER_FILES and not path.is_dir():
+        raise OptionError(
+            f"{path}: a native checkpoint is a .safetensors file or a folder, not a {path.suffix} file",
+            f"name it {path.with_suffix('.safetensors').name}",
+        )
     for file in written_files(path):
         refuse_existing(file, overwrite=overwrite)
 

@@ -455,6 +455,15 @@ def test_a_dry_run_writes_nothing(tokens: Tokens, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(("name", "given"), [("bin", "train.bin"), ("parquet", "table.parquet")])
+def test_the_name_of_a_file_does_not_become_a_folder(tokens: Tokens, tmp_path: Path, name: str, given: str) -> None:
+    with pytest.raises(OptionError, match="is the name of a file, expected a folder"):
+        run(name, tokens[0], tmp_path / given)
+    assert not (tmp_path / given).exists()
+    (tmp_path / given).mkdir()  # intended
+    assert [outcome.status for outcome in run(name, tokens[0], tmp_path / given)] == ["written"]
+
+
 def test_an_outcome_counts_vectors_not_ids(tokens: Tokens, tmp_path: Path) -> None:
     (outcome,) = run("bin", tokens[0], tmp_path / "out", dims=(6, 6), bos=200)
     assert (outcome.vectors, outcome.bytes_out) == (COUNT * 12, COUNT * (1 + 12 * 2) * 2)

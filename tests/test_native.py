@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lfq_cli import checkpoints, native
 from lfq_cli.checkpoints import Facts
 from lfq_cli.container import header_bytes
-from lfq_cli.errors import CheckpointError, LfqError, OutputError
+from lfq_cli.errors import CheckpointError, LfqError, OptionError, OutputError
 from lfq_cli.quantizer import Quantizer
 
 FORMS = ("model.safetensors", "model")  # a file, a folder
@@ -193,6 +193,17 @@ def test_a_refused_write_leaves_the_folder_as_it_was(tmp_path, present):
     with pytest.raises(OutputError, match="exists"):
         native.write(LINEAR, tmp_path / "model")
     assert [path.name for path in (tmp_path / "model").iterdir()] == [present]
+
+
+@pytest.mark.parametrize("name", ["model.pt", "model.CKPT", "model.npy"])
+def test_a_name_of_another_kind_of_file_does_not_become_a_folder(tmp_path, name):
+    with pytest.raises(OptionError, match="a native checkpoint is a") as refused:
+        native.write(Quantizer(dim=4, codebook_dim=4), tmp_path / name)
+    assert refused.value.hint == "name it model.safetensors"
+    assert not list(tmp_path.iterdir())
+    (tmp_path / name).mkdir()  # meant
+    native.write(Quantizer(dim=4, codebook_dim=4), tmp_path / name)
+    assert checkpoints.load(tmp_path / name).dim == 4
 
 
 def test_a_file_in_the_way_of_the_folder(tmp_path):

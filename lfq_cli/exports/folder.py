@@ -23,19 +23,24 @@ from lfq_cli.files import NO_LOCKS, atomic_output, output_error, remove_leftover
 
 _PARTIAL = ".lfq-export-"
 _REPLACES = "--overwrite replaces it; or name another folder"
+_FILES = (".bin", ".idx", ".tar", ".parquet", ".mds", ".npy", ".json", ".safetensors")
 
 
 class ExportFolder:
     """An export into a folder. `fingerprint`: what its bytes depend on. `inputs`: files it reads, never replaced."""
 
     def __init__(self, path: Path, fingerprint: str, *, overwrite: bool, inputs: Collection[Path] = ()) -> None:
-        """Raises ExistsError if the folder holds another export and `overwrite` is false."""
+        """Raises ExistsError if the folder holds another export and `overwrite` is false, OptionError if the path is
+        the name of a file.
+        """
         self._path = path
         self._fingerprint = fingerprint
         self._overwrite = overwrite
         self._inputs = [os.path.realpath(each) for each in inputs]
         if os.path.lexists(path) and not path.is_dir():
             raise OutputError(f"{path}: is a file, expected a folder for an export")
+        if path.suffix.lower() in _FILES and not path.is_dir():
+            raise OptionError(f"{path}: is the name of a file, expected a folder for an export", f"name it {path.stem}")
         self._done: dict[str, Files] = {}
         self._ours: set[str] = set()
         """What exports made in the folder, this one or one that it replaces."""

@@ -252,6 +252,16 @@ def test_minutes_end_a_run(lfq, x):
     assert len([line for line in lines_of(out) if line["event"] == "evaluation"]) > 2
 
 
+def test_bars_of_reading_and_of_tries_are_gone_when_training_begins(lfq, x, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal
+    _, _, err = lfq("train", "x.npy", "--bits", "6", "-o", "c.safetensors", "--steps", "40")
+    before, steps = err[: err.index("step      0")], err[err.index("step      0") :]
+    assert "read \x1b" in before
+    assert "steps of tries \x1b" in before
+    assert "read" not in steps
+    assert "tries" not in steps
+
+
 def test_a_run_that_stops_early_says_so(lfq, x):
     _, out, _ = lfq("train", "x.npy", "--bits", "2", "--plain", "-o", "c.safetensors", "--lr", "1e-6", "--steps", "400")
     assert out.startswith(

@@ -302,9 +302,9 @@ CASES = (
     Case("encode F32 [n, 64], faiss IndexLSH", faiss_case("faiss_lsh"), target=0.5),
     Case("small files, fsync", files_case(True), target=3, at_most=True, smoke=True),
     Case("small files, no fsync", files_case(False), target=3, at_most=True),
-    Case("process, 1 MiB", process_case(1 << 20), target=3, at_most=True, smoke=True),
+    Case("process, 1 MiB", process_case(1 << 20), target=1.5, at_most=True, smoke=True),
     Case("process, full size", process_case(None)),
-    Case("lfq --help", help_case, target=1.5, at_most=True, smoke=True),
+    Case("lfq --help", help_case, target=1.4, at_most=True, smoke=True),
 )
 
 

@@ -129,7 +129,9 @@ class _Input:
 
     def open(self) -> Source:
         """Its tensors."""
-        return open_source(self._path) if self._data is None else open_bytes(self._path, self._data)
+        if self._data is not None:
+            return open_bytes(self._path, self._data)
+        return open_source(self._path, known=True)  # `origin` asks the store whether that was still so
 
     def origin(self) -> Callable[[], tuple[int, str]]:
         """A function to call when all was read: size and fingerprint. Raises TensorError if it changed since."""

@@ -12,13 +12,13 @@ import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
-from itertools import accumulate, compress
+from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple, TypeVar, overload
 
 from lfq_cli.errors import CodesFileError, LfqError, OptionError, TensorError
 from lfq_cli.samples import CONTAINERS
-from lfq_cli.storage.places import below, chosen, real_folder
+from lfq_cli.storage.places import Files, accepted_files, accepted_objects, below, real_folder
 from lfq_cli.storage.remote import refused
 from lfq_cli.storage.urlpath import UrlPath, path_of
 from lfq_cli.tensors import FORMATS
@@ -137,7 +137,7 @@ def _expand(argument: str, accepts: Accepts, error: type[LfqError]) -> Iterator[
         root, nothing = _static_part(path), error(f"{argument}: no file matches")
         walk = _Walk(error)
         found = walk.matching(root, path.parts[len(root.parts) :])
-    yield from _accepted(root, found, walk, accepts, nothing)
+    yield from _folders(root, accepted_files(found, accepts), walk, nothing)
 
 
 def _expand_url(path: UrlPath, accepts: Accepts, error: type[LfqError]) -> Iterator[Folder]:
@@ -155,7 +155,7 @@ def _expand_url(path: UrlPath, accepts: Accepts, error: type[LfqError]) -> Itera
         found = list(_objects(root, pattern))
     except OSError as reason:
         raise refused(path, reason, error) from reason
-    yield from _accepted(root, found, _Walk(error), accepts, nothing)
+    yield from _folders(root, accepted_objects(found, accepts), _Walk(error), nothing)
 
 
 def _objects(root: UrlPath, pattern: Sequence[str]) -> Iterator[tuple[Path, list[str]]]:
@@ -184,14 +184,10 @@ def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
     return len(parts) == 1 if len(pattern) == 1 else _matches(parts[1:], pattern[1:])
 
 
-def _accepted(
-    root: Path, found: Iterable[tuple[Path, list[str]]], walk: _Walk, accepts: Accepts, nothing: LfqError
-) -> Iterator[Folder]:
-    """The accepted files of each folder; raises `nothing` if there are none."""
+def _folders(root: Path, accepted: Iterable[Files], walk: _Walk, nothing: LfqError) -> Iterator[Folder]:
+    """The folders with their accepted files; raises `nothing` if there are none."""
     any_found = False
-    for folder, files in found:
-        prefix = "" if folder == Path() else os.path.join(folder, "")  # noqa: PTH118
-        names = list(compress(files, chosen([prefix + name for name in files], accepts)))
+    for folder, names in accepted:
         any_found = any_found or bool(names)
         yield Folder(folder, root, names, below(folder, root))
     if not any_found and not walk.unread:

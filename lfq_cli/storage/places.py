@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import compress
 from pathlib import Path
 
 from lfq_cli.errors import OptionError
 from lfq_cli.regions import state_of
 from lfq_cli.storage.schemes import REQUESTS_AT_ONCE
-from lfq_cli.storage.urlpath import UrlPath, is_url
+from lfq_cli.storage.urlpath import UrlPath
+
+Files = tuple[Path, list[str]]
+"""A folder and the names of files in it."""
+_MOST_WAITING = 10_000
+"""Objects to be checked: a future of 1 KB each."""
 
 
 def exists(path: Path) -> bool:
@@ -85,10 +91,19 @@ def version(path: Path, *, known: bool = False) -> tuple[int, ...] | None:
         return None
 
 
-def chosen(places: Iterable[str], accepts: Callable[[str], bool]) -> list[bool]:
-    """Whether each place is accepted. Objects are checked many at once, since each check waits for the network."""
-    places = list(places)
-    if not places or not is_url(places[0]):
-        return [accepts(place) for place in places]
+def accepted_files(folders: Iterable[Files], accepts: Callable[[str], bool]) -> Iterator[Files]:
+    """Each folder with those of its files whose paths are accepted."""
+    for folder, names in folders:
+        prefix = "" if folder == Path() else os.path.join(folder, "")  # noqa: PTH118
+        yield folder, [name for name in names if accepts(prefix + name)]
+
+
+def accepted_objects(folders: Sequence[Files], accepts: Callable[[str], bool]) -> list[Files]:
+    """The same for objects: those of all folders are checked many at once, since each check waits for the network."""
+    places = [f"{folder}/{name}" for folder, names in folders for name in names]
+    found: list[bool] = []
     with ThreadPoolExecutor(REQUESTS_AT_ONCE, thread_name_prefix="lfq-looks") as pool:
-        return list(pool.map(accepts, places))
+        for start in range(0, len(places), _MOST_WAITING):
+            found += pool.map(accepts, places[start : start + _MOST_WAITING])
+    answers = iter(found)
+    return [(folder, list(compress(names, answers))) for folder, names in folders]

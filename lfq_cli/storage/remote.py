@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from lfq_cli.errors import LfqError
 from lfq_cli.regions import FileRegion, InputFile, Region, bytes_of, read_small
-from lfq_cli.storage.ranges import AHEAD, RANGE_BYTES, ReadAhead
+from lfq_cli.storage.ranges import AHEAD, HEAD_BYTES, RANGE_BYTES, ReadAhead
 from lfq_cli.storage.stores import RangesIgnoredError
 from lfq_cli.storage.urlpath import UrlPath, is_url, path_of
 
@@ -294,7 +294,9 @@ class _Stream(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        view = memoryview(buffer)[: max(self._file.size - self._position, 0)]
+        is_header = self._position < HEAD_BYTES  # which is read before it is known whether the rest is wanted
+        end = min(HEAD_BYTES, self._file.size) if is_header else self._file.size
+        view = memoryview(buffer)[: max(end - self._position, 0)]
         self._file.read_into(self._position, view)
         self._position += len(view)
         return len(view)

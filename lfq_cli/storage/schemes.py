@@ -34,8 +34,17 @@ _S3 = Scheme(
     "s3",
     ("ETag",),
     (*_AIOHTTP, "botocore.exceptions.BotoCoreError", "botocore.exceptions.ClientError"),
-    # botocore's default of 10 would limit the ranges read at once
-    MappingProxyType({"config_kwargs": {"max_pool_connections": REQUESTS_AT_ONCE}}),
+    MappingProxyType(
+        {
+            "config_kwargs": {
+                "max_pool_connections": REQUESTS_AT_ONCE,  # botocore's 10 would limit the ranges read at once
+                # Of 1.19 ms of processor time for each request of a header, botocore takes 0.17 to make its own name,
+                # 0.10 to check parameters (5,000 requests, the least of nine runs).
+                "user_agent": "lfq",
+                "parameter_validation": False,
+            }
+        }
+    ),
 )
 _GCS = Scheme("gcsfs", "gcs", ("generation", "etag"), (*_AIOHTTP, "google.auth.exceptions.GoogleAuthError"))
 _AZURE = Scheme("adlfs", "azure", ("etag",), (*_AIOHTTP, "azure.core.exceptions.AzureError"))

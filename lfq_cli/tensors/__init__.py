@@ -31,10 +31,10 @@ STAGED = frozenset({".npz", ".pt", ".pth", ".h5", ".hdf5"})
 """Files that are not read in order, or whose reader needs a local file: an object is copied to a temporary folder."""
 
 
-def open_source(path: Path) -> Source:
-    """The tensors of the file at `path`. Raises TensorError if it cannot be read."""
+def open_source(path: Path, *, known: bool = False) -> Source:
+    """The tensors of the file at `path`; `known` as in `open_input`. Raises TensorError if it cannot be read."""
     open_file = _opener(path)
-    return open_file(open_input(path, TensorError, staged=path.suffix.lower() in STAGED))
+    return open_file(open_input(path, TensorError, staged=path.suffix.lower() in STAGED, known=known))
 
 
 def open_bytes(path: Path, data: bytes) -> Source:

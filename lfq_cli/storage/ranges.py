@@ -14,8 +14,8 @@ MOST_HELD = 24
 HEAD_BYTES = 1 << 16
 """What a look at a header fetches: all but the longest headers lie in it."""
 
-Start = Callable[[int, int], "Future[bytes]"]
-"""Begins to fetch (position, count of bytes)."""
+Start = Callable[[int, int], "Future[list[bytes]]"]
+"""Begins to fetch (position, count of bytes), in pieces of any size."""
 Fetch = Callable[[int, int], bytes]
 """Fetches (position, count of bytes) in the caller's thread."""
 
@@ -23,9 +23,19 @@ Fetch = Callable[[int, int], bytes]
 class _Range:
     """A range in flight or in memory; `left`: how many of its bytes are still unread."""
 
-    def __init__(self, data: Future[bytes], left: int) -> None:
-        self.data = data
+    def __init__(self, pieces: Future[list[bytes]], left: int) -> None:
+        self.pieces = pieces
         self.left = left
+
+    def read_into(self, offset: int, view: memoryview) -> int:
+        """Fills `view` from byte `offset` of the range, as far as the range goes; returns how many bytes these are."""
+        done = 0
+        for piece in self.pieces.result():
+            part = memoryview(piece)[offset : offset + len(view) - done]
+            view[done : done + len(part)] = part
+            done += len(part)
+            offset = max(offset - len(piece), 0)
+        return done
 
 
 class ReadAhead:
@@ -54,10 +64,9 @@ class ReadAhead:
         while view:
             number, offset = divmod(position, RANGE_BYTES)
             found = self._range(number)
-            part = memoryview(found.data.result())[offset : offset + len(view)]
-            view[: len(part)] = part
-            self._was_read(number, found, len(part))
-            view, position = view[len(part) :], position + len(part)
+            count = found.read_into(offset, view)
+            self._was_read(number, found, count)
+            view, position = view[count:], position + count
 
     def start(self, position: int) -> None:
         """Starts fetching from byte `position` on, to be read sequentially."""
@@ -73,7 +82,7 @@ class ReadAhead:
         with self._lock:
             self._is_closed = True
             for each in self._held.values():
-                each.data.cancel()
+                each.pieces.cancel()
             self._held.clear()
 
     def _head_bytes(self) -> bytes:

@@ -134,11 +134,11 @@ class RemoteFile(InputFile):
             self.size = self._status.size
         self._ahead = ReadAhead(self._start_range, self._fetch_range, self.size)
 
-    def _start_range(self, start: int, count: int) -> Future[bytes]:
+    def _start_range(self, start: int, count: int) -> Future[list[bytes]]:
         return self.path.store.start_range(self._url, start, count)
 
     def _fetch_range(self, start: int, count: int) -> bytes:
-        return self.path.store.range(self._url, start, count)
+        return b"".join(self.path.store.range(self._url, start, count))
 
     def start_reading(self, position: int) -> None:
         """Starts fetching from byte `position` on, unless it is staged."""
@@ -173,7 +173,7 @@ class RemoteFile(InputFile):
         pending = [self._start_range(position, out.shape[1]) for position in positions.tolist()]
         try:
             for k, data in enumerate(pending):
-                out[k] = np.frombuffer(data.result(), np.uint8)
+                out[k] = np.frombuffer(b"".join(data.result()), np.uint8)
         except RangesIgnoredError:
             self.stage()
             return k
@@ -195,7 +195,7 @@ class RemoteFile(InputFile):
         if self._staged is not None or self.size == 0:
             return self.read(0, self.size)
         try:
-            return self.path.store.range(self._url, 0, self.size)
+            return self._fetch_range(0, self.size)
         except OSError as reason:
             raise self.refused(reason) from reason
 
@@ -215,7 +215,7 @@ class RemoteFile(InputFile):
     def _copy_by_ranges(self) -> IO[bytes]:
         file = tempfile.TemporaryFile(prefix="lfq-")  # noqa: SIM115 - closed with this file
         try:
-            pending: deque[tuple[int, Future[bytes]]] = deque()
+            pending: deque[tuple[int, Future[list[bytes]]]] = deque()
             starts = iter(range(0, self.size, RANGE_BYTES))
             for start in starts:
                 pending.append((start, self._start_range(start, min(RANGE_BYTES, self.size - start))))
@@ -317,8 +317,9 @@ class _Stream(io.RawIOBase):
         return len(view)
 
 
-def _write_at(file: IO[bytes], start: int, data: Future[bytes]) -> None:
-    view = memoryview(data.result())
-    while view:
-        count = os.pwrite(file.fileno(), view, start)
-        view, start = view[count:], start + count
+def _write_at(file: IO[bytes], start: int, pieces: Future[list[bytes]]) -> None:
+    for piece in pieces.result():
+        view = memoryview(piece)
+        while view:
+            count = os.pwrite(file.fileno(), view, start)
+            view, start = view[count:], start + count

@@ -37,6 +37,9 @@ _FINAL_NUMBERS = (errno.EINVAL, errno.EPERM, errno.ENOSYS, errno.ENAMETOOLONG, e
 _REFUSED_CONDITION = (409, 412)
 """Conflict with an upload under way, Precondition Failed: something has the name, or is about to."""
 
+_PIECE_BYTES = 1 << 20
+"""At most: what came together, up to 256 KiB, stays as it is."""
+
 R = TypeVar("R")
 
 
@@ -54,6 +57,20 @@ class ObjectStatus:
         """The same as numbers that change when the object is written again."""
         digest = hashlib.sha256(f"{self.tag}\0{self.modified}".encode()).digest()
         return self.size or 0, int.from_bytes(digest[:8], "little")
+
+
+async def _as_it_comes(system: Any, url: str, start: int, count: int) -> list[bytes]:
+    """A range from s3fs. Its `cat_file` joins the pieces: a third of its processor time for 8 MiB."""
+    bucket, key, version = system.split_path(url)
+    chosen = {"VersionId": version} if version else {}
+    answer = await system._call_s3(
+        "get_object", Bucket=bucket, Key=key, Range=f"bytes={start}-{start + count - 1}", **chosen
+    )
+    body = answer["Body"]
+    try:
+        return [piece async for piece in body.iter_chunks(_PIECE_BYTES)]
+    finally:
+        body.close()
 
 
 class RangesIgnoredError(OSError):
@@ -159,22 +176,32 @@ class Store:
 
     # reading
 
-    def start_range(self, url: str, start: int, count: int) -> Future[bytes]:
+    def start_range(self, url: str, start: int, count: int) -> Future[list[bytes]]:
         """Starts fetching `count` bytes from byte `start` on."""
         return self.pool.submit(self.range, url, start, count)
 
-    def range(self, url: str, start: int, count: int) -> bytes:
-        """`count` bytes from byte `start` on. Raises RangesIgnoredError if the server sends more."""
+    def range(self, url: str, start: int, count: int) -> list[bytes]:
+        """`count` bytes from byte `start` on, in pieces of any size. Raises RangesIgnoredError if the server sends
+        more.
+        """
 
-        def fetch() -> bytes:
-            data: bytes = self._system.cat_file(url, start=start, end=start + count)
-            if len(data) > count:
-                raise RangesIgnoredError(errno.EINVAL, f"the server sent {len(data)} bytes, {count} were asked for")
-            if len(data) < count:
-                raise OSError(errno.EIO, f"the server sent {len(data)} of {count} bytes")
-            return data
+        def fetch() -> list[bytes]:
+            pieces = self._pieces(url, start, count)
+            came = sum(map(len, pieces))
+            if came > count:
+                raise RangesIgnoredError(errno.EINVAL, f"the server sent {came} bytes, {count} were asked for")
+            if came < count:
+                raise OSError(errno.EIO, f"the server sent {came} of {count} bytes")
+            return pieces
 
         return self._again(url, fetch)
+
+    def _pieces(self, url: str, start: int, count: int) -> list[bytes]:
+        if self.scheme.library != "s3fs":
+            return [self._system.cat_file(url, start=start, end=start + count)]
+        run = import_module("fsspec.asyn").sync
+        pieces: list[bytes] = run(self._system.loop, _as_it_comes, self._system, url, start, count)
+        return pieces
 
     def download(self, url: str, path: str) -> None:
         """The whole object, in one request, into a local file."""

@@ -27,7 +27,7 @@ PARTIAL_PREFIX = ".lfq-"
 PARTIAL_SUFFIX = ".partial"
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 """Errors of a file system without locks."""
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Errors of a file system that is out of space."""
 _KEEP_SIZE = 1  # FALLOC_FL_KEEP_SIZE: reserving space does not change the file's length
 _RESERVED_BYTES = 4 << 20  # smaller files are written in one go
@@ -71,8 +71,8 @@ def atomic_output(path: Path, *, overwrite: bool = False, durable: bool = True, 
                 each.rmdir()
         if isinstance(error, FileExistsError | NotADirectoryError):
             raise OutputError(f"{path}: cannot be written: {folder} is a file, or inside one") from error
-        if isinstance(error, OSError) and isinstance(path, UrlPath) and error.errno in _NO_ROOM:
-            raise _no_room(path, folder, error) from error
+        if isinstance(error, OSError) and isinstance(path, UrlPath) and error.errno in NO_ROOM:
+            raise no_room(path, folder, error) from error
         if isinstance(error, OSError):
             raise output_error(path, error) from error
         raise
@@ -156,7 +156,7 @@ def _set_aside(file: BinaryIO, nbytes: int) -> None:
     if fallocate is None:
         return
     fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
-    if fallocate(file.fileno(), _KEEP_SIZE, 0, nbytes) != 0 and ctypes.get_errno() in _NO_ROOM:
+    if fallocate(file.fileno(), _KEEP_SIZE, 0, nbytes) != 0 and ctypes.get_errno() in NO_ROOM:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
@@ -216,7 +216,8 @@ def output_error(path: Path, error: OSError) -> OutputError:
     return OutputError(f"{path}: cannot be written: {error.strerror or error}")
 
 
-def _no_room(path: Path, folder: Path, error: OSError) -> OutputError:
+def no_room(path: Path, folder: Path, error: OSError) -> OutputError:
+    """No space for an object's local copy."""
     return OutputError(
         f"{path}: cannot be written to {folder} before it is uploaded: {error.strerror}",
         "set TMPDIR to a folder with more space",

@@ -13,7 +13,8 @@ _BUSY = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.<
 
 class Proxy:
     """`fault(method, path, range, number)` names what happens to a request: None, "busy", "cut", "slow", "expired",
-    "whole" (the range is ignored), "unconditional" (a refusal by the condition becomes a success). `seen`: (method,
+    "whole" (the range is ignored), "unconditional" (a refusal by the condition becomes a success), "lost" (it is done,
+    and answered 503). `seen`: (method,
     path) of all.
     """
 
@@ -69,6 +70,8 @@ class _Forwarding(BaseHTTPRequestHandler):
         if fault == "expired":
             return self.answer(400, {"Content-Type": "application/xml"}, EXPIRED)
         status, headers, data = self.ask_upstream(body, with_range=fault != "whole")
+        if fault == "lost":
+            return self.answer(503, {}, _BUSY)
         if fault == "unconditional" and status == 412:
             return self.answer(200, {"ETag": '"0"'}, b"")
         return self.answer(status, headers, data, fault)

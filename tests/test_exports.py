@@ -386,19 +386,19 @@ def test_a_run_that_broke_off_goes_on_to_the_same_bytes(name: str, tokens: Token
     paths, _ = tokens
     more: dict[str, Any] = {"samples_per_file": 7} if name in ("webdataset", "parquet") else {}
     whole = run(name, paths, tmp_path / "whole", splits=SPLITS, **more)
-    from lfq_cli.exports import folder
+    from lfq_cli.exports.place import LocalPlace
 
     for stop in range(len(whole)):
         out = tmp_path / f"broken {stop}"
-        describe, made = folder.ExportFolder._give_name, [0]
+        rename, made = LocalPlace._give_name, [0]
 
         def give_name(*args: Any) -> None:
             made[0] += 1  # noqa: B023
             if made[0] > stop:  # noqa: B023
                 raise KeyboardInterrupt
-            describe(*args)  # noqa: B023
+            rename(*args)  # noqa: B023
 
-        with patch.object(folder.ExportFolder, "_give_name", staticmethod(give_name)), pytest.raises(KeyboardInterrupt):
+        with patch.object(LocalPlace, "_give_name", give_name), pytest.raises(KeyboardInterrupt):
             run(name, paths, out, splits=SPLITS, **more)
         assert not (out / "lfq.json").exists()
         again = run(name, paths, out, splits=SPLITS, **more)

@@ -22,7 +22,7 @@ Inputs = Annotated[
     list[str], typer.Argument(metavar="CODES", parser=options.place, help="Codes files, folders or globs.")
 ]
 Output = Annotated[
-    Path, typer.Option("--output", "-o", metavar="OUT", parser=options.local_path, help="The folder of the export.")
+    Path, typer.Option("--output", "-o", metavar="OUT", parser=options.path, help="The folder of the export.")
 ]
 Style = Annotated[
     Literal["1x"] | None, typer.Option("--style", help="1x: bin as 1xgpt reads it, video.bin and segment_ids.bin.")
@@ -110,8 +110,8 @@ def export(
     """Write the samples of codes files in a trainer's format.
 
     bin for nanoGPT (and 1xgpt), megatron for Megatron-Core, webdataset, parquet for datasets, polars and Spark, mds for
-    mosaicml-streaming, npy for LlamaGen. OUT/lfq.json describes the ids. Complete parts are kept, so an interrupted run
-    can be repeated. docs/export.md shows how to read each format.
+    mosaicml-streaming, npy for LlamaGen. OUT/lfq.json describes the ids and is written last. Complete parts are kept,
+    so an interrupted run can be repeated. docs/export.md shows how to read each format.
     """
     from lfq_cli.cli.run import run_packing
     from lfq_cli.errors import CodesFileError, OptionError

@@ -39,13 +39,6 @@ def path(text: str) -> Path:
         raise typer.BadParameter(error.message) from None
 
 
-def local_path(text: str) -> Path:
-    """A local path. Raises BadParameter for a URL, which would be taken for a folder's name."""
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
-        raise typer.BadParameter(f"{text!r} is a URL, expected a local path: write it here and copy it")
-    return path(text)
-
-
 Checkpoint: TypeAlias = Annotated[
     Path,
     typer.Argument(

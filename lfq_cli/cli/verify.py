@@ -80,14 +80,14 @@ def verify(
     from lfq_cli.exports import verify as exported
     from lfq_cli.jobs.verify import VerifyOptions, sources_of
     from lfq_cli.jobs.verify import verify as verify_files
-    from lfq_cli.storage.urlpath import is_url
+    from lfq_cli.storage.urlpath import path_of
 
     if source and checkpoint is None:
         raise OptionError("--source needs --checkpoint", "the checkpoint that encoded it")
     if sample is not None and not source:
         raise OptionError("--sample belongs to --source", "leave it out, or name what to encode again")
-    exports = [Path(each) for each in inputs if not is_url(each) and exported.is_export(Path(each))]
-    codes = [each for each in inputs if Path(each) not in exports or _holds_codes(each)]
+    exports = [path_of(each) for each in inputs if exported.is_export(path_of(each))]
+    codes = [each for each in inputs if path_of(each) not in exports or _holds_codes(each)]
     if checkpoint is not None and not codes:
         raise OptionError("--checkpoint belongs to codes files, and an export has none", "leave it out")
     paths, missed = _find(codes)

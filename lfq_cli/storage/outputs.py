@@ -66,6 +66,15 @@ def refuse_read_only(path: Path) -> None:
         raise OutputError(f"{path}: cannot be written: {path.scheme}:// is read-only", "name a folder or a bucket")
 
 
+def require_writable(folder: UrlPath) -> None:
+    """Raises OutputError if the store refuses to write below the prefix, as far as an empty object shows."""
+    refuse_read_only(folder)
+    try:
+        _has_conditions(folder.store, folder / "object")
+    except OSError as reason:
+        raise refused_output(folder, reason) from reason
+
+
 def refused_output(path: Path, reason: OSError) -> OutputError:
     """A store's refusal in one line."""
     hint = "the store refuses these credentials" if isinstance(reason, PermissionError) else None

@@ -72,6 +72,13 @@ def below(folder: Path, top: Path) -> str:
     return "" if way == "." else way
 
 
+def files_below(path: Path) -> list[Path]:
+    """All files below a folder, sorted by the parts of their paths; of a file itself."""
+    if isinstance(path, UrlPath):
+        return [path.joinpath(*parts) for parts in sorted(path.store.below(str(path)))] or [path]
+    return [each for each in sorted(path.rglob("*")) if each.is_file()] if path.is_dir() else [path]
+
+
 def version(path: Path, *, known: bool = False) -> tuple[int, ...] | None:
     """A state that changes when a file is written to, replaced or removed; None if it does not exist.
 

@@ -61,6 +61,21 @@ def read_whole(place: str, most: int, error: type[LfqError]) -> bytes | None:
         file.close()
 
 
+def content_now(path: UrlPath, error: type[LfqError]) -> bytes | None:
+    """All bytes of a small object, as it is now; None if there is none. Raises `error`."""
+    try:
+        found = path.store.find(str(path))
+    except OSError as reason:
+        raise refused(path, reason, error) from reason
+    if found is None or found.is_folder:
+        return None
+    file = RemoteFile(path, error, known=True)
+    try:
+        return file.read_all()
+    finally:
+        file.close()
+
+
 def stage(region: Region) -> None:
     """Stages the object that holds a region; does nothing for any other region."""
     if isinstance(region, FileRegion) and isinstance(region.file, RemoteFile):

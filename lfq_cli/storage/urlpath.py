@@ -92,7 +92,7 @@ class UrlPath(PosixPath):
 
     def iterdir(self) -> Iterator[UrlPath]:  # type: ignore[override]
         """The direct children. Raises OSError."""
-        return (self / name for name in dict.fromkeys(parts[0] for parts in self.store.below(str(self))))
+        return (self / name for name in self.store.children(str(self)))
 
 
 def is_url(text: str) -> bool:

@@ -66,9 +66,7 @@ def test_urls_that_lead_nowhere_are_refused_wherever_a_path_is_taken(here, comma
         code, out, err = here(command, *arguments(command, name, url))
         assert (code, out) == (2, ""), err
         said = " ".join(err.replace("│", " ").split())
-        if (command, name) == ("export", "output"):
-            assert "is a URL, expected a local path" in said
-        elif url in UNKNOWN:
+        if url in UNKNOWN:
             assert "lfq does not support" in said
         else:
             assert "names no " in said or "no path can have" in said

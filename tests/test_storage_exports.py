@@ -249,13 +249,15 @@ def test_a_signal_leaves_whole_parts_only(bucket, client, temporary, number):
     assert remote(client, f"{bucket}/out") == whole
 
 
-def test_an_upload_whose_answer_is_lost_is_the_upload(codes, proxied, client, lfq):
+@pytest.mark.parametrize("name", ["train.bin", ".lfq-export.json", "lfq.json"])
+def test_an_upload_whose_answer_is_lost_is_the_upload(codes, proxied, client, lfq, name):
     proxy, bucket = proxied
+    name = f"out/{name}"
     proxy.fault = lambda method, path, wanted, number: (
-        "lost" if method == "PUT" and "train" in path and proxy.count("PUT", "train") == 1 else None
+        "lost" if method == "PUT" and name in path and proxy.count("PUT", name) == 1 else None
     )
     assert statuses(lfq, *COMMANDS["bin"], codes, "-o", f"{bucket}/out") == ["written"]
-    assert proxy.count("PUT", "train.bin") == 2
+    assert proxy.count("PUT", name) > 1
     lfq("export", *COMMANDS["bin"], codes, "-o", "out")
     assert remote(client, f"{bucket}/out") == local("out")
 

@@ -16,6 +16,7 @@ from lfq_cli.exports.objects import ObjectPlace
 from lfq_cli.exports.place import LocalPlace, Place, Tags
 from lfq_cli.files import atomic_output, write_all
 from lfq_cli.storage.places import real_folder
+from lfq_cli.storage.remote import content_now
 from lfq_cli.storage.urlpath import UrlPath
 
 _REPLACES = "--overwrite replaces it; or name another folder"
@@ -164,11 +165,17 @@ class ExportFolder:
             with atomic_output(self._path / name, overwrite=name in self._noted, durable=durable) as file:
                 write_all(file, data)
         except ExistsError:
-            raise ExistsError(
-                f"{self._path / name}: exists since this export began: another one is writing into the folder",
-                "wait for it, or name another folder",
-            ) from None
+            if not self._is_there(name, data):
+                raise ExistsError(
+                    f"{self._path / name}: exists since this export began: another one is writing into the folder",
+                    "wait for it, or name another folder",
+                ) from None
         self._noted.add(name)
+
+    def _is_there(self, name: str, data: bytes) -> bool:
+        """Whether an object has that content, as after an upload whose answer was lost."""
+        path = self._path / name
+        return isinstance(path, UrlPath) and content_now(path, OutputError) == data
 
     def finish(self, entry: dict[str, Any], *, durable: bool) -> None:
         """Removes the rest of exports that this one replaces, and writes lfq.json: the export is complete.

@@ -145,8 +145,7 @@ class Store:
 
     def below(self, url: str) -> Iterator[tuple[str, ...]]:
         """The names below a prefix, each as its parts, in any order."""
-        if not self.scheme.lists:
-            raise OSError(errno.ENOTSUP, "web servers cannot be listed: name the file itself")
+        self._require_listing()
         found: dict[str, Any] = self._again(url, lambda: self._system.find(url, withdirs=False, detail=True))
         skipped = len(self._system._strip_protocol(url)) + 1
         for key, info in found.items():
@@ -156,8 +155,13 @@ class Store:
             self._known[f"{url}/{below}"] = self._status_from(info)
             yield tuple(below.split("/"))
 
+    def _require_listing(self) -> None:
+        if not self.scheme.lists:
+            raise OSError(errno.ENOTSUP, "web servers cannot be listed: name the file itself")
+
     def children(self, url: str) -> dict[str, ObjectStatus]:
         """Name -> status of the objects and prefixes directly below a prefix; nothing if it does not exist."""
+        self._require_listing()
         try:
             found: list[dict[str, Any]] = self._again(url, lambda: self._system.ls(url, detail=True))
         except FileNotFoundError:

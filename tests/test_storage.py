@@ -285,6 +285,17 @@ def proxied(tree, server, monkeypatch):
     stores.store_of.cache_clear()
 
 
+def test_what_encoding_an_object_asks_the_store_for(proxied, lfq):
+    proxy, bucket = proxied
+    wanted = []
+    proxy.fault = lambda method, path, bytes_wanted, number: wanted.append((method, bytes_wanted))
+    assert lfq("encode", "c.safetensors", f"{bucket}/in/x/b.npy", "-o", "there")[0] == 0
+    header, *ranges = [bytes_wanted for method, bytes_wanted in wanted if method == "GET"]
+    assert header == "bytes=0-65535"
+    assert sorted(ranges) == ["bytes=0-8388607", "bytes=16777216-19200127", "bytes=8388608-16777215"]
+    assert [method for method, _ in wanted if method != "GET"] == ["HEAD", "HEAD"]  # is it there; is it as it was
+
+
 @pytest.mark.parametrize("kind", ["busy", "cut", "slow"])
 def test_requests_that_fail_now_and_then_are_made_again(proxied, lfq, client, kind):
     proxy, bucket = proxied

@@ -60,7 +60,10 @@ class ObjectStatus:
 
 
 async def _as_it_comes(system: Any, url: str, start: int, count: int) -> list[bytes]:
-    """A range from s3fs. Its `cat_file` joins the pieces: a third of its processor time for 8 MiB."""
+    """A range from s3fs in the pieces in which it arrives.
+
+    Its `cat_file` joins them: 512 MiB in ranges of 8 MiB take 0.46 s of processor time, without that 0.37.
+    """
     bucket, key, version = system.split_path(url)
     chosen = {"VersionId": version} if version else {}
     answer = await system._call_s3(

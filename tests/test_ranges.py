@@ -4,7 +4,7 @@ from concurrent.futures import Future
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lfq_cli.storage import ranges
@@ -18,6 +18,7 @@ _RANGE, _HEAD = 64, 24
     reads=st.lists(st.tuples(st.integers(0, 1999), st.integers(0, 300)), max_size=20),
     seed=st.integers(0, 2**32),
 )
+@example(size=1793, piece=1, reads=[(0, 193), (1025, 192), (129, 64)], seed=0)  # more ranges than are held at once
 def test_any_read_brings_the_bytes_of_the_object(size, piece, reads, seed):
     stored = np.random.default_rng(seed).bytes(size)
     asked = []

@@ -94,10 +94,10 @@ class ReadAhead:
         with self._lock:
             if number not in self._held:
                 self._begin(number)
+            self._held.move_to_end(number)  # so that the ranges behind it do not push it out
             if 0 <= number - self._last <= 1:  # sequential so far: a header and the data behind it are not
                 self._begin_behind(number)
             self._last = max(self._last, number) if abs(number - self._last) <= AHEAD else number
-            self._held.move_to_end(number)
             return self._held[number]
 
     def _begin_behind(self, number: int) -> None:

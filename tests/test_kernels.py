@@ -115,6 +115,9 @@ def test_residual(kernel, without, name, levels):
             (3, 1, 18, 100),
             (2, 4, 3, 7),
             (3, 1, 57, 9),
+            (40, 2, 9, 1),
+            (7, 2, 30, 20),
+            (90, 1, 33, 1),
             (2, 1, 60, 1),
         ]
     ):
@@ -128,12 +131,13 @@ def test_residual(kernel, without, name, levels):
         assert nan == expected_nan
 
 
-def test_residual_levels_at_the_edges(kernel):
+@pytest.mark.parametrize("levels", [12, 24, 30])
+def test_residual_levels_at_the_edges(kernel, levels):
     places = np.arange(-(2**11), 2**11 + 1, dtype=np.float32) / 2**9
     z = np.concatenate([places, *(np.nextafter(places, np.float32(far)) for far in (-9, 9))])
     z = np.resize(z, (len(z) // 4, 4))[..., None]
-    quantizer = Quantizer(dim=4, codebook_dim=4, num_quantizers=12)
-    stream, nan = kernels.residual(z, "F32", 4, 12)
+    quantizer = Quantizer(dim=4, codebook_dim=4, num_quantizers=levels)
+    stream, nan = kernels.residual(z, "F32", 4, levels)
     assert not nan
     assert stream.tobytes() == np.packbits(numerics.residual_bits(z, quantizer)).tobytes()
 

@@ -461,16 +461,15 @@ static void NAME(count)(const struct fields *f, size_t count, void *table, int i
     for (size_t first = 0; first < count; first += TILE) {
         const size_t n = count - first < TILE ? count - first : TILE;
         NAME(read_narrow)(f, first, n, codes);
-        if (itemsize == 4) {
+        if (f->width > (itemsize == 4 ? 18 : 16)) /* larger than the cache: fetch all entries of a tile at once */
+            for (size_t k = 0; k < n; k++)
+                __builtin_prefetch((char *)table + codes[k] * (size_t)itemsize, 1);
+        if (itemsize == 4)
             for (size_t k = 0; k < n; k++)
                 ((uint32_t *)table)[codes[k]]++;
-        } else {
-            if (f->width > 16) /* larger than the cache: fetch all entries of a tile at once */
-                for (size_t k = 0; k < n; k++)
-                    __builtin_prefetch((int64_t *)table + codes[k], 1);
+        else
             for (size_t k = 0; k < n; k++)
                 ((int64_t *)table)[codes[k]]++;
-        }
     }
 }
 

@@ -9,8 +9,13 @@ import twin
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lfq_cli.bits import index_dtype
-from lfq_cli.statistics import Counter, tables
+from lfq_cli import codesfile, pipeline
+from lfq_cli.bits import index_dtype, indices_to_bits
+from lfq_cli.codesfile import CodesHeader, CodesTensor, SourceInfo
+from lfq_cli.cpus import use_threads
+from lfq_cli.pipeline import start_workers
+from lfq_cli.quantizer import Quantizer
+from lfq_cli.statistics import Counter, CountOptions, TokenCounts, tables
 from lfq_cli.statistics.profile import profile_of
 from lfq_cli.statistics.tables import DenseTable, SparseTable
 
@@ -230,6 +235,23 @@ def test_a_table_counts_more_than_32_bits_hold(bits):
     assert usage.most_used == ((5, int(expected[5])), (6, 1))
     assert usage.least_used == ((6, 1), (5, int(expected[5])))
     assert usage.bit_statistics.both.diagonal()[[-3, -2, -1]].tolist() == [expected.sum(), 1, expected[5]]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("order", ORDERS)
+def test_counting_is_the_same_with_any_number_of_threads(tmp_path, count, order):
+    """Two threads count a large table, each half of the codes."""
+    indices = np.random.default_rng(0).integers(0, 1 << 20, 200_000)
+    info = CodesTensor("x", indices.shape, (20,), order, "bits", "U8", SourceInfo((len(indices), 20), "F32", 1))
+    quantizer = Quantizer(dim=20, codebook_dim=20, bit_order=order)
+    path = tmp_path / "x.codes.safetensors"
+    header = CodesHeader(quantizer.config(), quantizer.digest, "float32", {"x": info})
+    with codesfile.create(path, header) as writer, writer.tensor("x") as out:
+        out.append(np.packbits(indices_to_bits(indices[:, None], (20,), order)))
+    counts = TokenCounts((20,), order, CountOptions(), vectors=len(indices))
+    with use_threads(count), start_workers() as workers, codesfile.open_codes(path) as codes:
+        pipeline.count(codes["x"], counts, workers, lambda _: None)
+    assert np.array_equal(counts.codebooks[0].table, np.bincount(indices, minlength=1 << 20))
 
 
 @settings(max_examples=50)

@@ -22,7 +22,7 @@
 #error "little-endian machines only"
 #endif
 
-enum { VERSION = 1 };            /* of the interface to Python; kernels/__init__.py expects this number */
+enum { VERSION = 2 };            /* of the interface to Python; kernels/__init__.py expects this number */
 enum { TILE = 256 };             /* positions or fields at a time: intermediate results stay in the L1 cache */
 enum { MOST_CHANNELS = 512 };    /* of a channel-first block */
 enum { MOST_LEVELS = 64, RESIDUAL_VALUES = 2048 };
@@ -49,7 +49,7 @@ struct kernels {
     int (*signs)(const struct block *, const void *x, int itemsize, uint32_t largest, uint8_t *out);
     int (*residual)(const struct block *, const void *x, enum format, size_t depth, size_t levels, uint8_t *out);
     void (*unpack)(const struct fields *, size_t count, void *out, int itemsize, size_t step);
-    void (*count)(const struct fields *, size_t count, void *table, int itemsize);
+    void (*count)(const struct fields *, size_t count, void *table, int itemsize, uint32_t least, uint32_t number);
     void (*decode)(const struct block *, struct fields, void *out, int itemsize, const void *minus, const void *plus);
 };
 
@@ -372,15 +372,17 @@ static PyObject *py_count(PyObject *Py_UNUSED(module), PyObject *args)
     Py_buffer stream, table;
     struct fields f;
     size_t count;
+    unsigned int least, number;
     int itemsize;
-    if (!PyArg_ParseTuple(args, "y*KKIpnw*i", &stream, &f.first, &f.stride, &f.width, &f.lsb, &count, &table, &itemsize))
+    if (!PyArg_ParseTuple(args, "y*KKIpnw*iII", &stream, &f.first, &f.stride, &f.width, &f.lsb, &count, &table, &itemsize,
+                          &least, &number))
         return NULL;
     f.stream = stream.buf;
     f.size = (size_t)stream.len;
     const int right = are_inside(&f, count) && f.width <= 25 && (itemsize == 4 || itemsize == 8)
                       && fits(&table, (size_t)1 << f.width, (size_t)itemsize);
     if (right)
-        WORK(count, chosen->count(&f, count, table.buf, itemsize));
+        WORK(count, chosen->count(&f, count, table.buf, itemsize, least, number));
     PyBuffer_Release(&stream);
     PyBuffer_Release(&table);
     if (!right)

@@ -454,13 +454,37 @@ static void NAME(unpack)(const struct fields *f, size_t count, void *out, int it
 }
 #undef STORE
 
-/* Counts fields of at most 25 bits in a table of all codes. */
-static void NAME(count)(const struct fields *f, size_t count, void *table, int itemsize)
+/* Up to TILE codes -> those from `least` to least + number - 1; returns how many. `out` has room for TILE + 16. */
+static inline size_t NAME(codes_within)(const uint32_t *codes, size_t n, uint32_t least, uint32_t number, uint32_t *out)
 {
-    uint32_t codes[TILE];
+    size_t kept = 0, k = 0;
+#if LEVEL == 4
+    for (; k + 16 <= n; k += 16) {
+        const __m512i v = _mm512_loadu_si512(codes + k);
+        const __mmask16 within = _mm512_cmplt_epu32_mask(_mm512_sub_epi32(v, _mm512_set1_epi32((int)least)),
+                                                         _mm512_set1_epi32((int)number));
+        _mm512_storeu_si512(out + kept, _mm512_maskz_compress_epi32(within, v));
+        kept += (size_t)__builtin_popcount(within);
+    }
+#endif
+    for (; k < n; k++) {
+        out[kept] = codes[k]; /* overwritten by the next one if it is not within */
+        kept += codes[k] - least < number;
+    }
+    return kept;
+}
+
+/* Counts fields of at most 25 bits in a table of all codes; of these only `number`, from `least` on. */
+static void NAME(count)(const struct fields *f, size_t count, void *table, int itemsize, uint32_t least, uint32_t number)
+{
+    uint32_t all[TILE], within[TILE + 16];
+    const int some = least > 0 || number < 1u << f->width;
     for (size_t first = 0; first < count; first += TILE) {
-        const size_t n = count - first < TILE ? count - first : TILE;
-        NAME(read_narrow)(f, first, n, codes);
+        size_t n = count - first < TILE ? count - first : TILE;
+        const uint32_t *codes = some ? within : all;
+        NAME(read_narrow)(f, first, n, all);
+        if (some)
+            n = NAME(codes_within)(all, n, least, number, within);
         if (f->width > (itemsize == 4 ? 18 : 16)) /* larger than the cache: fetch all entries of a tile at once */
             for (size_t k = 0; k < n; k++)
                 __builtin_prefetch((char *)table + codes[k] * (size_t)itemsize, 1);

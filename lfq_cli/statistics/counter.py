@@ -21,6 +21,7 @@ from lfq_cli.statistics.tables import (
     DenseTable,
     FieldsTally,
     SparseTable,
+    Start,
     Table,
     Tally,
     tally_dense,
@@ -100,10 +101,10 @@ class Counter:
         """Like `tally`; requires `counts_fields`."""
         return tally_fields(fields, self.bits)
 
-    def take(self, tally: Tally | FieldsTally) -> None:
-        """Adds a tally of this counter."""
+    def take(self, tally: Tally | FieldsTally, start: Start | None = None) -> None:
+        """Adds a tally of this counter; uses another thread if it can start one."""
         if isinstance(self._state, DenseTable):
-            self._state.take(tally)
+            self._state.take(tally, start)
             return
         assert isinstance(tally, Tally)
         self._state.take(tally)

@@ -115,6 +115,9 @@ def test_residual(kernel, without, name, levels):
             (3, 1, 18, 100),
             (2, 4, 3, 7),
             (3, 1, 57, 9),
+            (40, 2, 9, 1),
+            (7, 2, 30, 20),
+            (90, 1, 33, 1),
             (2, 1, 60, 1),
         ]
     ):
@@ -128,12 +131,13 @@ def test_residual(kernel, without, name, levels):
         assert nan == expected_nan
 
 
-def test_residual_levels_at_the_edges(kernel):
+@pytest.mark.parametrize("levels", [12, 24, 30])
+def test_residual_levels_at_the_edges(kernel, levels):
     places = np.arange(-(2**11), 2**11 + 1, dtype=np.float32) / 2**9
     z = np.concatenate([places, *(np.nextafter(places, np.float32(far)) for far in (-9, 9))])
     z = np.resize(z, (len(z) // 4, 4))[..., None]
-    quantizer = Quantizer(dim=4, codebook_dim=4, num_quantizers=12)
-    stream, nan = kernels.residual(z, "F32", 4, 12)
+    quantizer = Quantizer(dim=4, codebook_dim=4, num_quantizers=levels)
+    stream, nan = kernels.residual(z, "F32", 4, levels)
     assert not nan
     assert stream.tobytes() == np.packbits(numerics.residual_bits(z, quantizer)).tobytes()
 
@@ -168,6 +172,12 @@ def test_count(kernel, width, dtype, order):
     indices = kernels.unpack(stream, first, fields, (width, 5), order, np.dtype(np.int64))[:, 0]
     expected = np.bincount(np.concatenate([indices, indices[:10]]), minlength=1 << width)
     assert np.array_equal(table, expected)
+    pieces = np.zeros_like(table)
+    for codes in (range(1), range(1, len(table) // 2), range(len(table) // 2, len(table))):
+        kernels.count(stream, first, stride, width, order, fields, pieces, codes)
+        assert not pieces[codes.stop :].any()
+    kernels.count(stream, first, stride, width, order, 10, pieces)
+    assert np.array_equal(pieces, expected)
 
 
 @pytest.mark.parametrize("name", [*FORMATS, "F64"])
@@ -204,9 +214,9 @@ def test_decode(kernel, without, name):
         ("unpack", (b"12", 0, 8, 9, False, 1, bytearray(1), 1, 0, 1)),
         ("unpack", (b"12", 0, 8, 8, False, 2, bytearray(2), 1, 1, 1)),
         ("unpack", (b"12", 0, 1 << 62, 8, False, 5, bytearray(5), 1, 0, 1)),
-        ("count", (b"12", 0, 8, 8, False, 2, bytearray(1023), 4)),
-        ("count", (b"1234", 0, 26, 26, False, 1, bytearray(4 << 26), 4)),
-        ("count", (b"12", 0, 0, 8, False, 1 << 60, bytearray(1024), 4)),
+        ("count", (b"12", 0, 8, 8, False, 2, bytearray(1023), 4, 0, 256)),
+        ("count", (b"1234", 0, 26, 26, False, 1, bytearray(4 << 26), 4, 0, 1 << 26)),
+        ("count", (b"12", 0, 0, 8, False, 1 << 60, bytearray(1024), 4, 0, 256)),
         ("decode", (b"1", 1, 4, 2, bytearray(15), b"12", b"12")),
         ("decode", (b"1", 1, 4, 2, bytearray(24), b"123", b"123")),
         ("decode", (b"1", 1, 4, 3, bytearray(24), b"12", b"12")),

@@ -9,8 +9,14 @@ import twin
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lfq_cli.bits import index_dtype
-from lfq_cli.statistics import Counter, tables
+from lfq_cli import codesfile, pipeline
+from lfq_cli.bits import index_dtype, indices_to_bits
+from lfq_cli.codesfile import CodesHeader, CodesTensor, SourceInfo
+from lfq_cli.cpus import use_threads
+from lfq_cli.pipeline import start_workers
+from lfq_cli.quantizer import Quantizer
+from lfq_cli.statistics import Counter, CountOptions, TokenCounts, tables
+from lfq_cli.statistics.profile import profile_of
 from lfq_cli.statistics.tables import DenseTable, SparseTable
 
 WIDTHS = [1, 4, 10, 18, 22, 32, 63, 64]
@@ -172,7 +178,7 @@ def test_more_codes_than_are_unpacked_at_once():
 
 
 @pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("bits", [1, 5, 12, 33, 64])
+@pytest.mark.parametrize("bits", [1, 5, 12, 20, 33, 64])
 @settings(max_examples=20)
 @given(data=st.data())
 def test_pairs_of_bits(bits, order, data):
@@ -195,8 +201,57 @@ def test_most_and_least_used(indices, runs):
 
 
 def test_a_table_is_searched_in_runs(monkeypatch):
-    monkeypatch.setattr(tables, "_RUN_OF_CODES", 7)
+    monkeypatch.setattr("lfq_cli.statistics.counter._RUN_OF_CODES", 7)
     test_most_and_least_used()
+
+
+@pytest.mark.parametrize("dtype", [np.uint32, np.int64])
+@pytest.mark.parametrize("most", [0, 1, 255, 256, 70_000, 1 << 31])
+def test_a_profile_is_counts_of_counts(most, dtype):
+    counts = np.random.default_rng(most).integers(0, most, 5000, dtype=dtype, endpoint=True)
+    counts[:2] = most
+    values, codes = np.unique(counts[counts > 0], return_counts=True)
+    profile = profile_of(counts)
+    assert profile.counts.dtype == np.int64
+    assert profile.counts.tolist() == values[::-1].tolist()
+    assert profile.codes.tolist() == codes[::-1].tolist()
+
+
+@pytest.mark.parametrize("bits", [12, 20])
+def test_a_table_counts_more_than_32_bits_hold(bits):
+    """Tables of many codes have 32 bits for a count as long as these are enough."""
+    expected, counter = np.zeros(1 << bits, np.int64), Counter(bits)
+    for code, count in [(5, 1 << 31), (5, (1 << 31) - 1), (6, 1), (5, 7), (5, 1 << 33)]:
+        counts = np.zeros(1 << bits, np.int64)
+        counts[code] = count
+        expected += counts
+        counter.take(tables.Tally(None, counts))
+        assert counter.total == expected.sum()
+        assert np.array_equal(counter.table, expected)
+        assert counter.table.dtype == np.int64
+    merged = Counter(bits)
+    merged.merge(counter)
+    usage = merged.usage("msb")
+    assert usage.most_used == ((5, int(expected[5])), (6, 1))
+    assert usage.least_used == ((6, 1), (5, int(expected[5])))
+    assert usage.bit_statistics.both.diagonal()[[-3, -2, -1]].tolist() == [expected.sum(), 1, expected[5]]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("order", ORDERS)
+def test_counting_is_the_same_with_any_number_of_threads(tmp_path, count, order):
+    """Two threads count a large table, each half of the codes."""
+    indices = np.random.default_rng(0).integers(0, 1 << 20, 200_000)
+    info = CodesTensor("x", indices.shape, (20,), order, "bits", "U8", SourceInfo((len(indices), 20), "F32", 1))
+    quantizer = Quantizer(dim=20, codebook_dim=20, bit_order=order)
+    path = tmp_path / "x.codes.safetensors"
+    header = CodesHeader(quantizer.config(), quantizer.digest, "float32", {"x": info})
+    with codesfile.create(path, header) as writer, writer.tensor("x") as out:
+        out.append(np.packbits(indices_to_bits(indices[:, None], (20,), order)))
+    counts = TokenCounts((20,), order, CountOptions(), vectors=len(indices))
+    with use_threads(count), start_workers() as workers, codesfile.open_codes(path) as codes:
+        pipeline.count(codes["x"], counts, workers, lambda _: None)
+    assert np.array_equal(counts.codebooks[0].table, np.bincount(indices, minlength=1 << 20))
 
 
 @settings(max_examples=50)

@@ -9,12 +9,17 @@ from einops import rearrange
 
 from lfq_cli import bits as packed_bits
 from lfq_cli import kernels
-from lfq_cli.backends.backend import BLOCK_BYTES
 from lfq_cli.backends.extremes import SAFE_INPUTS, WHY_EXTREMES
 from lfq_cli.bits import Packed
 from lfq_cli.floats import FloatFormat, Floats, Raw, from_float32, has_extremes, has_nan, to_float32
 from lfq_cli.numerics import residual_bits, residual_codes, residual_latents
 from lfq_cli.quantizer import Quantizer
+
+BLOCK_BYTES = 1 << 20
+"""Of floats as stored: with their levels they stay in a core's cache. Processor time of encoding 256 MiB of float32
+with 8 levels, in blocks of 1, 2 and 4 MiB: 0.160, 0.166 and 0.176 s. Memory for results is also taken from the system
+less often; reusing it would save no more time.
+"""
 
 
 def is_plain_residual(quantizer: Quantizer) -> bool:

@@ -22,7 +22,7 @@ from lfq_cli.errors import LfqNote
 Packed: TypeAlias = NDArray[np.uint8]
 Raw: TypeAlias = NDArray[Any]
 
-_VERSION = 1
+_VERSION = 2
 """The version of the extension's interface, as in _compiled.c; increase both if functions or arguments change."""
 
 
@@ -150,10 +150,15 @@ def count(
     order: Literal["msb", "lsb"],
     fields: int,
     table: NDArray[Any],
+    codes: range | None = None,
 ) -> None:
-    """Counts `fields` fields in table [2^width] of uint32 or int64: one every `stride` bits from bit `first` on."""
+    """Counts `fields` fields in table [2^width] of uint32 or int64: one every `stride` bits from bit `first` on.
+
+    codes: count only these. Several threads may count different ones in the same table.
+    """
     assert compiled is not None
-    compiled.count(np.ascontiguousarray(stream), first, stride, width, order == "lsb", fields, table, table.itemsize)
+    stream, lsb, codes = np.ascontiguousarray(stream), order == "lsb", range(1 << width) if codes is None else codes
+    compiled.count(stream, first, stride, width, lsb, fields, table, table.itemsize, codes.start, len(codes))
 
 
 def _contiguous(array: Raw) -> Raw:

@@ -12,6 +12,7 @@
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #define X86 1
+#include <cpuid.h>
 #include <immintrin.h>
 #else
 #define X86 0
@@ -21,10 +22,11 @@
 #error "little-endian machines only"
 #endif
 
-enum { VERSION = 1 };            /* of the interface to Python; kernels/__init__.py expects this number */
+enum { VERSION = 2 };            /* of the interface to Python; kernels/__init__.py expects this number */
 enum { TILE = 256 };             /* positions or fields at a time: intermediate results stay in the L1 cache */
 enum { MOST_CHANNELS = 512 };    /* of a channel-first block */
 enum { MOST_LEVELS = 64, RESIDUAL_VALUES = 2048 };
+enum { PLANE = RESIDUAL_VALUES + 64 }; /* bytes: one for each value, and what is read with the last ones */
 enum { SMALL = 1 << 14 };        /* values: below this, releasing the interpreter lock is not worth it */
 
 enum format { F32, F16, BF16 };
@@ -47,7 +49,7 @@ struct kernels {
     int (*signs)(const struct block *, const void *x, int itemsize, uint32_t largest, uint8_t *out);
     int (*residual)(const struct block *, const void *x, enum format, size_t depth, size_t levels, uint8_t *out);
     void (*unpack)(const struct fields *, size_t count, void *out, int itemsize, size_t step);
-    void (*count)(const struct fields *, size_t count, void *table, int itemsize);
+    void (*count)(const struct fields *, size_t count, void *table, int itemsize, uint32_t least, uint32_t number);
     void (*decode)(const struct block *, struct fields, void *out, int itemsize, const void *minus, const void *plus);
 };
 
@@ -96,26 +98,17 @@ static inline uint64_t word_of(const uint8_t *bools)
 
 /* Writes fields one after the other. Each `put` writes 8 bytes; those beyond the end so far are overwritten later. */
 struct writer {
-    uint8_t *at;
-    uint64_t bits; /* bits that do not fill a byte yet, from the top */
-    unsigned count;
+    uint8_t *out;
+    uint64_t last; /* the bits written last, the very last one lowest */
+    size_t count;  /* of bits written */
 };
 
 /* value: below 2^width, width at most 57 */
 static inline void put(struct writer *to, uint64_t value, unsigned width)
 {
+    to->last = to->last << width | value;
+    store_be64(to->out + to->count / 8, to->last << (64 - width - to->count % 8));
     to->count += width;
-    to->bits |= value << (64 - to->count);
-    store_be64(to->at, to->bits);
-    to->at += to->count / 8;
-    to->bits = to->count == 64 ? 0 : to->bits << (to->count & ~7u);
-    to->count &= 7;
-}
-
-static inline void finish(struct writer *to)
-{
-    if (to->count)
-        *to->at = (uint8_t)(to->bits >> 56);
 }
 
 /* Puts `count` bits of a stream at bit `position` of `out`, whose first byte there may already have bits. */
@@ -174,6 +167,42 @@ static inline uint32_t pattern_of_half(uint16_t half)
     return pattern | sign;
 }
 
+static inline __attribute__((always_inline)) uint32_t pattern_of(const void *x, enum format format, size_t k)
+{
+    return format == F32    ? ((const uint32_t *)x)[k]
+           : format == BF16 ? (uint32_t)((const uint16_t *)x)[k] << 16
+                            : pattern_of_half(((const uint16_t *)x)[k]);
+}
+
+/* The bits of a value (a float32 pattern) at all residual levels: bit 31 is that of level 0, bit 0 that of level 31 and of
+ * every further one.
+ *
+ * Level q takes the sign of the residual and subtracts its code, +-2^-q. Only the first subtraction rounds: its result is
+ * a multiple of 2^-24, or beyond +-1, from where every further bit is the same. So those bits are the digits of one number
+ * (lfq_cli/numerics.py). One is subtracted from it since the bit of a residual of 0 is 0. NaN has the bits of the lowest
+ * value. */
+static inline uint32_t digits_of(uint32_t pattern)
+{
+    float x;
+    memcpy(&x, &pattern, sizeof x);
+    float rest = x - (x > 0 ? 1.0f : -1.0f);
+    rest = rest > -1 ? rest : -1;
+    rest = rest < 1 ? rest : 1;
+    const int32_t left = (int32_t)(rest * 0x1p30f) + (1 << 30) - 1; /* -1 to 2^31 - 1 */
+    return (uint32_t)(x > 0) << 31 | (uint32_t)(left > 0 ? left : 0);
+}
+
+/* Bit j of byte i -> bit i of byte j. Source: Hacker's Delight, section 7-3. */
+static inline uint64_t transposed(uint64_t w)
+{
+    uint64_t t = (w ^ w >> 7) & 0x00AA00AA00AA00AA;
+    w ^= t ^ t << 7;
+    t = (w ^ w >> 14) & 0x0000CCCC0000CCCC;
+    w ^= t ^ t << 14;
+    t = (w ^ w >> 28) & 0x00000000F0F0F0F0;
+    return w ^ t ^ t << 28;
+}
+
 #define LEVEL 0
 #define NAME(name) name##_portable
 #include "body.h"
@@ -213,6 +242,15 @@ static const struct {
 
 static const struct kernels *chosen = &kernels_portable;
 
+#if X86
+/* gcc before version 11 does not know the name for __builtin_cpu_supports */
+static int has_f16c(void)
+{
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+#endif
+
 static int is_supported(const char *name)
 {
 #if X86
@@ -221,7 +259,8 @@ static int is_supported(const char *name)
                && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512cd")
                && __builtin_cpu_supports("bmi2");
     if (!strcmp(name, "avx2"))
-        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("fma");
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("fma")
+               && has_f16c();
 #endif
     return !strcmp(name, "portable");
 }
@@ -333,15 +372,17 @@ static PyObject *py_count(PyObject *Py_UNUSED(module), PyObject *args)
     Py_buffer stream, table;
     struct fields f;
     size_t count;
+    unsigned int least, number;
     int itemsize;
-    if (!PyArg_ParseTuple(args, "y*KKIpnw*i", &stream, &f.first, &f.stride, &f.width, &f.lsb, &count, &table, &itemsize))
+    if (!PyArg_ParseTuple(args, "y*KKIpnw*iII", &stream, &f.first, &f.stride, &f.width, &f.lsb, &count, &table, &itemsize,
+                          &least, &number))
         return NULL;
     f.stream = stream.buf;
     f.size = (size_t)stream.len;
     const int right = are_inside(&f, count) && f.width <= 25 && (itemsize == 4 || itemsize == 8)
                       && fits(&table, (size_t)1 << f.width, (size_t)itemsize);
     if (right)
-        WORK(count, chosen->count(&f, count, table.buf, itemsize));
+        WORK(count, chosen->count(&f, count, table.buf, itemsize, least, number));
     PyBuffer_Release(&stream);
     PyBuffer_Release(&table);
     if (!right)

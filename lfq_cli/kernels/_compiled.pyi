@@ -51,8 +51,13 @@ def count(
     count: int,
     table: WriteableBuffer,
     itemsize: int,
+    least: int,
+    number: int,
 ) -> None:
-    """Counts fields in table [2^width], integers of 4 or 8 bytes; width is at most 25."""
+    """Counts fields in table [2^width], integers of 4 or 8 bytes; width is at most 25.
+
+    Of all codes only `number`, from `least` on, are counted.
+    """
 
 def decode(
     stream: ReadableBuffer,

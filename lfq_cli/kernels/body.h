@@ -148,7 +148,6 @@ static void NAME(put_words)(uint32_t (*words)[TILE], size_t channels, size_t cou
             struct writer to = {out + first / 8 * channels, 0, 0};
             for (size_t p = first; p < last; p += 2)
                 put(&to, (uint64_t)words[0][p] << channels | words[0][p + 1], 2 * (unsigned)channels);
-            finish(&to);
         }
         return;
     }
@@ -158,7 +157,6 @@ static void NAME(put_words)(uint32_t (*words)[TILE], size_t channels, size_t cou
         for (size_t p = first; p < last; p++)
             for (size_t c = 0; c < channels; c += 32)
                 put(&to, words[c / 32][p], channels - c < 32 ? (unsigned)(channels - c) : 32);
-        finish(&to);
     }
 }
 
@@ -184,147 +182,204 @@ static int NAME(signs)(const struct block *b, const void *x, int itemsize, uint3
     return nan;
 }
 
-/* residual levels */
+/* residual levels: values -> their digits -> planes, a byte of each value for eight levels -> words of a field's bits */
 
-/* Stored values [count] -> float32. Value k goes to place (begin + k * step) ^ 63, so the first of 64 values comes last
- * and gives the highest bit of their word. Returns whether one is NaN. */
-static inline __attribute__((always_inline)) int NAME(widen)(const void *x, enum format format, size_t count, float *out,
-                                                             size_t begin, size_t step)
+#if LEVEL == 4
+
+static inline __m512 NAME(floats)(const void *x, enum format format, size_t k)
+{
+    if (format == F32)
+        return _mm512_loadu_ps((const float *)x + k);
+    const __m256i half = _mm256_loadu_si256((const __m256i *)((const uint16_t *)x + k));
+    return format == F16 ? _mm512_cvtph_ps(half)
+                         : _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+}
+
+/* As digits_of; what is below -1, and NaN, is converted to the lowest integer. */
+static inline __m512i NAME(digits_of)(__m512 x)
+{
+    const __m512 one = _mm512_set1_ps(1);
+    const __mmask16 above = _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_GT_OQ);
+    const __m512 rest = _mm512_mask_sub_ps(_mm512_add_ps(x, one), above, x, one);
+    __m512i left = _mm512_cvttps_epi32(_mm512_mul_ps(_mm512_min_ps(one, rest), _mm512_set1_ps(0x1p30f)));
+    left = _mm512_max_epi32(_mm512_add_epi32(left, _mm512_set1_epi32(0x3FFFFFFF)), _mm512_setzero_si512());
+    return _mm512_mask_or_epi32(left, above, left, _mm512_set1_epi32(INT32_MIN));
+}
+
+#elif LEVEL == 2
+
+static inline __m256 NAME(floats)(const void *x, enum format format, size_t k)
+{
+    if (format == F32)
+        return _mm256_loadu_ps((const float *)x + k);
+    const __m128i half = _mm_loadu_si128((const __m128i *)((const uint16_t *)x + k));
+    return format == F16 ? _mm256_cvtph_ps(half)
+                         : _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
+}
+
+/* As digits_of; what is below -1, and NaN, is converted to the lowest integer. */
+static inline __m256i NAME(digits_of)(__m256 x)
+{
+    const __m256 one = _mm256_set1_ps(1);
+    const __m256 above = _mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_GT_OQ);
+    const __m256 rest = _mm256_sub_ps(x, _mm256_blendv_ps(_mm256_set1_ps(-1), one, above));
+    __m256i left = _mm256_cvttps_epi32(_mm256_mul_ps(_mm256_min_ps(one, rest), _mm256_set1_ps(0x1p30f)));
+    left = _mm256_max_epi32(_mm256_add_epi32(left, _mm256_set1_epi32(0x3FFFFFFF)), _mm256_setzero_si256());
+    return _mm256_or_si256(left, _mm256_slli_epi32(_mm256_castps_si256(above), 31));
+}
+
+#endif
+
+/* Stored values [count] -> digits, the last value first. Returns whether one is NaN. */
+static inline __attribute__((always_inline)) int NAME(digits_as)(const void *x, enum format format, size_t count,
+                                                                 uint32_t *digits)
 {
     uint32_t wrong = 0;
-    for (size_t k = 0; k < count; k++) {
-        uint32_t pattern = format == F32    ? ((const uint32_t *)x)[k]
-                           : format == BF16 ? (uint32_t)((const uint16_t *)x)[k] << 16
-                                            : pattern_of_half(((const uint16_t *)x)[k]);
-        wrong |= (pattern & 0x7FFFFFFF) > 0x7F800000;
-        memcpy(out + ((begin + k * step) ^ 63), &pattern, sizeof pattern);
+    size_t k = 0;
+#if LEVEL == 4
+    const __m512i backwards = _mm512_set_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    for (; k + 16 <= count; k += 16) {
+        const __m512 v = NAME(floats)(x, format, k);
+        wrong |= _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+        _mm512_storeu_si512(digits + count - 16 - k, _mm512_permutexvar_epi32(backwards, NAME(digits_of)(v)));
+    }
+#elif LEVEL == 2
+    const __m256i backwards = _mm256_set_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    __m256 nan = _mm256_setzero_ps();
+    for (; k + 8 <= count; k += 8) {
+        const __m256 v = NAME(floats)(x, format, k);
+        nan = _mm256_or_ps(nan, _mm256_cmp_ps(v, v, _CMP_UNORD_Q));
+        _mm256_storeu_si256((__m256i *)(digits + count - 8 - k), _mm256_permutevar8x32_epi32(NAME(digits_of)(v), backwards));
+    }
+    wrong = (uint32_t)_mm256_movemask_ps(nan);
+#endif
+    uint32_t patterns[RESIDUAL_VALUES];
+    for (size_t j = k; j < count; j++) /* in a loop of its own, which gcc vectorises */
+        patterns[j] = pattern_of(x, format, j);
+    for (; k < count; k++) {
+        wrong |= (patterns[k] & 0x7FFFFFFF) > 0x7F800000;
+        digits[count - 1 - k] = digits_of(patterns[k]);
     }
     return wrong != 0;
 }
 
-/* Like `widen` with begin 0 and step 1; runs of 64 are vectorised. */
-static inline __attribute__((always_inline)) int NAME(widen_64s)(const void *x, enum format format, size_t count,
-                                                                 float *out)
+static int NAME(digits)(const void *x, enum format format, size_t count, uint32_t *digits)
 {
-    const size_t itemsize = format == F32 ? 4 : 2;
-    uint32_t wrong = 0;
-    size_t first = 0;
-    for (; first + 64 <= count; first += 64)
-        for (size_t k = 0; k < 64; k++) {
-            const size_t from = first + 63 - k;
-            uint32_t pattern = format == F32    ? ((const uint32_t *)x)[from]
-                               : format == BF16 ? (uint32_t)((const uint16_t *)x)[from] << 16
-                                                : pattern_of_half(((const uint16_t *)x)[from]);
-            wrong |= (pattern & 0x7FFFFFFF) > 0x7F800000;
-            memcpy(out + first + k, &pattern, sizeof pattern);
-        }
-    return (wrong != 0) | NAME(widen)((const char *)x + first * itemsize, format, count - first, out + first, 0, 1);
+    return format == F32    ? NAME(digits_as)(x, F32, count, digits)
+           : format == BF16 ? NAME(digits_as)(x, BF16, count, digits)
+                            : NAME(digits_as)(x, F16, count, digits);
 }
 
-static int NAME(widen_run)(const void *x, enum format format, size_t count, float *out)
+/* Digits [count] -> the byte of each for the levels from 8 * plane on, `step` bytes apart. */
+static void NAME(plane)(const uint32_t *digits, size_t count, size_t plane, uint8_t *out, size_t step)
 {
-    return format == F32    ? NAME(widen_64s)(x, F32, count, out)
-           : format == BF16 ? NAME(widen_64s)(x, BF16, count, out)
-                            : NAME(widen_64s)(x, F16, count, out);
+    if (plane >= 4)
+        for (size_t k = 0; k < count; k++)
+            out[k * step] = (uint8_t)-(digits[k] & 1);
+    else if (step == 1)
+        for (size_t k = 0; k < count; k++)
+            out[k] = (uint8_t)(digits[k] >> (24 - 8 * plane));
+    else
+        for (size_t k = 0; k < count; k++)
+            out[k * step] = (uint8_t)(digits[k] >> (24 - 8 * plane));
 }
 
-/* 64 floats -> a word of their signs for each level: bit k is that of value k. After a level the residual is the value
- * minus its code, +-2^-level: the float32 operations of numerics.py, in the same order. */
-static inline void NAME(levels_of_64)(const float *x, size_t levels, uint64_t *words)
+/* A plane's bytes [depth] of a field, the last value first -> a word for each of the 8 levels. May read 64 bytes. */
+static inline __attribute__((always_inline)) void NAME(by_level)(const uint8_t *bytes, size_t depth, uint64_t *words)
 {
-    float scale = 1;
+    const uint64_t used = (uint64_t)-1 >> (64 - depth);
 #if LEVEL == 4
-    __m512 rest[4];
-    for (int k = 0; k < 4; k++)
-        rest[k] = _mm512_loadu_ps(x + 16 * k);
-    for (size_t level = 0; level < levels; level++, scale *= 0.5f) {
-        const __m512 code = _mm512_set1_ps(scale);
-        uint64_t word = 0;
-        for (int k = 0; k < 4; k++) {
-            const __mmask16 above = _mm512_cmp_ps_mask(rest[k], _mm512_setzero_ps(), _CMP_GT_OQ);
-            rest[k] = _mm512_mask_sub_ps(_mm512_add_ps(rest[k], code), above, rest[k], code);
-            word |= (uint64_t)above << 16 * k;
-        }
-        words[level] = word;
+    if (depth <= 32) {
+        __m256i v = _mm256_maskz_loadu_epi8((__mmask32)used, bytes);
+        for (int level = 0; level < 8; level++, v = _mm256_add_epi8(v, v))
+            words[level] = (uint32_t)_mm256_movemask_epi8(v);
+    } else {
+        __m512i v = _mm512_maskz_loadu_epi8(used, bytes);
+        for (int level = 0; level < 8; level++, v = _mm512_add_epi8(v, v))
+            words[level] = _mm512_movepi8_mask(v);
     }
 #elif LEVEL == 2
-    __m256 rest[8];
-    for (int k = 0; k < 8; k++)
-        rest[k] = _mm256_loadu_ps(x + 8 * k);
-    for (size_t level = 0; level < levels; level++, scale *= 0.5f) {
-        const __m256 plus = _mm256_set1_ps(scale), minus = _mm256_set1_ps(-scale);
-        uint64_t word = 0;
-        for (int k = 0; k < 8; k++) {
-            const __m256 above = _mm256_cmp_ps(rest[k], _mm256_setzero_ps(), _CMP_GT_OQ);
-            rest[k] = _mm256_sub_ps(rest[k], _mm256_blendv_ps(minus, plus, above));
-            word |= (uint64_t)(uint32_t)_mm256_movemask_ps(above) << 8 * k;
-        }
-        words[level] = word;
-    }
+    __m256i low = _mm256_loadu_si256((const __m256i *)bytes), high = _mm256_loadu_si256((const __m256i *)(bytes + 32));
+    if (depth <= 32)
+        for (int level = 0; level < 8; level++, low = _mm256_add_epi8(low, low))
+            words[level] = (uint32_t)_mm256_movemask_epi8(low) & used;
+    else
+        for (int level = 0; level < 8; level++, low = _mm256_add_epi8(low, low), high = _mm256_add_epi8(high, high))
+            words[level] = ((uint32_t)_mm256_movemask_epi8(low) | (uint64_t)(uint32_t)_mm256_movemask_epi8(high) << 32) & used;
 #else
-    float rest[64];
-    uint8_t above[64];
-    memcpy(rest, x, sizeof rest);
-    for (size_t level = 0; level < levels; level++, scale *= 0.5f) {
-        for (int k = 0; k < 64; k++) {
-            above[k] = rest[k] > 0;
-            rest[k] = rest[k] - (above[k] ? scale : -scale);
-        }
-        words[level] = word_of(above);
+    memset(words, 0, 8 * sizeof *words);
+    for (size_t first = 0; first < depth; first += 8) {
+        uint64_t eight;
+        memcpy(&eight, bytes + first, 8);
+        eight = transposed(eight);
+        for (int level = 0; level < 8; level++)
+            words[level] |= (eight >> (56 - 8 * level) & 0xFF) << first;
     }
+    for (int level = 0; level < 8; level++)
+        words[level] &= used;
 #endif
 }
 
-/* rest [fields, depth], in the order of `widen` -> the bits of all levels of each field as a stream that begins at a
- * byte; `out` needs 8 bytes to spare. */
-static void NAME(levels)(const float *rest, size_t fields, size_t depth, size_t levels, uint8_t *out)
+/* planes, each of [fields, depth] values with the last one first -> the bits of all levels of each field as a stream that
+ * begins at a byte; `out` needs 8 bytes to spare. `run`: a constant, the number of levels that are put at a time. */
+static inline __attribute__((always_inline)) void NAME(put_runs)(uint8_t (*planes)[PLANE], size_t fields,
+                                                                 size_t depth, size_t levels, size_t run, uint8_t *out)
 {
-    uint64_t words[(RESIDUAL_VALUES / 64 + 1) * MOST_LEVELS], bits[MOST_LEVELS]; /* words: by word, then by level */
-    const size_t count = (fields * depth + 63) / 64;
-    for (size_t k = 0; k < count; k++)
-        NAME(levels_of_64)(rest + 64 * k, levels, words + k * levels);
-    memset(words + count * levels, 0, levels * sizeof *words); /* read with the last field, and shifted out */
-    const size_t together = 57 / depth;                        /* levels per `put` */
-    for (size_t first = 0; first < fields; first += 8) {
-        const size_t last = first + 8 < fields ? first + 8 : fields;
-        struct writer to = {out + first / 8 * levels * depth, 0, 0};
-        for (size_t field = first; field < last; field++) {
-            const uint64_t *near = words + field * depth / 64 * levels, *next = near + levels;
-            const unsigned skip = field * depth % 64;
-            for (size_t level = 0; level < levels; level++)
-                bits[level] = (near[level] << skip | next[level] >> 1 >> (63 - skip)) >> (64 - depth);
-            for (size_t level = 0; level < levels;) {
-                const size_t end = level + together < levels ? level + together : levels;
-                const unsigned width = (unsigned)((end - level) * depth);
-                uint64_t word = 0;
-                for (; level < end; level++)
-                    word = word << depth | bits[level];
-                put(&to, word, width);
+    struct writer to = {out, 0, 0};
+    for (size_t field = fields; field-- > 0;)
+        for (size_t first = 0; first < levels; first += 8) {
+            uint64_t words[8];
+            NAME(by_level)(planes[first / 8] + field * depth, depth, words);
+            if (levels - first < 8) {
+                for (size_t level = 0; level < levels - first; level++)
+                    put(&to, words[level], (unsigned)depth);
+                break;
+            }
+            for (size_t level = 0; level < 8; level += run) {
+                uint64_t word = words[level];
+                for (size_t k = 1; k < run; k++)
+                    word = word << depth | words[level + k];
+                put(&to, word, (unsigned)(run * depth));
             }
         }
-        finish(&to);
-    }
+}
+
+/* Not inlined: the loops need all registers. */
+static __attribute__((noinline)) void NAME(put_levels)(uint8_t (*planes)[PLANE], size_t fields, size_t depth,
+                                                       size_t levels, uint8_t *out)
+{
+    if (depth <= 7)
+        NAME(put_runs)(planes, fields, depth, levels, 8, out);
+    else if (depth <= 14)
+        NAME(put_runs)(planes, fields, depth, levels, 4, out);
+    else if (depth <= 28)
+        NAME(put_runs)(planes, fields, depth, levels, 2, out);
+    else
+        NAME(put_runs)(planes, fields, depth, levels, 1, out);
 }
 
 static int NAME(residual)(const struct block *b, const void *x, enum format format, size_t depth, size_t levels,
                           uint8_t *out)
 {
-    float rest[RESIDUAL_VALUES] = {0};
-    uint8_t stream[RESIDUAL_VALUES / 8 * MOST_LEVELS + 8];
+    uint32_t digits[RESIDUAL_VALUES];
+    uint8_t planes[MOST_LEVELS / 8][PLANE], stream[RESIDUAL_VALUES / 8 * MOST_LEVELS + 8];
     const size_t channels = b->channels, per_vector = channels / depth, itemsize = format == F32 ? 4 : 2;
     const size_t most = RESIDUAL_VALUES / channels / 8 * 8; /* vectors at a time: whole bytes */
     int nan = 0;
+    for (size_t plane = 0; 8 * plane < levels; plane++)
+        memset(planes[plane], 0, PLANE); /* what lies behind the last field is read with it, and not used */
     for (size_t item = 0; item < (b->inner == 1 ? 1 : b->outer); item++) {
         const size_t positions = b->inner == 1 ? b->outer : b->inner;
         for (size_t first = 0; first < positions; first += most) {
             const size_t count = positions - first < most ? positions - first : most, values = count * channels;
+            const size_t rows = b->inner == 1 ? 1 : channels, row = values / rows;
             const char *start = (const char *)x + (item * channels * b->inner + first * (b->inner == 1 ? channels : 1)) * itemsize;
-            if (b->inner == 1)
-                nan |= NAME(widen_run)(start, format, values, rest);
-            else
-                for (size_t c = 0; c < channels; c++)
-                    nan |= NAME(widen)(start + c * b->inner * itemsize, format, count, rest, c, channels);
-            NAME(levels)(rest, count * per_vector, depth, levels, stream);
+            for (size_t c = 0; c < rows; c++) {
+                nan |= NAME(digits)(start + c * b->inner * itemsize, format, row, digits);
+                for (size_t plane = 0; 8 * plane < levels; plane++)
+                    NAME(plane)(digits, row, plane, planes[plane] + rows - 1 - c, rows);
+            }
+            NAME(put_levels)(planes, count * per_vector, depth, levels, stream);
             put_at(out, (item * positions + first) * channels * levels, stream, values * levels);
         }
     }
@@ -399,23 +454,46 @@ static void NAME(unpack)(const struct fields *f, size_t count, void *out, int it
 }
 #undef STORE
 
-/* Counts fields of at most 25 bits in a table of all codes. */
-static void NAME(count)(const struct fields *f, size_t count, void *table, int itemsize)
+/* Up to TILE codes -> those from `least` to least + number - 1; returns how many. `out` has room for TILE + 16. */
+static inline size_t NAME(codes_within)(const uint32_t *codes, size_t n, uint32_t least, uint32_t number, uint32_t *out)
 {
-    uint32_t codes[TILE];
+    size_t kept = 0, k = 0;
+#if LEVEL == 4
+    for (; k + 16 <= n; k += 16) {
+        const __m512i v = _mm512_loadu_si512(codes + k);
+        const __mmask16 within = _mm512_cmplt_epu32_mask(_mm512_sub_epi32(v, _mm512_set1_epi32((int)least)),
+                                                         _mm512_set1_epi32((int)number));
+        _mm512_storeu_si512(out + kept, _mm512_maskz_compress_epi32(within, v));
+        kept += (size_t)__builtin_popcount(within);
+    }
+#endif
+    for (; k < n; k++) {
+        out[kept] = codes[k]; /* overwritten by the next one if it is not within */
+        kept += codes[k] - least < number;
+    }
+    return kept;
+}
+
+/* Counts fields of at most 25 bits in a table of all codes; of these only `number`, from `least` on. */
+static void NAME(count)(const struct fields *f, size_t count, void *table, int itemsize, uint32_t least, uint32_t number)
+{
+    uint32_t all[TILE], within[TILE + 16];
+    const int some = least > 0 || number < 1u << f->width;
     for (size_t first = 0; first < count; first += TILE) {
-        const size_t n = count - first < TILE ? count - first : TILE;
-        NAME(read_narrow)(f, first, n, codes);
-        if (itemsize == 4) {
+        size_t n = count - first < TILE ? count - first : TILE;
+        const uint32_t *codes = some ? within : all;
+        NAME(read_narrow)(f, first, n, all);
+        if (some)
+            n = NAME(codes_within)(all, n, least, number, within);
+        if (f->width > (itemsize == 4 ? 18 : 16)) /* larger than the cache: fetch all entries of a tile at once */
+            for (size_t k = 0; k < n; k++)
+                __builtin_prefetch((char *)table + codes[k] * (size_t)itemsize, 1);
+        if (itemsize == 4)
             for (size_t k = 0; k < n; k++)
                 ((uint32_t *)table)[codes[k]]++;
-        } else {
-            if (f->width > 16) /* larger than the cache: fetch all entries of a tile at once */
-                for (size_t k = 0; k < n; k++)
-                    __builtin_prefetch((int64_t *)table + codes[k], 1);
+        else
             for (size_t k = 0; k < n; k++)
                 ((int64_t *)table)[codes[k]]++;
-        }
     }
 }
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from lfq_cli.bits import Indices, StreamJoiner, stream_to_indices
 from lfq_cli.codesfile import TensorCodes
+from lfq_cli.cpus import threads
 from lfq_cli.packings import PACKINGS
 from lfq_cli.pipeline.workers import Progress, Workers
 
@@ -31,9 +32,10 @@ def count(codes: TensorCodes, counts: TokenCounts, workers: Workers, progress: P
     info = codes.info
     at_once = max(1, _COUNTED_INDICES // len(info.codebook_dims))
     runs = (range(first, min(first + at_once, info.vectors)) for first in range(0, info.vectors, at_once))
+    start = workers.start if threads() > 1 else None
     with closing(workers.in_order(partial(_tally, codes, counts), runs)) as done:
         for vectors, tallies in done:
-            counts.take(tallies)
+            counts.take(tallies, start)
             progress(vectors * info.bits_per_vector // 8)
 
 

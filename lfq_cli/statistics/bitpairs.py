@@ -9,14 +9,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from lfq_cli.statistics.tables import Codes, Counts
+from lfq_cli.statistics.tables import Codes, Counts, Table
 
 _CODES_AT_ONCE = 1 << 13
 _LOW_BITS = 12
-_ROWS_AT_ONCE = 1 << 5  # 1 MiB of counts: they stay in cache
+_ROWS_AT_ONCE = 1 << 6  # 1 MiB of 32-bit counts: they stay in cache
 
 
-def pairs_of_table(table: Counts, bits: int) -> NDArray[np.int64]:
+def pairs_of_table(table: Table, bits: int) -> NDArray[np.int64]:
     """Counts of all 2^bits codes -> both [bits, bits].
 
     The table is taken as a matrix [high bits, low bits]. Its column sums give the pairs of two low bits, its row sums
@@ -30,10 +30,10 @@ def pairs_of_table(table: Counts, bits: int) -> NDArray[np.int64]:
     for first in range(0, len(rows), _ROWS_AT_ONCE):
         some = slice(first, first + _ROWS_AT_ONCE)
         part = rows[some]
-        columns += part.sum(axis=0)
+        columns += part.sum(axis=0, dtype=table.dtype)
         for bit in reversed(range(low)):
             odd = part[:, 1 << bit :]
-            crossed[some, bit] = odd.sum(axis=1)
+            crossed[some, bit] = odd.sum(axis=1, dtype=table.dtype)
             part = part[:, : 1 << bit] + odd
         totals[some] = part[:, 0]
     low_ones, high_ones = _bits_of(np.arange(1 << low), low), _bits_of(np.arange(len(rows)), bits - low)

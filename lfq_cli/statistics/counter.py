@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
+from itertools import chain, islice
 from typing import TypeAlias
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from lfq_cli import kernels
 from lfq_cli.bits import BitOrder, Indices
 from lfq_cli.statistics.bitpairs import pairs_of_codes, pairs_of_table
-from lfq_cli.statistics.profile import profile_of
+from lfq_cli.statistics.profile import Profile, profile_of
 from lfq_cli.statistics.sketch import BY_SAMPLE, Sketch
 from lfq_cli.statistics.tables import (
     DENSE_BITS,
@@ -20,6 +21,8 @@ from lfq_cli.statistics.tables import (
     DenseTable,
     FieldsTally,
     SparseTable,
+    Start,
+    Table,
     Tally,
     tally_dense,
     tally_fields,
@@ -28,6 +31,7 @@ from lfq_cli.statistics.tables import (
 from lfq_cli.statistics.usage import MOST_SHOWN, BitStatistics, Estimate, Usage
 
 ALWAYS_DENSE_BITS = 10  # 8 KiB
+_RUN_OF_CODES = 1 << 18  # 1 MiB of counts: they stay in cache
 MEMORY_BYTES = 1 << 30
 """The default limit for one counter."""
 _BYTES_OF_CODE = 64
@@ -77,7 +81,7 @@ class Counter:
     @property
     def table(self) -> Counts | None:
         """Counts of all codes, if there is a table of them; read-only."""
-        return self._state.table if isinstance(self._state, DenseTable) else None
+        return self._state.table.astype(np.int64, copy=False) if isinstance(self._state, DenseTable) else None
 
     @property
     def total(self) -> int:
@@ -97,10 +101,10 @@ class Counter:
         """Like `tally`; requires `counts_fields`."""
         return tally_fields(fields, self.bits)
 
-    def take(self, tally: Tally | FieldsTally) -> None:
-        """Adds a tally of this counter."""
+    def take(self, tally: Tally | FieldsTally, start: Start | None = None) -> None:
+        """Adds a tally of this counter; uses another thread if it can start one."""
         if isinstance(self._state, DenseTable):
-            self._state.take(tally)
+            self._state.take(tally, start)
             return
         assert isinstance(tally, Tally)
         self._state.take(tally)
@@ -135,16 +139,20 @@ class Counter:
         state = self._state
         if isinstance(state, Sketch):
             return _usage_of_sketch(state, order, min_count)
+        total = state.total
         if isinstance(state, DenseTable):
             both = pairs_of_table(state.table, self.bits)
+            profile = profile_of(state.table)
+            most, least = _extremes_of_table(state.table, profile)
         else:
-            both = pairs_of_codes(*state.pairs(), self.bits)
-        total = state.total
-        most, least = _extremes(state.in_runs())
+            codes, counts = state.pairs()
+            both = pairs_of_codes(codes, counts, self.bits)
+            profile = profile_of(counts)
+            most, least = _extremes(codes, counts)
         return Usage(
             bits=self.bits,
             count=total,
-            profile=profile_of(state.counts()),
+            profile=profile,
             bit_statistics=_in_channel_order(total, both, order),
             most_used=most,
             least_used=least,
@@ -175,7 +183,7 @@ class Counter:
 def _usage_of_sketch(sketch: Sketch, order: BitOrder, min_count: int) -> Usage:
     codes, counts, weights = sketch.known()
     used, used_estimate = sketch.codes_used()
-    most, least = _extremes([(codes, counts)])
+    most, least = _extremes(codes, counts)
     return Usage(
         bits=sketch.bits,
         count=sketch.total,
@@ -199,36 +207,52 @@ def _in_channel_order(total: int, both: Counts, order: BitOrder) -> BitStatistic
 Extremes: TypeAlias = tuple[tuple[int, int], ...]
 
 
-def _extremes(runs: Iterable[tuple[Codes, Counts]]) -> tuple[Extremes, Extremes]:
-    """((code, count) of the most used codes, of the least used); for equal counts the lower codes.
-
-    runs: codes in ascending order, also from run to run, so that for equal counts the earlier ones win.
-    """
-    most: list[tuple[int, int]] = []
-    least: list[tuple[int, int]] = []
-    for codes, counts in runs:
-        most = _best(most, codes, -counts)
-        least = _best(least, codes, counts)
+def _extremes(codes: Codes, counts: Counts) -> tuple[Extremes, Extremes]:
+    """((code, count) of the most used codes, of the least used); for equal counts the lower codes."""
+    most, least = _lowest(codes, -counts), _lowest(codes, counts)
     return tuple((code, -key) for key, code in most), tuple((code, key) for key, code in least)
 
 
-def _best(found: list[tuple[int, int]], codes: Codes, keys: Counts) -> list[tuple[int, int]]:
-    """(key, code) of the MOST_SHOWN codes with the lowest keys, among those found before and a later run."""
-    if len(found) == MOST_SHOWN:
-        better = np.flatnonzero(keys < found[-1][0])
-        codes, keys = codes[better], keys[better]
-    return sorted(found + _lowest(codes, keys))[:MOST_SHOWN] if codes.size else found
+def _extremes_of_table(table: Table, profile: Profile) -> tuple[Extremes, Extremes]:
+    """`_extremes` of counts of all codes. The profile says which counts to look for, so little of the table is read."""
+    most = _first_of_table(table, profile.counts, profile.codes)
+    return most, _first_of_table(table, profile.counts[::-1], profile.codes[::-1])
+
+
+def _first_of_table(table: Table, counts: Counts, codes: NDArray[np.float64]) -> Extremes:
+    """(code, count) of the MOST_SHOWN codes whose counts come first in `counts`; for equal counts the lower codes.
+
+    counts: all that are in the table, ascending or descending. codes: how many have each.
+    """
+    last = int(np.searchsorted(np.cumsum(codes), MOST_SHOWN))
+    found: list[tuple[int, int]] = []
+    if last:  # fewer than MOST_SHOWN codes
+        ends = sorted((int(counts[0]), int(counts[last - 1])))
+        places = np.concatenate(list(_codes_between(table, *ends)))
+        pairs = [(int(code), int(table[code])) for code in places]
+        found = sorted(pairs, key=lambda pair: pair[1], reverse=bool(counts[0] > counts[-1]))
+    if last < len(counts):
+        same = chain.from_iterable(_codes_between(table, int(counts[last]), int(counts[last])))
+        found += [(int(code), int(counts[last])) for code in islice(same, MOST_SHOWN - len(found))]
+    return tuple(found)
+
+
+def _codes_between(table: Table, least: int, most: int) -> Iterator[NDArray[np.intp]]:
+    """The codes that occurred from `least` to `most` times in ascending order, run by run."""
+    for first in range(0, table.size, _RUN_OF_CODES):
+        part = table[first : first + _RUN_OF_CODES]
+        yield np.flatnonzero((part >= least) & (part <= most)) + first
 
 
 def _lowest(codes: Codes, keys: Counts) -> list[tuple[int, int]]:
-    """(key, code) of the MOST_SHOWN codes with the lowest keys, and for equal keys the lowest codes; unordered."""
+    """(key, code) of the MOST_SHOWN codes with the lowest keys, in order, and for equal keys the lowest codes."""
     if codes.size <= MOST_SHOWN:
         chosen = np.arange(codes.size)
     else:
         edge = np.partition(keys, MOST_SHOWN)[MOST_SHOWN]
         below = np.flatnonzero(keys < edge)
         chosen = np.concatenate([below, _lowest_codes(codes, np.flatnonzero(keys == edge))])
-    return [(int(keys[k]), int(codes[k])) for k in chosen]
+    return sorted((int(keys[k]), int(codes[k])) for k in chosen)[:MOST_SHOWN]
 
 
 def _lowest_codes(codes: Codes, places: NDArray[np.intp]) -> NDArray[np.intp]:

@@ -11,6 +11,9 @@ from math import expm1, log, log1p
 import numpy as np
 from numpy.typing import NDArray
 
+from lfq_cli import kernels
+from lfq_cli.statistics.tables import Table
+
 STEPS_PER_OCTAVE = 4
 _FEW_COUNTS = 1 << 20
 _NEVER_TWICE_BITS = 200  # no sample is so large that a random code of this many bits occurs twice
@@ -76,10 +79,10 @@ def curve_ranks(used: int) -> NDArray[np.float64]:
     return np.unique(np.append(np.round(2.0 ** (np.arange(steps) / STEPS_PER_OCTAVE)), used))
 
 
-def profile_of(counts: NDArray[np.int64], weights: NDArray[np.float64] | None = None) -> Profile:
+def profile_of(counts: Table, weights: NDArray[np.float64] | None = None) -> Profile:
     """The profile of counts [codes], each of which stands for `weights` codes. Zeros are left out."""
     if weights is None and counts.size and counts.max() <= max(counts.size, _FEW_COUNTS):
-        codes = np.bincount(counts)  # for a large table, a tenth of the time of sorting
+        codes = _codes_by_count(counts)  # for a large table, a tenth of the time of sorting
         values = np.flatnonzero(codes)
         codes = codes[values]
     elif weights is None:
@@ -89,6 +92,19 @@ def profile_of(counts: NDArray[np.int64], weights: NDArray[np.float64] | None = 
         codes = np.bincount(places, weights, minlength=len(values))
     seen = values > 0
     return Profile(values[seen][::-1].astype(np.int64), codes[seen][::-1].astype(np.float64))
+
+
+def _codes_by_count(counts: Table) -> NDArray[np.int64]:
+    """How many of the counts are 0, 1, and so on."""
+    if not kernels.counts_fields(8):
+        return np.bincount(counts)
+    lowest = np.zeros(256, np.int64)  # counting the lowest bytes takes a sixth of the time
+    octets = np.ascontiguousarray(counts).view(np.uint8)  # kernels are for little-endian machines
+    kernels.count(octets, 0, 8 * counts.itemsize, 8, "msb", counts.size, lowest)
+    larger = counts[counts > 255]
+    found = np.bincount(larger, minlength=256)
+    found[:256] += lowest - np.bincount(larger & 255, minlength=256)
+    return found
 
 
 def expected_used(total: int, bits: int) -> float:

@@ -14,7 +14,7 @@ from lfq_cli.packings import PACKINGS
 from lfq_cli.statistics.counter import MEMORY_BYTES, Counter
 from lfq_cli.statistics.positions import PositionCounter
 from lfq_cli.statistics.sketch import mixed
-from lfq_cli.statistics.tables import FieldsTally, Tally
+from lfq_cli.statistics.tables import FieldsTally, Start, Tally
 from lfq_cli.statistics.usage import TokenUsage, Usage
 
 _JOINT_DTYPE = np.dtype(np.uint64)
@@ -90,10 +90,10 @@ class TokenCounts:
             first += bits
         return tallies
 
-    def take(self, tallies: Sequence[Tally | FieldsTally]) -> None:
-        """Adds what was tallied."""
+    def take(self, tallies: Sequence[Tally | FieldsTally], start: Start | None = None) -> None:
+        """Adds what was tallied; uses another thread if it can start one."""
         for counter, tally in zip(self.counters(), tallies, strict=True):
-            counter.take(tally)
+            counter.take(tally, start)
 
     def merge(self, other: TokenCounts) -> None:
         """Adds other counts of the same codebooks. Drops counts by position if the axes differ."""

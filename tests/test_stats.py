@@ -9,11 +9,12 @@ import twin
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lfq_cli import codesfile, pipeline
+from lfq_cli import codesfile
 from lfq_cli.bits import index_dtype, indices_to_bits
 from lfq_cli.codesfile import CodesHeader, CodesTensor, SourceInfo
 from lfq_cli.cpus import use_threads
-from lfq_cli.pipeline import start_workers
+from lfq_cli.pipeline.count import count as count_codes
+from lfq_cli.pipeline.workers import start_workers
 from lfq_cli.quantizer import Quantizer
 from lfq_cli.statistics import Counter, CountOptions, TokenCounts, tables
 from lfq_cli.statistics.profile import profile_of
@@ -250,7 +251,7 @@ def test_counting_is_the_same_with_any_number_of_threads(tmp_path, count, order)
         out.append(np.packbits(indices_to_bits(indices[:, None], (20,), order)))
     counts = TokenCounts((20,), order, CountOptions(), vectors=len(indices))
     with use_threads(count), start_workers() as workers, codesfile.open_codes(path) as codes:
-        pipeline.count(codes["x"], counts, workers, lambda _: None)
+        count_codes(codes["x"], counts, workers, lambda _: None)
     assert np.array_equal(counts.codebooks[0].table, np.bincount(indices, minlength=1 << 20))
 
 

@@ -40,6 +40,7 @@ def gpu(*options, interpreter=(sys.executable,)):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
 
 
+@pytest.mark.slow
 def test_the_gpu_benchmark_runs_on_the_cpu_too(tmp_path):
     results = tmp_path / "gpu.json"
     quick = ["--device", "cpu", "--no-tests", "--bytes", str(1 << 20), "--rounds", "1"]

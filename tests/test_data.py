@@ -305,6 +305,7 @@ def test_ranks_share_one_list_of_batches(folder: Path) -> None:
     assert keys_of(ordered)[0] == [ordered.dataset.key(k) for k in range(4)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 @pytest.mark.parametrize("persistent", [False, True])
 def test_workers_of_every_kind_give_the_same_batches(folder: Path, method: str, persistent: bool) -> None:
@@ -364,6 +365,7 @@ def read_in_a_process(dataset: CodesDataset, numbers: list[int]) -> list[str]:
     return [item["key"] for item in dataset[numbers]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_a_data_set_goes_to_processes(folder: Path, method: str) -> None:
     dataset = CodesDataset(folder, memory=False)

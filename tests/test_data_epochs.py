@@ -56,6 +56,7 @@ def read_epoch(rank: CodesBatches, workers: int, seed: int) -> list[list[int]]:
     return [batch for step in zip_longest(*parts) for batch in step if batch is not None]
 
 
+@pytest.mark.slow
 @settings(max_examples=80)
 @given(
     batch_size=st.integers(1, 9),

@@ -71,6 +71,7 @@ ROUTES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", quantizers.QUANTIZERS)
 def test_every_quantizer(name: str, lfq: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
     prepared = Prepared(quantizers.QUANTIZERS[name], tmp_path_factory.mktemp("quantizer"))

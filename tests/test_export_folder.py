@@ -228,6 +228,7 @@ def test_a_file_system_without_locks_will_do(tmp_path: Path, monkeypatch: pytest
     assert outcome.status == "written"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WRITTEN)
 def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(name: str, tmp_path: Path) -> None:
     """RLIMIT_FSIZE stands for a disk that fills up: the write that crosses it is refused."""

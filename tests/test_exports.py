@@ -428,6 +428,7 @@ def test_damage_is_seen_and_mended_and_another_export_refused(tokens: Tokens, tm
     assert run("bin", paths, tmp_path / "mine")[0].status == "refused"
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_nothing_half_is_left(tmp_path: Path) -> None:
     samples = samples_of((16, 16), 12, 400)
     paths = write(tmp_path / "tokens", samples, schema_of((16, 16), (12,)))

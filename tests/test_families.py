@@ -431,6 +431,7 @@ WRAPPERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 @pytest.mark.parametrize("name", CASES)
 def test_a_wrapped_state_dict_is_the_same_quantizer(name, wrapper, tmp_path):

@@ -58,6 +58,7 @@ def assert_clean(out: Path, outcomes: list[Outcome], *, named: bool = False) -> 
     assert [path for path in out.rglob("*") if path.name.startswith(PARTIAL_PREFIX)] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["encode", "decode"])
 @pytest.mark.parametrize("limit", [1000, 100_000, 500_000])
 def test_a_file_that_may_not_grow(command: str, limit: int, tree: Path, tmp_path: Path) -> None:
@@ -115,6 +116,7 @@ def failing(target: str, number: int, code: int) -> Iterator[list[int]]:
         yield calls
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["encode", "decode"])
 @pytest.mark.parametrize("call", CALLS)
 def test_every_call_of_a_run_may_fail(command: str, call: str, tree: Path, tmp_path: Path) -> None:

@@ -160,6 +160,7 @@ def test_unpack(kernel, order, data):
     assert found.dtype == dtype
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["msb", "lsb"])
 @pytest.mark.parametrize("dtype", [np.uint32, np.int64])
 @pytest.mark.parametrize("width", [1, 2, 10, 17, 18, 24, 25])

@@ -105,6 +105,7 @@ def slow() -> Iterator[Callable[[Job], list[Outcome]]]:
     yield work
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_fails_its_own_jobs(forked: list[int], tree: Path, tmp_path: Path) -> None:
     with use_threads(2):
         outcomes = processes.in_processes(jobs_of(tree, tmp_path), slow, lost, waits=False)
@@ -158,6 +159,7 @@ def test_fail_fast(forked: list[int], tree: Path, tmp_path: Path) -> None:
     assert [outcome.status for outcome in outcomes] == ["written"] * 5 + ["failed"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
 def test_signals(number: int, code: int, tree: Path, tmp_path: Path) -> None:
     """To the parent alone, and to all of them as ^C on a terminal does it; then the same command goes on."""

@@ -40,6 +40,7 @@ def ran(tmp_path_factory):
     return folder, printed
 
 
+@pytest.mark.slow
 def test_the_console_example_shows_what_is_printed(ran):
     _, printed = ran
     shown = re.split(r"^(\$ .*)$", CONSOLE, flags=re.MULTILINE)[1:]

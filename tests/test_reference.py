@@ -210,6 +210,7 @@ def quantize(ref: Any, x: Tensor, layout: str) -> tuple[Tensor, Tensor]:
 # Without a matrix product: everything exact.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("bits", "codebooks"), SIZES)
 @pytest.mark.parametrize("options", UNPROJECTED)
 def test_unprojected_is_exactly_the_reference(options: str, bits: int, codebooks: int, tmp_path: Path) -> None:
@@ -220,6 +221,7 @@ def test_unprojected_is_exactly_the_reference(options: str, bits: int, codebooks
     check_exact(ref, source, tokens, decoded)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("bits", "codebooks"), SIZES)
 @pytest.mark.parametrize("options", UNPROJECTED)
 def test_unprojected_channel_first_is_exactly_the_reference(
@@ -286,6 +288,7 @@ def check_linear(ref: Any, source: Path, tokens: dict[str, Tensor], decoded: dic
     assert doubtful <= 0.4 * total  # infinities, zero vectors, and a few z near 0: most are held to exactness
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("bits", "codebooks"), SIZES)
 @pytest.mark.parametrize("options", LINEAR)
 def test_linear_is_the_reference_away_from_zero(options: str, bits: int, codebooks: int, tmp_path: Path) -> None:

@@ -126,6 +126,7 @@ def contents(folder: str) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tree")
 @pytest.mark.parametrize("options", [[], ["--samples-per-file", "4"]])
 @pytest.mark.parametrize("count", [1, 3, 40])
@@ -180,6 +181,7 @@ def test_status_says_what_is_left(lfq: Lfq) -> None:
     assert "00.codes.safetensors is not there" in err
 
 
+@pytest.mark.slow
 def test_the_kubernetes_job_of_the_docs(tmp_path: Path) -> None:
     """Its command, once for each completion index as Kubernetes sets it: every file once, as one process writes it."""
     text = (Path(__file__).parent.parent / "docs" / "scaling.md").read_text(encoding="utf-8")

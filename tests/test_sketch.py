@@ -172,6 +172,7 @@ def test_memory_has_an_end_whatever_comes():
     assert sketch.held[0].size <= sketch.capacity // 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 def test_codes_that_become_frequent_in_small_files(seed):
     """220 files in the order of their data: noise, then a hundred codes that have a third of what follows."""

@@ -21,6 +21,7 @@ from lfq_cli import native
 from lfq_cli.quantizer import Quantizer
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(
         not all(map(shutil.which, ("slurmctld", "slurmd", "munged", "sbatch"))),
         reason="SLURM is not installed (slurmctld, slurmd, munge)",

@@ -86,6 +86,7 @@ def test_usage_of_many(bits, order):
     assert usage.ones == pytest.approx(ones, rel=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [4, 10, 17, 64])
 @settings(max_examples=40)
 @given(data=st.data())

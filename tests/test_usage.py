@@ -80,6 +80,7 @@ def test_usage(bits, order, min_count):
     same(usage.as_json(), expected_of(bits, order, min_count))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [4, 10, 18, 64])
 def test_usage_of_many(width):
     """20,000 skewed indices: long curves of ranks, all kinds of counts."""

@@ -14,6 +14,8 @@ from safetensors.numpy import save_file
 
 import lfq_cli
 
+pytestmark = pytest.mark.slow
+
 PACKAGE = Path(lfq_cli.__file__).parent
 
 RUN_AND_REPORT = """

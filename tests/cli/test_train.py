@@ -16,6 +16,8 @@ from lfq_cli import checkpoints, native
 from lfq_cli.cli.interrupts import Interrupted
 from lfq_cli.quantizer import Quantizer
 
+pytestmark = pytest.mark.slow
+
 DIGITS = Path(__file__).parents[2] / "sample_data" / "digits.safetensors"
 QUICK = ("--steps", "40", "--no-progress")
 

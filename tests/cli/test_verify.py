@@ -107,6 +107,7 @@ def test_a_sample_is_spread_over_the_tensor(lfq, sample):
         assert min(sample, 300) <= item["comparisons"]["data"]["vectors"] <= min(2 * sample, 300)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sample", [16, 100, 1000])
 @pytest.mark.parametrize("layout", ["last", "first"])
 def test_a_sample_sees_what_changed_in_any_tenth(lfq, sample, layout):

@@ -136,6 +136,7 @@ def test_codebook_has_a_stated_limit() -> None:
 # bits and codes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("bits", "codebooks"), SIZES)
 @pytest.mark.parametrize("options", OPTIONS)
@@ -152,6 +153,7 @@ def test_without_weights_everything_is_exactly_the_references(
     assert torch.equal(mine.indices_to_codes(found.indices), found.quantized)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("bits", "codebooks"), SIZES)
 @pytest.mark.parametrize("options", WEIGHTED)

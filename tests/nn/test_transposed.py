@@ -13,6 +13,7 @@ def linear_of(features: int, outputs: int, *, bias: bool) -> nn.Linear:
     return nn.Linear(features, outputs, bias=bias).requires_grad_(False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("features", "outputs"), [(512, 18), (64, 10), (300, 1), (129, 13), (768, 36)])

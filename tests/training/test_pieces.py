@@ -238,6 +238,7 @@ def test_candidates_have_all_bits_in_levels_that_fit(bits, coordinates):
         assert Shape(1, bits) in shapes
 
 
+@pytest.mark.slow
 def test_levels_are_copies():
     levels = Levels(torch.zeros(1, 2, 3), torch.zeros(1, 2), torch.zeros(1, 3, 2))
     copy = levels.copy()

@@ -78,8 +78,10 @@ def test_a_signal_while_it_starts(huge, number):
         process = start(huge)
         time.sleep(0.05 + 0.02 * k)
         process.send_signal(number)
-        process.communicate(timeout=10)
-        assert process.returncode in (128 + number, -number), k  # the latter before Python could set a handler
+        _, err = process.communicate(timeout=10)
+        # before Python could set a handler; or by Python's own, before it ran any line of ours
+        in_python = process.returncode == -number or (process.returncode == 1 and "lfq_cli" not in err)
+        assert process.returncode == 128 + number or in_python, (k, err)
         assert {path.name for path in huge.glob("out/*")} <= {"a.codes.safetensors"}
 
 

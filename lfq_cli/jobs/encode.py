@@ -78,9 +78,9 @@ def encode(
 
     Raises CheckpointError as `require_certain_bits` does.
     """
+    require_certain_bits(quantizer)
     if not jobs:
         return
-    require_certain_bits(quantizer)
     backend = backends.select(options.device, quantizer, options.compute_dtype, decoding=False)
     backends.tell_unused(options.compute_dtype, quantizer)
     if options.tidy and not options.dry_run:

@@ -30,7 +30,7 @@ with 2^20, 2^21 and 2^22: 6.6, 9.8 and 7.8 GB/s of float32; with 2^21 and 2^22 4
 
 LARGE_ITEM = 64
 """Positions of a channel-first item from which the product reads it as it lies, one item at a time: with 256 positions
-1.9 times as fast as turning the block's floats first, with 16 positions 0.8 times (512 -> 18, one thread)."""
+1.9 times as fast as transposing the floats of a block first, with 16 positions 0.8 times (512 -> 18, one thread)."""
 
 
 class TorchBackend:
@@ -42,7 +42,7 @@ class TorchBackend:
         import torch
 
         from lfq_cli.nn.saved import module_of
-        from lfq_cli.nn.transposed import turn_projections
+        from lfq_cli.nn.transposed import transpose_projections
 
         self.quantizer = quantizer
         self.compute_dtype = compute_dtype
@@ -51,7 +51,7 @@ class TorchBackend:
         self._scratch = _Scratch()
         # the same bits and sums as the module's (tests/test_numerics.py), in a third of the time
         self._numpy_levels = compute_dtype == "float32" and has_plain_levels(quantizer)
-        turn_projections(self._module)
+        transpose_projections(self._module)
 
     def block_values(self, spec: FloatFormat) -> int:
         """As in Backend."""

@@ -63,7 +63,7 @@ def _like(x: Tensor) -> Tensor:
     return memory.as_strided(x.shape, x.stride(), start)
 
 
-def turn_projections(module: nn.Module) -> None:
+def transpose_projections(module: nn.Module) -> None:
     """Replaces every `project_in` in a module that is an `nn.Linear` by a `TransposedLinear`."""
     for part in list(module.modules()):
         linear = getattr(part, "project_in", None)

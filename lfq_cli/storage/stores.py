@@ -65,10 +65,10 @@ async def _as_it_comes(system: Any, url: str, start: int, count: int) -> list[by
     Its `cat_file` joins them: 512 MiB in ranges of 8 MiB take 0.46 s of processor time, without that 0.37.
     """
     bucket, key, version = system.split_path(url)
-    chosen = {"VersionId": version} if version else {}
-    answer = await system._call_s3(
-        "get_object", Bucket=bucket, Key=key, Range=f"bytes={start}-{start + count - 1}", **chosen
-    )
+    wanted = {"Bucket": bucket, "Key": key, "Range": f"bytes={start}-{start + count - 1}"}
+    if version:
+        wanted["VersionId"] = version
+    answer = await system._call_s3("get_object", **wanted, **system.req_kw)  # which says who pays
     body = answer["Body"]
     try:
         return [piece async for piece in body.iter_chunks(_PIECE_BYTES)]

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from lfq_cli.nn import transposed
-from lfq_cli.nn.transposed import TransposedLinear, turn_projections
+from lfq_cli.nn.transposed import TransposedLinear, transpose_projections
 
 
 def linear_of(features: int, outputs: int, *, bias: bool) -> nn.Linear:
@@ -30,7 +30,7 @@ def test_the_bits_of_linear(features: int, outputs: int, dtype: torch.dtype, bia
                 assert both(x).is_contiguous()
 
 
-def test_nothing_is_hidden_by_the_turn() -> None:
+def test_transposing_hides_nothing() -> None:
     linear = linear_of(512, 18, bias=True)
     x = torch.randn(2048, 512)
     x[3, 5], x[4, 6], x[5, 7] = float("nan"), float("inf"), -float("inf")
@@ -84,5 +84,5 @@ def test_every_projection_of_a_module_is_replaced() -> None:
     from lfq_cli import GroupedResidualLFQ
 
     module = GroupedResidualLFQ(dim=64, groups=2, codebook_size=16, num_quantizers=2)
-    turn_projections(module)
+    transpose_projections(module)
     assert all(isinstance(part.project_in, TransposedLinear) for part in module.rvqs)

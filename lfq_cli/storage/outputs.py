@@ -6,6 +6,7 @@ Never through an fsspec file object: one whose block an exception leaves commits
 from __future__ import annotations
 
 import errno
+import os
 import secrets
 import tempfile
 import threading
@@ -93,15 +94,15 @@ def _has_conditions(store: Store, path: UrlPath) -> bool:
 def _refuses_second(store: Store, folder: Path) -> bool:
     """Uploads an empty object twice on the condition that nothing is there, and removes it."""
     probe = f"{folder}/{_PROBE_PREFIX}{secrets.token_hex(8)}{_PROBE_SUFFIX}"
-    with tempfile.NamedTemporaryFile(prefix="lfq-") as empty:
-        store.upload(Path(empty.name), probe, new=True)
-        try:
-            store.upload(Path(empty.name), probe, new=True)
-        except FileExistsError:
-            return True
-        finally:
-            with suppress(OSError):
-                store.remove(probe)
+    empty = Path(os.devnull)  # nothing of a killed run is left here
+    store.upload(empty, probe, new=True)
+    try:
+        store.upload(empty, probe, new=True)
+    except FileExistsError:
+        return True
+    finally:
+        with suppress(OSError):
+            store.remove(probe)
     warnings.warn(
         f"{folder}: this store ignores the condition that the name is free: if two runs write one"
         " object at the same moment, both may win",

@@ -13,6 +13,7 @@ from einops import rearrange
 
 from lfq_cli import bits as packed_bits
 from lfq_cli.backends.backend import widening
+from lfq_cli.backends.lanes import HostMemory
 from lfq_cli.backends.residual_numpy_backend import has_plain_levels
 from lfq_cli.backends.torch_settings import exact_products
 from lfq_cli.bits import Packed
@@ -137,15 +138,10 @@ class _Scratch(threading.local):
     """float32 memory of each thread, used again for every block: new memory costs as much as what is done in it."""
 
     def __init__(self) -> None:
-        import torch
-
-        self._held = torch.empty(0)
+        self._memory = HostMemory(pinned=False)
 
     def get(self, shape: Sequence[int]) -> torch.Tensor:
         """float32 of this shape; what it held before is lost."""
         import torch
 
-        count = prod(shape)
-        if self._held.numel() < count:
-            self._held = torch.empty(count)
-        return self._held[:count].view(shape)
+        return self._memory.get(prod(shape) * torch.float32.itemsize).view(torch.float32).view(shape)

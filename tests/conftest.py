@@ -6,6 +6,7 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
+import faulty_proxy
 import object_store
 import pytest
 from typer.main import get_command
@@ -68,4 +69,15 @@ def bucket(server, client, monkeypatch, lfq):
     client.mkdir(name)
     native.write(Quantizer(dim=16, codebook_dim=16), Path("c.safetensors"))
     yield f"s3://{name}"
+    stores.store_of.cache_clear()
+
+
+@pytest.fixture
+def proxy(bucket, server, monkeypatch):
+    """A proxy before the server, to which commands of this process now go."""
+    from lfq_cli.storage import stores
+
+    with faulty_proxy.proxy_before(server) as proxy:
+        object_store.connect(monkeypatch, proxy.url)
+        yield proxy
     stores.store_of.cache_clear()

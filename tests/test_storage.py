@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import object_store
 import pytest
-from faulty_proxy import proxy_before
 from object_store import connect, objects
 from safetensors.numpy import load, save_file
 
@@ -280,12 +279,9 @@ def test_an_input_that_changed_is_encoded_again_only_when_asked(tree, client, lf
 
 
 @pytest.fixture
-def proxied(tree, server, monkeypatch):
-    """(a proxy before the server, the bucket), to which commands of this process now go."""
-    with proxy_before(server) as proxy:
-        connect(monkeypatch, proxy.url)
-        yield proxy, tree
-    stores.store_of.cache_clear()
+def proxied(tree, proxy):
+    """(a proxy before the server, to which commands of this process now go; the bucket)."""
+    return proxy, tree
 
 
 def test_what_encoding_an_object_asks_the_store_for(proxied, lfq):

@@ -14,7 +14,6 @@ import numpy as np
 import object_store
 import pytest
 import sample_files
-from faulty_proxy import proxy_before
 from object_store import connect, objects
 from sample_files import Sample, Schema
 
@@ -24,7 +23,6 @@ from lfq_cli.exports import objects as objects_module
 from lfq_cli.exports.folder import ExportFolder
 from lfq_cli.exports.objects import ObjectPlace
 from lfq_cli.exports.run import ExportOptions, export
-from lfq_cli.storage import stores
 from lfq_cli.storage.urlpath import path_of
 
 pytest.importorskip("s3fs")
@@ -78,12 +76,9 @@ def temporary(monkeypatch):
 
 
 @pytest.fixture
-def proxied(bucket, server, monkeypatch):
-    """(a proxy before the server, the bucket), to which commands of this process now go."""
-    with proxy_before(server) as proxy:
-        connect(monkeypatch, proxy.url)
-        yield proxy, bucket
-    stores.store_of.cache_clear()
+def proxied(bucket, proxy):
+    """(a proxy before the server, to which commands of this process now go; the bucket)."""
+    return proxy, bucket
 
 
 def run(name, source, out, **options):
